@@ -1,0 +1,1 @@
+"""Bundle and channel formats, the strict verifier, the trust policy and the floor."""

@@ -1,0 +1,118 @@
+"""The ``hotspare`` command: picks a command by name, imports only that one, and turns errors into exit codes."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline import __version__
+from pipeline.core.errors import HotspareError, UsageError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: where its module is and what it does.
+
+    The module has ``EXAMPLE: str``, ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code).
+    """
+
+    module: str
+    summary: str
+
+
+_NODE = "pipeline.commands.node"
+_BUILD = "pipeline.commands.build"
+
+COMMANDS = {
+    "verify": Command(f"{_NODE}.verify", "check a bundle's signature, bytes and channel against a trust policy"),
+    "inspect": Command(f"{_NODE}.inspect", "show what a bundle says of itself, without trusting it"),
+    "run": Command(f"{_NODE}.run", "verify a bundle, load it and predict from an npz file"),
+    "init": Command(f"{_BUILD}.init", "scaffold a project around your own trained model"),
+    "train": Command(f"{_BUILD}.train", "train an example model on real data"),
+    "prune": Command(f"{_BUILD}.prune", "make one variant of a model and export it as float tflite and onnx"),
+    "quantize": Command(f"{_BUILD}.quantize", "make every candidate of a model"),
+    "score": Command(f"{_BUILD}.score", "measure every candidate"),
+    "select": Command(f"{_BUILD}.select", "pick the primary and the backup"),
+    "pack": Command(f"{_BUILD}.pack", "seal the primary and the backup into signed bundles"),
+    "report": Command(f"{_BUILD}.report", "write the one-page report of a model"),
+    "register": Command(f"{_BUILD}.register", "log everything to MLflow and promote by policy"),
+    "keys": Command(f"{_BUILD}.keys", "make a signing key and the trust policy that pins it"),
+    "promote": Command(f"{_BUILD}.promote", "make registered bundles the primary and backup of their channel"),
+    "schema": Command(f"{_BUILD}.schema", "print the JSON schema of recipes, for editors"),
+}
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hotspare COMMAND ...",
+            "",
+            "A trained model in; a measured, signed primary and backup out.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "hotspare COMMAND --help shows a command's arguments and an example.",
+        ]
+    )
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"hotspare {name}",
+        description=f"{COMMANDS[name].summary[0].upper()}{COMMANDS[name].summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _dispatch(name: str, rest: Sequence[str]) -> int:
+    if name not in COMMANDS:
+        raise UsageError(f"There is no command {name!r}; the commands are {', '.join(COMMANDS)}.")
+    module = importlib.import_module(COMMANDS[name].module)
+    parser = _parser(name)
+    parser.epilog = f"example:\n  {module.EXAMPLE}"
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(rest)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (see ``core/errors.py``)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else UsageError.exit_code
+    if arguments[0] in ("-V", "--version"):
+        print(f"hotspare {__version__}")
+        return 0
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except HotspareError as error:
+        print(f"hotspare {arguments[0]}: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        return _missing_package(arguments[0], error)
+    except KeyboardInterrupt:
+        print(f"hotspare {arguments[0]}: interrupted; nothing is half-written, run it again.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _missing_package(command: str, error: ModuleNotFoundError) -> int:
+    if error.name is None or error.name.startswith("pipeline"):
+        raise error
+    print(
+        f"hotspare {command}: the package {error.name!r} is not installed; "
+        "this command belongs to the build side: pip install 'hotspare[build,registry]'.",
+        file=sys.stderr,
+    )
+    return 42
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Commands that run on a node with only the base install."""

@@ -1,0 +1,1 @@
+"""Candidates: variants (training/), schemes, calibration."""

@@ -1,0 +1,122 @@
+"""The file port's edge: written aside, fsynced and renamed; paths from files are checked before use."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from pipeline.core.errors import FileAccess, HotspareError, OutOfSpace
+
+_ASIDE = ".aside-"
+_REPLACED = ".replaced-"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's complaints about ``path`` into OutOfSpace or FileAccess."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace(f"No space is left to write {path}; free some and run the same command again.") from error
+        place = error.filename or path
+        raise FileAccess(f"{place}: {error.strerror or error}; check that the path exists and may be used.") from error
+
+
+def read_bytes(path: Path, missing: type[HotspareError] = FileAccess, advice: str = "check the path") -> bytes:
+    """Read a whole file; raises ``missing`` when it is not there, FileAccess when it cannot be read."""
+    with disk_errors(path):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise missing(f"{path} does not exist; {advice}.") from error
+
+
+def read_json(path: Path, malformed: type[HotspareError], advice: str = "check the path") -> object:
+    """Read a UTF-8 JSON file; raises ``malformed`` when it is missing or is not JSON."""
+    data = read_bytes(path, malformed, advice)
+    try:
+        return json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise malformed(f"{path} is not JSON ({error}); {advice}.") from error
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write ``data`` so that a reader, or a crash, sees the old file or the new one and never a part.
+
+    Creates missing parent folders. Raises OutOfSpace or FileAccess and leaves no partial file.
+    """
+    aside = path.with_name(f"{_ASIDE}{path.name}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        fsync_dir(path.parent)
+
+
+@contextmanager
+def replacing_dir(path: Path) -> Iterator[Path]:
+    """Yield an empty folder aside; when the block ends well it takes the place of ``path``, else it is removed.
+
+    Leftovers of killed runs are swept first. Raises OutOfSpace or FileAccess.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{_ASIDE}{path.name}")
+        for leftover in (aside, path.with_name(f"{_REPLACED}{path.name}")):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        aside.mkdir()
+        try:
+            yield aside
+            fsync_tree(aside)
+            _swap(aside, path)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+
+def _swap(aside: Path, path: Path) -> None:
+    replaced = path.with_name(f"{_REPLACED}{path.name}")
+    if path.exists():
+        path.replace(replaced)
+    aside.replace(path)
+    fsync_dir(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make a folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(root: Path) -> None:
+    """Make every file and folder below ``root`` durable."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with (Path(folder) / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        fsync_dir(Path(folder))
+
+
+def is_safe_relative(text: str) -> bool:
+    """Tell whether a path read from a file stays below its folder: relative, normalized, POSIX, no odd characters."""
+    if not text or "\\" in text or "\0" in text or any(ord(char) < 32 for char in text):
+        return False
+    path = PurePosixPath(text)
+    return not path.is_absolute() and ".." not in path.parts and "." not in path.parts and str(path) == text

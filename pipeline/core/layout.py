@@ -1,0 +1,47 @@
+"""Where a project keeps what the stages write: every folder has exactly one writer."""
+
+from pathlib import Path
+
+ARTIFACTS = Path("artifacts")
+TRUST_POLICY = ARTIFACTS / "trust.yaml"
+KEYS = ARTIFACTS / "keys"
+
+
+def trained_dir(model: str) -> Path:
+    """Written by ``train`` (examples): the Keras model and its four splits."""
+    return ARTIFACTS / "trained" / model
+
+
+def variant_dir(model: str, variant: str) -> Path:
+    """Written by ``prune``: ``model.tflite``, perhaps ``model.onnx``, and ``variant.json``."""
+    return ARTIFACTS / "variants" / model / variant
+
+
+def candidates_dir(model: str) -> Path:
+    """Written by ``quantize``: one file a candidate, and ``candidates.json``."""
+    return ARTIFACTS / "candidates" / model
+
+
+def scorecards_dir(model: str) -> Path:
+    """Written by ``score``: one JSON a candidate, ``scorecards.csv`` for plots and ``metrics.json``."""
+    return ARTIFACTS / "scorecards" / model
+
+
+def selection_dir(model: str) -> Path:
+    """Written by ``select``: ``selection.json``."""
+    return ARTIFACTS / "selections" / model
+
+
+def bundle_dir(model: str, role: str) -> Path:
+    """Written by ``pack``: ``bundle.sig`` and ``payload/``."""
+    return ARTIFACTS / "bundles" / f"{model}-{role}"
+
+
+def report_dir(model: str) -> Path:
+    """Written by ``report``: ``index.html``."""
+    return ARTIFACTS / "reports" / model
+
+
+def channel_dir(model: str) -> Path:
+    """Written by promotion: ``channel.json`` and ``channel.sig``; state, not a stage's output."""
+    return ARTIFACTS / "channels" / model

@@ -1,0 +1,230 @@
+"""The recipe of one model: ``recipes/models/<model>.yaml``, read strictly, every problem at once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+
+from pipeline.core.canonical import canonical_json, sha256_hex
+from pipeline.core.errors import RecipeError
+from pipeline.core.files import read_bytes
+from pipeline.core.names import MODEL_NAME, VARIANT, CandidateName, Format, Scheme
+from pipeline.core.schema import Rule, SchemaProblems, plain, read
+
+RECIPES = Path("recipes/models")
+
+
+class SourceFormat(StrEnum):
+    """What a trained model file is; ``keras`` is told apart as Keras 2 or 3 by what the file says."""
+
+    KERAS = "keras"
+    SAVEDMODEL = "savedmodel"
+    TFLITE = "tflite"
+    ONNX = "onnx"
+
+
+class Metric(StrEnum):
+    """A task metric."""
+
+    ACCURACY = "accuracy"
+    AUC = "auc"
+    HIT_RATE_AT_10 = "hit_rate_at_10"
+    NDCG_AT_10 = "ndcg_at_10"
+    RMSE = "rmse"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Tell the metric's direction."""
+        return self is not Metric.RMSE
+
+    @property
+    def is_ranking(self) -> bool:
+        """Tell whether rows are judged in groups (one user's list) rather than one by one."""
+        return self in (Metric.HIT_RATE_AT_10, Metric.NDCG_AT_10)
+
+
+class Preference(StrEnum):
+    """What selection puts first among the candidates that meet the budgets."""
+
+    ACCURACY = "accuracy"
+    BYTES = "bytes"
+    BYTES_ZSTD = "bytes_zstd"
+    LATENCY = "latency"
+    RSS = "rss"
+
+
+class Diversity(StrEnum):
+    """In what the backup must differ from the primary."""
+
+    SCHEME = "scheme"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The trained model to protect."""
+
+    path: Annotated[str, Rule("Trained model file or SavedModel folder, relative to the project.")]
+    format: SourceFormat
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the arrays are: a ``.npz`` a split with ``y``, the named inputs (or ``x``), and ``group`` for rankings."""
+
+    train: Annotated[str, Rule("Rows that fine-tuning learns from.")]
+    calibration: Annotated[str, Rule("Rows that fix the ranges of quantized activations.")]
+    validation: Annotated[str, Rule("Rows that score candidates.")]
+    test: Annotated[str, Rule("Locked rows, opened once, for the two chosen candidates.")]
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What a candidate may cost at most; a budget that is left out does not bind."""
+
+    loss_max_abs: Annotated[float, Rule("Metric loss against the float model: upper end of its interval.", minimum=0)]
+    bytes_max: Annotated[int | None, Rule("Model file size.", minimum=1)] = None
+    latency_p95_ms_max: Annotated[float | None, Rule("95th percentile of one-row latency.", minimum=0)] = None
+    rss_mb_max: Annotated[float | None, Rule("Resident memory of a fresh process that serves it.", minimum=1)] = None
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a training-aware variant is fine-tuned; ``dense`` needs none."""
+
+    epochs: Annotated[int, Rule("Passes over the training rows.", minimum=1, maximum=1000)] = 1
+    learning_rate: Annotated[float, Rule("Adam's step size.", minimum=1e-8, maximum=1)] = 0.001
+    batch_size: Annotated[int, Rule("Rows a step.", minimum=1)] = 256
+    sparsity: Annotated[
+        float | None, Rule("Share of zero weights to reach; by default what the name says.", minimum=0, maximum=0.99)
+    ] = None
+
+
+@dataclass(frozen=True)
+class PrimaryRule:
+    """How the primary is picked."""
+
+    prefer: Preference = Preference.ACCURACY
+
+
+@dataclass(frozen=True)
+class BackupRule:
+    """How the backup is picked, and in what it must differ from the primary."""
+
+    prefer: Preference = Preference.BYTES
+    diverse: Annotated[tuple[Diversity, ...], Rule("In what it must differ from the primary.")] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The selection rules of both roles."""
+
+    primary: PrimaryRule = PrimaryRule()
+    backup: BackupRule = BackupRule()
+
+
+@dataclass(frozen=True)
+class About:
+    """What the model card tells people."""
+
+    title: str
+    intended_use: str
+    limits: str
+    data_source: str
+    licence: Annotated[str, Rule("SPDX identifier of the model's licence, or a short phrase.")]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a node needs to know to run the bundles."""
+
+    threads: Annotated[int, Rule("Threads of one session.", minimum=1, maximum=256)] = 1
+    latency_rows: Annotated[int, Rule("Rows of one request when latency is measured.", minimum=1)] = 1
+    arch: Annotated[tuple[str, ...], Rule("Processor architectures as `uname -m` names them.", min_items=1)] = (
+        "x86_64",
+        "aarch64",
+    )
+    min_ram_mb: Annotated[int, Rule("Memory that a node must have.", minimum=1)] = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that hotspare needs to know of one model."""
+
+    model: Annotated[str, Rule("The model's name; also the file's.", pattern=MODEL_NAME)]
+    about: About
+    source: Source
+    data: Data
+    metric: Metric
+    budgets: Budgets
+    variants: Annotated[
+        dict[Annotated[str, Rule(pattern=VARIANT)], FineTuning], Rule("Training-aware forms, by name: dense, p50 …")
+    ]
+    schemes: Annotated[dict[Format, tuple[Scheme, ...]], Rule("Number formats to try, by file format.")]
+    select: Selection = Selection()
+    serving: Serving = Serving()
+    threshold: Annotated[float, Rule("Operating threshold of a binary decision.", minimum=0, maximum=1)] = 0.5
+    seed: Annotated[int, Rule("Seed of every random choice.", minimum=0, maximum=2**32 - 1)] = 0
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong across fields."""
+        if "dense" not in self.variants:
+            yield "variants.dense: missing; every loss is measured against dense.f32"
+        if Scheme.F32 not in self.schemes.get(Format.TFLITE, ()) and Scheme.F32 not in self.schemes.get(
+            Format.ONNX, ()
+        ):
+            yield "schemes: one format must hold f32; every loss is measured against dense.f32"
+        if len(self.candidates()) < 2:
+            yield "schemes: fewer than two candidates; a primary needs a backup that differs from it"
+
+    def candidates(self) -> tuple[CandidateName, ...]:
+        """Return every candidate that the recipe asks for, in a fixed order."""
+        names = [
+            CandidateName(variant, scheme, name_format)
+            for variant in self.variants
+            for name_format, schemes in self.schemes.items()
+            for scheme in schemes
+        ]
+        return tuple(sorted(set(names)))
+
+    @property
+    def reference(self) -> CandidateName:
+        """Return the float candidate that every loss is measured against."""
+        has_tflite = Scheme.F32 in self.schemes.get(Format.TFLITE, ())
+        return CandidateName("dense", Scheme.F32, Format.TFLITE if has_tflite else Format.ONNX)
+
+    def build_sha256(self) -> str:
+        """Return the digest of what shapes the candidates' bytes: not the budgets, the selection or the words."""
+        keys = ("model", "source", "data", "variants", "schemes", "seed")
+        full = plain(self)
+        return sha256_hex(canonical_json({key: full[key] for key in keys}))
+
+
+def parse_recipe(text: str, place: str) -> Recipe:
+    """Read a recipe from YAML text; raises RecipeError with every problem found, each with its path in the file."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{place} is not YAML: {' '.join(str(error).split())}.") from error
+    try:
+        return read(Recipe, value)
+    except SchemaProblems as error:
+        listing = "\n  - ".join(error.problems)
+        raise RecipeError(f"{place} has {len(error.problems)} problem(s):\n  - {listing}") from error
+
+
+def load_recipe(model: str, root: Path = RECIPES) -> Recipe:
+    """Load ``<root>/<model>.yaml``.
+
+    Raises RecipeError when it is missing, malformed, or names another model than its file does.
+    """
+    path = root / f"{model}.yaml"
+    known = ", ".join(sorted(item.stem for item in root.glob("*.yaml"))) or "none"
+    text = read_bytes(path, RecipeError, f"recipes here: {known}").decode("utf-8", "replace")
+    recipe = parse_recipe(text, str(path))
+    if recipe.model != model:
+        raise RecipeError(f"{path}: model: {recipe.model!r} does not match the file's name; make them equal.")
+    return recipe

@@ -1,0 +1,70 @@
+"""Named tensors in ``.npz`` files: never pickled, deterministic bytes, members mapped where they can be."""
+
+import io
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import HotspareError
+from pipeline.core.files import disk_errors
+
+Array = npt.NDArray[np.generic]
+Tensors = Mapping[str, Array]
+
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
+
+def encode_npz(tensors: Tensors) -> bytes:
+    """Encode tensors as an uncompressed npz, sorted by name; equal tensors give equal bytes."""
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **{name: tensors[name] for name in sorted(tensors)})
+    return stream.getvalue()
+
+
+def decode_npz(data: bytes, what: str, malformed: type[HotspareError]) -> dict[str, Array]:
+    """Decode npz bytes; raises ``malformed`` when they are not an npz of plain arrays."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in sorted(archive.files)}
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
+        raise malformed(f"{what} is not an npz file of plain arrays ({error}); write it with numpy.savez.") from error
+
+
+def map_npz(path: Path, malformed: type[HotspareError]) -> dict[str, Array]:
+    """Open an npz file; uncompressed members are memory-mapped (read-only), compressed ones are read.
+
+    Raises ``malformed`` when the file is missing or is not an npz of plain arrays.
+    """
+    if not path.is_file():
+        raise malformed(f"{path} does not exist; check the path, or run the stage that writes it.")
+    try:
+        with disk_errors(path), zipfile.ZipFile(path) as archive:
+            return {_stem(info.filename): _member(path, archive, info) for info in archive.infolist()}
+    except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, struct.error) as error:
+        raise malformed(f"{path} is not an npz file of plain arrays ({error}); write it with numpy.savez.") from error
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".npy")
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    if info.compress_type != zipfile.ZIP_STORED:
+        with archive.open(info) as stream:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    with path.open("rb") as raw:
+        raw.seek(info.header_offset)
+        header = _LOCAL_HEADER.unpack(raw.read(_LOCAL_HEADER.size))
+        raw.seek(header[9] + header[10], io.SEEK_CUR)
+        version = np.lib.format.read_magic(raw)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(raw)
+        if dtype.hasobject:
+            raise ValueError(f"{info.filename} holds Python objects")
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.memmap(raw, dtype, "r", raw.tell(), shape, "F" if fortran else "C")

@@ -1,0 +1,1 @@
+"""Arrays: splits mapped from files, checked, handed out in batches."""

@@ -1,0 +1,1 @@
+"""Model bytes in, a session out: one Protocol, one file per engine."""

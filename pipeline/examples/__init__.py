@@ -1,0 +1,1 @@
+"""The three example models: data, splits, training."""

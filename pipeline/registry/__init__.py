@@ -1,0 +1,1 @@
+"""The MLflow store, the pyfunc model, promotion."""

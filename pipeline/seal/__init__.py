@@ -1,0 +1,1 @@
+"""Keys, payloads, OMS signing, channel signing."""
