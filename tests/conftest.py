@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def fixture_models() -> Path:
+    return ROOT / "tests" / "fixtures" / "models"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A project's own tracking server or signing key must never be touched by a test.
+    for name in ("MLFLOW_TRACKING_URI", "HOTSPARE_SIGNING_KEY"):
+        os.environ.pop(name, None)

@@ -1,0 +1,45 @@
+"""Laws about start-up: what a command must not load (benchmarks/start_up.py times it)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "ai_edge_litert", "dvc", "jinja2", "keras", "matplotlib", "mlflow", "model_signing", "numpy", "onnx", "onnxruntime",
+    "pandas", "pydantic", "ray", "requests", "rich", "scipy", "sigstore", "sklearn", "tensorflow", "tf_keras",
+}  # fmt: skip
+_PROBE = """
+import json, sys
+from pipeline.cli import main
+code = main({arguments!r})
+print(json.dumps([code, sorted(sys.modules)]))
+"""
+
+
+def _loaded(arguments: list[str]) -> tuple[int, set[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE.format(arguments=arguments)], capture_output=True, text=True, check=True
+    )
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    return code, {name.split(".")[0] for name in modules}
+
+
+def test_help_loads_no_command() -> None:
+    code, modules = _loaded(["--help"])
+    assert code == 0
+    assert modules & HEAVY == set()
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"]])
+def test_a_wrong_command_line_loads_nothing_and_says_so(arguments: list[str]) -> None:
+    code, modules = _loaded(arguments)
+    assert code == 2
+    assert modules & HEAVY == set()
+
+
+def test_refusing_a_bundle_loads_no_engine_and_no_build_package() -> None:
+    code, modules = _loaded(["verify", "no-such-bundle", "--trust", "no-such-policy.yaml"])
+    assert code == 14
+    assert modules & HEAVY == set()

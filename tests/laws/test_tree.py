@@ -1,0 +1,120 @@
+"""Laws about the tree: what a reader may rely on without reading the code."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.core import errors
+from pipeline.core.recipe import load_recipe
+
+ROOT = Path(__file__).parent.parent.parent
+MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+def _trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in MODULES:
+        yield path, ast.parse(path.read_text())
+
+
+def _tracked() -> list[str]:
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listing.stdout.splitlines()
+
+
+def test_no_python_under_the_folders_that_could_shadow_a_library() -> None:
+    assert [name for name in _tracked() if re.match(r"(mlflow|recipes|artifacts)/.*\.py$", name)] == []
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
+    drawers = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+    assert [str(path) for path in MODULES if path.stem in drawers or path.parent.name in drawers] == []
+
+
+def test_only_bundle_verify_makes_a_verified_bundle() -> None:
+    makers = {
+        path.relative_to(ROOT).as_posix()
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "VerifiedBundle"
+    }
+    assert makers == {"pipeline/bundle/verify.py"}
+
+
+def test_nothing_is_unpickled_and_no_text_is_run_as_code() -> None:
+    banned = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    found = []
+    for path, tree in _trees():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            if isinstance(node, ast.ImportFrom):
+                names.append(node.module or "")
+            if banned & {name.split(".")[0] for name in names}:
+                found.append(f"{path}:{node.lineno}")
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant) and node.value.value is False, f"{path}:{node.value.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec"}:
+                found.append(f"{path}:{node.lineno}")
+    assert found == []
+
+
+def test_no_module_keeps_state_that_functions_change() -> None:
+    found = [
+        f"{path}:{node.lineno}" for path, tree in _trees() for node in ast.walk(tree) if isinstance(node, ast.Global)
+    ]
+    assert found == []
+
+
+def test_the_drawn_error_tree_is_the_real_one() -> None:
+    drawn = dict(re.findall(r"[├└]── (\w+) +(\d+)   ", errors.__doc__ or ""))
+    classes = {
+        name: item
+        for name, item in vars(errors).items()
+        if isinstance(item, type) and issubclass(item, errors.HotspareError)
+    }
+    assert {name: str(classes[name].exit_code) for name in drawn} == drawn
+    groups = {"HotspareError", "InputError", "Refusal", "Untrusted", "SurroundingsError"}
+    assert set(classes) == set(drawn) | groups
+
+
+def test_the_pairs_in_params_are_the_recipes_variants() -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    recipes = sorted(path.stem for path in (ROOT / "recipes/models").glob("*.yaml"))
+    assert params["models"] == recipes
+    expected = [
+        {"model": model, "variant": variant}
+        for model in recipes
+        for variant in load_recipe(model, ROOT / "recipes/models").variants
+    ]
+    assert params["variants"] == expected
+
+
+@pytest.mark.parametrize("place", ["dvc.yaml", "pipeline/commands/build/scaffold/dvc.yaml"])
+def test_every_output_folder_has_exactly_one_writer(place: str) -> None:
+    stages = yaml.safe_load((ROOT / place).read_text())["stages"]
+    outs = [out for stage in stages.values() for out in stage.get("do", stage).get("outs", [])]
+    assert len(outs) == len(set(outs)) > 0
+
+
+def test_a_scaffolded_project_has_the_stages_of_this_one() -> None:
+    here = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    scaffold = yaml.safe_load((ROOT / "pipeline/commands/build/scaffold/dvc.yaml").read_text())["stages"]
+    del here["train"]
+    assert {name: stage.get("do", stage)["cmd"] for name, stage in here.items()} == {
+        name: stage.get("do", stage)["cmd"] for name, stage in scaffold.items()
+    }
+    params = {name: stage.get("do", stage).get("params") for name, stage in here.items()}
+    assert params == {name: stage.get("do", stage).get("params") for name, stage in scaffold.items()}
+
+
+def test_locks_hold_hashes_and_name_no_host() -> None:
+    for lock in (ROOT / "locks").glob("*.lock"):
+        text = lock.read_text()
+        assert "://" not in text
+        pins = re.findall(r"^[a-z0-9][\w.-]*==", text, re.MULTILINE)
+        assert pins
+        assert len(re.findall(r"^[a-z0-9][^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins)
