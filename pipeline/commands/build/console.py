@@ -1,0 +1,35 @@
+"""What build commands show people: tables, progress on a terminal, none in a pipe."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pipeline.core.schema import plain
+
+
+def show_json(value: object) -> None:
+    """Print plain data or dataclasses as JSON on standard output."""
+    print(json.dumps(plain(value), indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def show_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: the first column to the left, the others to the right."""
+    table = Table(title=title, title_justify="left")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+T = TypeVar("T")
+
+
+def progress(items: Sequence[T], doing: str) -> Iterable[T]:
+    """Iterate with a progress bar on standard error when it is a terminal."""
+    console = Console(stderr=True)
+    return track(items, description=doing, console=console, disable=not console.is_terminal)
