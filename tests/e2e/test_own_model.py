@@ -1,0 +1,105 @@
+"""A user's own model, from `hotspare init` to a promoted pair, with real dvc, MLflow and signatures."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("prune", "quantize", "score", "select", "pack", "report", "register")
+
+
+def _ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def _kinds(output: str) -> set[str]:
+    return {name.split("@")[0] for name in _ran(output)}
+
+
+def _ids(shell, project: Path) -> dict[str, str]:
+    return {
+        role: json.loads(
+            shell(
+                ["hotspare", "verify", f"artifacts/bundles/tiny-{role}", "--trust", "artifacts/trust.yaml", "--json"],
+                project,
+            ).stdout
+        )["bundle_id"]
+        for role in ("primary", "backup")
+    }
+
+
+def test_a_scaffolded_project_reproduces_once_and_then_only_what_changed(project: Path, shell) -> None:
+    first = shell(["dvc", "repro"], project)
+    assert _kinds(first.stdout) == set(STAGES)
+    ids = _ids(shell, project)
+    assert ids["primary"] != ids["backup"]
+    channel = (project / "artifacts/channels/tiny/channel.json").read_bytes()
+    lock = (project / "dvc.lock").read_bytes()
+
+    second = shell(["dvc", "repro"], project)
+    assert _ran(second.stdout) == ["register"]
+    assert (project / "artifacts/channels/tiny/channel.json").read_bytes() == channel
+    assert _ids(shell, project) == ids
+    assert yaml.safe_load((project / "dvc.lock").read_bytes())["stages"].keys() == yaml.safe_load(lock)["stages"].keys()
+
+    recipe = project / "recipes/models/tiny.yaml"
+    recipe.write_text(recipe.read_text().replace("title: tiny", "title: A tiny model"))
+    third = shell(["dvc", "repro"], project)
+    assert _kinds(third.stdout) == {"pack", "report", "register"}
+    assert _ids(shell, project) != ids
+
+    for command in (["dvc", "dag"], ["dvc", "metrics", "show"], ["dvc", "plots", "show"]):
+        shown = shell(command, project).stdout
+        assert "tiny" in shown or "plots" in shown
+
+
+def test_two_clean_packs_of_the_same_candidates_have_the_same_ids(project: Path, shell) -> None:
+    shell(["dvc", "repro", "pack"], project)
+    ids = _ids(shell, project)
+    shell(["dvc", "repro", "--force", "--single-item", "pack@tiny"], project)
+    assert _ids(shell, project) == ids
+
+
+def test_a_process_killed_in_any_stage_leaves_a_tree_in_which_repro_finishes(project: Path, shell) -> None:
+    binaries = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    for stage in STAGES:
+        running = subprocess.Popen(
+            ["dvc", "repro", stage], cwd=project, env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _await_stage(running, stage)
+        time.sleep(chance.uniform(0, 2.0))  # the moment of the kill, not a wait for a state
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        shell(["dvc", "repro", stage], project)
+    done = shell(["dvc", "repro"], project)
+    assert _ran(done.stdout) == ["register"], f"seed {seed}"
+    assert len(_ids(shell, project)) == 2
+    assert [str(path) for path in project.rglob(".aside-*")] == []
+
+
+def _await_stage(running: "subprocess.Popen[bytes]", stage: str) -> None:
+    """Wait until a process of dvc's session runs ``hotspare <stage>`` (or dvc is through)."""
+    while running.poll() is None:
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    session = (entry / "stat").read_text().rsplit(")", 1)[1].split()[3]
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                if session == str(running.pid) and stage.encode() in words and any(b"hotspare" in w for w in words):
+                    return
+        time.sleep(0.01)
