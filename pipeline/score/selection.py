@@ -1,4 +1,4 @@
-"""Selection, pure: scorecards and a recipe in; a primary, a backup and a verdict with reasons for each candidate out."""
+"""Selection, pure: scorecards and a recipe in; a primary, a backup and a verdict with reasons for each out."""
 
 from dataclasses import dataclass
 from typing import Annotated

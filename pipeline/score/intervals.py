@@ -1,0 +1,84 @@
+"""Paired bootstrap: how far the loss against the reference could be chance.
+
+The same resampled rows (whole lists for rankings) are drawn for both models, so what they share cancels out. The
+interval is the percentile interval (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13). A resample is
+a vector of row weights; one sort then serves every resample of AUC.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.recipe import Metric
+from pipeline.core.tensors import Array
+from pipeline.score.metrics import Floats, binary, column, correct, list_gains, squared_errors
+
+RESAMPLES = 1000
+CONFIDENCE = 0.9
+_CELLS_AT_ONCE = 4_000_000
+
+Weights = npt.NDArray[np.float64]
+# Row weights (r, n) of r resamples to the metric of each (r,); NaN where a resample cannot carry the metric.
+Weighted = Callable[[Weights], Floats]
+
+
+def weighted_metric(
+    metric: Metric, scores: Array, labels: Array, groups: Array | None, threshold: float
+) -> tuple[Weighted, int]:
+    """Return the metric as a function of resampling weights, and how many units (rows, or lists) are resampled."""
+    if metric is Metric.AUC:
+        return _weighted_auc(column(scores), binary(labels)), len(labels)
+    if metric is Metric.RMSE:
+        squares = _weighted_mean(squared_errors(scores, labels))
+        return lambda weights: np.sqrt(squares(weights)), len(labels)
+    gains = correct(scores, labels, threshold) if not metric.is_ranking else list_gains(metric, scores, labels, groups)
+    return _weighted_mean(gains), len(gains)
+
+
+def loss_interval(
+    metric: Metric, candidate: Weighted, reference: Weighted, units: int, seed: int
+) -> tuple[float, float]:
+    """Return the (low, high) ends of the 90 % interval of the candidate's loss, in the metric's unit.
+
+    Above 0 is worse than the reference, whatever the metric's direction. Resamples that cannot carry the metric (AUC
+    with one class) are left out.
+    """
+    sign = 1.0 if metric.higher_is_better else -1.0
+    parts = [sign * (reference(weights) - candidate(weights)) for weights in resamples(units, seed)]
+    losses = np.concatenate(parts)
+    tail = (1.0 - CONFIDENCE) / 2
+    low, high = np.nanquantile(losses, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def resamples(units: int, seed: int) -> Iterator[Weights]:
+    """Yield the seeded row weights of every resample in blocks (r, units), so that memory stays bounded."""
+    random = np.random.default_rng(seed)
+    block = max(1, _CELLS_AT_ONCE // units)
+    for start in range(0, RESAMPLES, block):
+        count = min(block, RESAMPLES - start)
+        drawn = random.integers(0, units, (count, units))
+        flat = (drawn + np.arange(count)[:, None] * units).ravel()
+        yield np.bincount(flat, minlength=count * units).reshape(count, units).astype(np.float64)
+
+
+def _weighted_mean(gains: Floats) -> Weighted:
+    return lambda weights: np.asarray(weights @ gains / weights.sum(axis=1))
+
+
+def _weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_]) -> Weighted:
+    order = np.argsort(scores, kind="stable")
+    is_positive = positive[order]
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+
+    def area(weights: Weights) -> Floats:
+        ordered = weights[:, order]
+        positives = np.add.reduceat(ordered * is_positive, starts, axis=1)
+        negatives = np.add.reduceat(ordered * ~is_positive, starts, axis=1)
+        below = np.cumsum(negatives, axis=1) - negatives / 2
+        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((positives * below).sum(axis=1) / pairs)
+
+    return area
