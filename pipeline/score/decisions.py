@@ -6,7 +6,7 @@ import numpy.typing as npt
 from pipeline.core.recipe import Metric
 from pipeline.core.tensors import Array
 from pipeline.score.metrics import TOP, Floats, Lists, column, decisions, lists_of
-from pipeline.score.scorecard import Decision
+from pipeline.score.scorecard import PLACES, Decision
 
 BINS = 15
 
@@ -23,9 +23,9 @@ def compare_decisions(
         return Decision()
     if metric.is_ranking:
         lists = lists_of(groups, len(labels))
-        return Decision(top10_overlap=top_overlap(column(scores), column(reference), lists))
+        return Decision(top10_overlap=round(top_overlap(column(scores), column(reference), lists), PLACES))
     flips = float(np.mean(decisions(scores, threshold) != decisions(reference, threshold)))
-    return Decision(flips, calibration_error(scores, labels), calibration_error(reference, labels))
+    return Decision(round(flips, PLACES), calibration_error(scores, labels), calibration_error(reference, labels))
 
 
 def calibration_error(scores: Array, labels: Array) -> float | None:
@@ -42,7 +42,7 @@ def calibration_error(scores: Array, labels: Array) -> float | None:
         confidence, came = column(scores), labels == 1
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, confidence - came, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    return round(float(np.abs(gaps).sum() / len(labels)), PLACES)
 
 
 def top_overlap(scores: Floats, reference: Floats, lists: Lists) -> float:

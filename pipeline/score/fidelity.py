@@ -7,8 +7,8 @@ import numpy as np
 from pipeline.core.recipe import Metric
 from pipeline.core.tensors import Array
 from pipeline.score.decisions import in_top
-from pipeline.score.metrics import column, decisions, lists_of
-from pipeline.score.scorecard import Fidelity
+from pipeline.score.metrics import Floats, Lists, column, decisions, lists_of
+from pipeline.score.scorecard import PLACES, Fidelity
 
 # float32 rounding alone is noise at about -150 dB: above this, outputs are the same for any purpose.
 SNR_CAP_DB = 150.0
@@ -19,12 +19,18 @@ def compare_outputs(
 ) -> Fidelity:
     """Return the share of equal decisions (rankings: of lists with the same best row), or for rmse the SNR in dB."""
     if metric is Metric.RMSE:
-        return Fidelity("snr_db", signal_to_noise_db(scores, reference))
+        return Fidelity("snr_db", round(signal_to_noise_db(scores, reference), PLACES))
     if metric.is_ranking:
-        lists = lists_of(groups, len(scores))
-        same = in_top(column(scores), lists, 1) & in_top(column(reference), lists, 1)
-        return Fidelity("top1_agreement", float(same.sum() / len(lists.starts)))
-    return Fidelity("top1_agreement", float(np.mean(decisions(scores, threshold) == decisions(reference, threshold))))
+        agreement = same_best(column(scores), column(reference), lists_of(groups, len(scores)))
+    else:
+        agreement = float(np.mean(decisions(scores, threshold) == decisions(reference, threshold)))
+    return Fidelity("top1_agreement", round(agreement, PLACES))
+
+
+def same_best(scores: Floats, reference: Floats, lists: Lists) -> float:
+    """Return the share (0..1) of lists whose best row is the same; of equal scores the first row is the best."""
+    same = in_top(scores, lists, 1) & in_top(reference, lists, 1)
+    return float(same.sum() / len(lists.starts))
 
 
 def signal_to_noise_db(scores: Array, reference: Array) -> float:

@@ -12,6 +12,9 @@ SCORED_FILE = "scored.json"
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "scorecards.csv"
 
+# Figures are rounded to six places: enough for any of them, and what differs below is the processor's last bits.
+PLACES = 6
+
 
 @dataclass(frozen=True)
 class Size:

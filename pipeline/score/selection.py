@@ -1,11 +1,21 @@
-"""Selection, pure: scorecards and a recipe in; a primary, a backup and a verdict with reasons for each out."""
+"""Selection, pure: scorecards and a recipe in; a primary, a backup and a verdict with reasons for each out.
 
+A candidate is eligible when it is within every budget of the recipe; the loss counts with the upper end of its
+interval, so that luck on the validation rows buys nothing. The primary is the eligible candidate that its rule prefers
+most and that leaves a backup; the backup is the one its rule prefers most among those that differ from the primary as
+asked. ``accuracy`` takes the best measured value and does not weigh intervals: two candidates whose difference may be
+chance are both within the budget, so either may lead. Equal figures go to the smaller file, then to the first name.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pipeline.core.names import Role
+from pipeline.core.recipe import Budgets, Diversity, Preference, Recipe
+from pipeline.core.records import RefusedCandidate
 from pipeline.core.schema import Rule
-from pipeline.score.scorecard import TaskScore
+from pipeline.score.scorecard import Scorecard, TaskScore
 
 SELECTION_FILE = "selection.json"
 
@@ -31,3 +41,169 @@ class Selected:
     verdicts: tuple[Verdict, ...]
     locked_test: Annotated[dict[Role, TaskScore], Rule("The chosen two on rows opened after the decision.")]
     warnings: Annotated[tuple[str, ...], Rule("What the locked rows say against the choice.")] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decision: two candidates, and a verdict for each that was asked for."""
+
+    primary: Scorecard
+    backup: Scorecard
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class NoChoice:
+    """The other decision: no pair meets the recipe; ``summary`` is a sentence, the verdicts hold every reason."""
+
+    summary: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Return every reason, each with its candidate."""
+        return tuple(f"{item.candidate}: {reason}" for item in self.verdicts for reason in item.reasons)
+
+
+def select(cards: Sequence[Scorecard], refused: Sequence[RefusedCandidate], recipe: Recipe) -> Choice | NoChoice:
+    """Pick the primary and the backup; the verdicts keep the order of ``cards``, then that of ``refused``."""
+    eligible = [card for card in cards if not over_budget(card, recipe.budgets)]
+    by_role = {role: ranked(eligible, prefer) for role, prefer in preferences(recipe).items()}
+    pair = _best_pair(by_role, recipe.select.backup.diverse)
+    verdicts = tuple(_verdict(card, by_role, pair, recipe) for card in cards)
+    verdicts += tuple(Verdict(item.candidate, False, (item.reason,), {}) for item in refused)
+    if pair is None:
+        return NoChoice(_summary(recipe, len(eligible), len(verdicts)), verdicts)
+    return Choice(*pair, verdicts)
+
+
+def preferences(recipe: Recipe) -> dict[Role, Preference]:
+    """Return what each role puts first."""
+    return {Role.PRIMARY: recipe.select.primary.prefer, Role.BACKUP: recipe.select.backup.prefer}
+
+
+def over_budget(card: Scorecard, budgets: Budgets) -> tuple[str, ...]:
+    """Return, in words, every budget that the candidate exceeds."""
+    checks = (
+        ("loss up to {:.6g} exceeds the budget {:.6g}", card.task.loss_high, budgets.loss_max_abs),
+        ("{:,} bytes exceed the budget {:,}", card.size.bytes, budgets.bytes_max),
+        ("latency p95 {:.6g} ms exceeds the budget {:.6g}", card.timings.latency_p95_ms, budgets.latency_p95_ms_max),
+        ("{:.6g} MB of memory exceed the budget {:.6g}", card.timings.rss_mb, budgets.rss_mb_max),
+    )
+    return tuple(text.format(have, most) for text, have, most in checks if most is not None and have > most)
+
+
+def ranked(cards: Sequence[Scorecard], prefer: Preference) -> list[Scorecard]:
+    """Return the cards, most preferred first; equal figures go to the smaller file, then to the first name."""
+    return sorted(cards, key=lambda card: (_cost(card, prefer), card.size.bytes, card.candidate))
+
+
+def differs(primary: Scorecard, backup: Scorecard, diverse: Sequence[Diversity]) -> bool:
+    """Tell whether the backup is another candidate and differs from the primary in everything that is asked."""
+    return primary.candidate != backup.candidate and not _shared(primary, backup, diverse)
+
+
+def _shared(primary: Scorecard, backup: Scorecard, diverse: Sequence[Diversity]) -> tuple[str, ...]:
+    """Return, in words, what the two share and should not; the file format decides the engine."""
+    pairs = {
+        Diversity.SCHEME: (primary.scheme == backup.scheme, f"same scheme {backup.scheme}"),
+        Diversity.ENGINE: (primary.format == backup.format, f"same engine for {backup.format} files"),
+    }
+    return tuple(words for same, words in (pairs[item] for item in diverse) if same)
+
+
+def _cost(card: Scorecard, prefer: Preference) -> float:
+    if prefer is Preference.ACCURACY:
+        return -card.task.value if card.task.metric.higher_is_better else card.task.value
+    return {
+        Preference.BYTES: card.size.bytes,
+        Preference.BYTES_ZSTD: card.size.bytes_zstd,
+        Preference.LATENCY: card.timings.latency_p50_ms,
+        Preference.RSS: card.timings.rss_mb,
+    }[prefer]
+
+
+def _best_pair(
+    by_role: dict[Role, list[Scorecard]], diverse: Sequence[Diversity]
+) -> tuple[Scorecard, Scorecard] | None:
+    for primary in by_role[Role.PRIMARY]:
+        for backup in by_role[Role.BACKUP]:
+            if differs(primary, backup, diverse):
+                return primary, backup
+    return None
+
+
+def _verdict(
+    card: Scorecard, by_role: dict[Role, list[Scorecard]], pair: tuple[Scorecard, Scorecard] | None, recipe: Recipe
+) -> Verdict:
+    exceeded = over_budget(card, recipe.budgets)
+    if exceeded:
+        return Verdict(card.candidate, False, exceeded, {})
+    ranks = {role: cards.index(card) + 1 for role, cards in by_role.items()}
+    if pair is None:
+        return Verdict(card.candidate, True, (_lonely(card, recipe),), ranks)
+    role = {pair[0].candidate: Role.PRIMARY, pair[1].candidate: Role.BACKUP}.get(card.candidate)
+    return Verdict(card.candidate, True, _explain(card, pair, by_role, recipe), ranks, role)
+
+
+def _summary(recipe: Recipe, eligible: int, asked: int) -> str:
+    within = f"{eligible} of {asked} candidates within the budgets"
+    if eligible < 2:
+        return f"No primary and backup for {recipe.model}: {within}, two are needed; loosen a budget or add candidates."
+    wanted = " and ".join(recipe.select.backup.diverse)
+    return f"No primary and backup for {recipe.model}: {within}, but no two differ in {wanted}; add other candidates."
+
+
+def _lonely(card: Scorecard, recipe: Recipe) -> str:
+    wanted = " and ".join(recipe.select.backup.diverse)
+    tail = f" that differs from it in {wanted}" if wanted else ""
+    return f"within the budgets, but {card.candidate} has no partner there{tail}"
+
+
+def _explain(
+    card: Scorecard, pair: tuple[Scorecard, Scorecard], by_role: dict[Role, list[Scorecard]], recipe: Recipe
+) -> tuple[str, ...]:
+    primary, backup = pair
+    prefer = preferences(recipe)
+    if card is primary:
+        return (_won(card, Role.PRIMARY, prefer[Role.PRIMARY], by_role[Role.PRIMARY]),)
+    before = by_role[Role.PRIMARY].index(card) < by_role[Role.PRIMARY].index(primary)
+    lost = (
+        "no candidate within the budgets could be its backup" if before else _worse(card, primary, prefer[Role.PRIMARY])
+    )
+    if card is backup:
+        return _won(card, Role.BACKUP, prefer[Role.BACKUP], by_role[Role.BACKUP]), f"not primary: {lost}"
+    shared = _shared(primary, card, recipe.select.backup.diverse)
+    why_not = f"{' and '.join(shared)} as the primary" if shared else _worse(card, backup, prefer[Role.BACKUP])
+    return f"not primary: {lost}", f"not backup: {why_not}"
+
+
+def _won(card: Scorecard, role: Role, prefer: Preference, order: list[Scorecard]) -> str:
+    place = order.index(card) + 1
+    return f"{role}: {_figure(card, prefer)}, place {place} of {len(order)} within the budgets by {prefer}"
+
+
+def _worse(card: Scorecard, winner: Scorecard, prefer: Preference) -> str:
+    if _cost(card, prefer) == _cost(winner, prefer):
+        rule = "the smaller file" if card.size.bytes != winner.size.bytes else "the first by name"
+        return f"equal to {winner.candidate} at {_figure(card, prefer)}, which is {rule}"
+    return f"{_WORSE[prefer]} {winner.candidate}: {_figure(card, prefer)} against {_figure(winner, prefer)}"
+
+
+def _figure(card: Scorecard, prefer: Preference) -> str:
+    return {
+        Preference.ACCURACY: f"{card.task.metric} {card.task.value:.6g}",
+        Preference.BYTES: f"{card.size.bytes:,} bytes",
+        Preference.BYTES_ZSTD: f"{card.size.bytes_zstd:,} bytes compressed",
+        Preference.LATENCY: f"{card.timings.latency_p50_ms:.6g} ms",
+        Preference.RSS: f"{card.timings.rss_mb:.6g} MB",
+    }[prefer]
+
+
+_WORSE = {
+    Preference.ACCURACY: "less accurate than",
+    Preference.BYTES: "larger than",
+    Preference.BYTES_ZSTD: "larger than",
+    Preference.LATENCY: "slower than",
+    Preference.RSS: "takes more memory than",
+}
