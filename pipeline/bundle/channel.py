@@ -1,0 +1,132 @@
+"""``channel.json``: when, and as which, bundles serve; and the pure rules by which a node accepts it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pipeline.bundle.floor import Floor
+from pipeline.core.canonical import canonical_json, sha256_hex
+from pipeline.core.clock import from_text
+from pipeline.core.errors import Expired, NotAccepted, Revoked, RolledBack
+from pipeline.core.names import MODEL_NAME, Role
+from pipeline.core.schema import Rule, plain
+
+CHANNEL_FILE = "channel.json"
+CHANNEL_SIGNATURE = "channel.sig"
+CHANNEL_TYPE = "application/vnd.hotspare.channel+json"
+DEFAULT_CHANNEL = "stable"
+
+_SHA256 = Rule(pattern="[0-9a-f]{64}")
+_TIME = Rule("UTC, e.g. 2026-01-31T12:00:00Z.", pattern=r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+@dataclass(frozen=True)
+class BundleRef:
+    """A bundle by its id; ``size`` is the sum of its payload files' bytes."""
+
+    bundle_id: Annotated[str, _SHA256]
+    size: Annotated[int, Rule("Bytes of all payload files together.", minimum=1)]
+
+
+@dataclass(frozen=True)
+class Revocations:
+    """What must not be loaded any more: key hints (sha256 of the public PEM) and bundle ids."""
+
+    keys: tuple[Annotated[str, _SHA256], ...] = ()
+    bundles: tuple[Annotated[str, _SHA256], ...] = ()
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The current pair of one model, its place in the order of channels, and its dates."""
+
+    schema_version: Literal[1]
+    model: Annotated[str, Rule(pattern=MODEL_NAME)]
+    channel: Annotated[str, Rule(pattern=MODEL_NAME)]
+    epoch: Annotated[int, Rule("Starts again above all seqs; counts only upwards.", minimum=0)]
+    seq: Annotated[int, Rule("Place in the order of channels; counts only upwards.", minimum=1)]
+    issued_at: Annotated[str, _TIME]
+    refresh_by: Annotated[str, _TIME]
+    not_after: Annotated[str, _TIME]
+    primary: BundleRef
+    backup: BundleRef
+    revoked: Revocations = Revocations()
+    rollback_of: Annotated[int | None, Rule("The seq that this channel takes back.", minimum=1)] = None
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong across fields."""
+        if self.primary.bundle_id == self.backup.bundle_id:
+            yield "backup: the same bundle as the primary"
+        try:
+            moments = [from_text(text) for text in (self.issued_at, self.refresh_by, self.not_after)]
+        except ValueError as error:
+            yield f"issued_at, refresh_by, not_after: {error}"
+        else:
+            if moments != sorted(moments):
+                yield "issued_at, refresh_by, not_after: not in this order"
+        if self.rollback_of is not None and self.rollback_of >= self.seq:
+            yield "rollback_of: not below seq"
+
+    def ref(self, role: Role) -> BundleRef:
+        """Return the bundle of a role."""
+        return self.primary if role is Role.PRIMARY else self.backup
+
+    def to_bytes(self) -> bytes:
+        """Return the one byte form of ``channel.json``."""
+        return canonical_json(plain(self))
+
+    @property
+    def digest(self) -> str:
+        """Return sha256 of ``channel.json``."""
+        return sha256_hex(self.to_bytes())
+
+    @property
+    def floor(self) -> Floor:
+        """Return the floor that accepting this channel sets."""
+        return Floor(self.epoch, self.seq, self.digest)
+
+
+def check_dates(channel: Channel, now: datetime) -> tuple[str, ...]:
+    """Return warnings about a channel's dates; raises Expired past ``not_after``."""
+    if now > from_text(channel.not_after):
+        raise Expired(
+            f"The channel of {channel.model} (seq {channel.seq}) ended at {channel.not_after}; fetch a renewed one."
+        )
+    warnings = []
+    if now < from_text(channel.issued_at):
+        warnings.append(f"The channel was issued at {channel.issued_at}, after this machine's time; check its clock.")
+    if now > from_text(channel.refresh_by):
+        warnings.append(f"The channel was to be renewed by {channel.refresh_by}; it ends at {channel.not_after}.")
+    return tuple(warnings)
+
+
+def check_floor(channel: Channel, floor: Floor | None) -> None:
+    """Raise RolledBack for a channel older than the floor, or another one of the floor's own sequence number."""
+    if floor is None:
+        return
+    place = f"The channel of {channel.model} is at epoch {channel.epoch}, seq {channel.seq}"
+    if (channel.epoch, channel.seq) < (floor.epoch, floor.seq):
+        raise RolledBack(f"{place}, this node has already accepted epoch {floor.epoch}, seq {floor.seq}.")
+    if (channel.epoch, channel.seq) == (floor.epoch, floor.seq) and channel.digest != floor.digest:
+        raise RolledBack(f"{place}, but differs from the one that this node accepted with that number; ask its signer.")
+
+
+def check_revoked(channel: Channel, key_hint: str, bundle_id: str | None = None) -> None:
+    """Raise Revoked when the channel revokes this key or bundle."""
+    if key_hint in channel.revoked.keys:
+        raise Revoked(f"The channel of {channel.model} revokes the key {key_hint[:16]}… that signed this.")
+    if bundle_id in channel.revoked.bundles:
+        raise Revoked(f"The channel of {channel.model} revokes the bundle {bundle_id}.")
+
+
+def role_of(channel: Channel, bundle_id: str, wanted: Role | None) -> Role:
+    """Return the role that the channel gives a bundle; raises NotAccepted when it is none, or not ``wanted``."""
+    for role in Role:
+        if channel.ref(role).bundle_id == bundle_id:
+            if wanted is not None and role is not wanted:
+                raise NotAccepted(f"The channel of {channel.model} names this bundle as its {role}, not its {wanted}.")
+            return role
+    raise NotAccepted(
+        f"The channel of {channel.model} (seq {channel.seq}) does not name the bundle {bundle_id}; fetch its bundles."
+    )

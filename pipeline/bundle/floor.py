@@ -1,0 +1,60 @@
+"""The floor: the newest channel that this node ever accepted; nothing older is loaded again."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pipeline.core.canonical import readable_json
+from pipeline.core.errors import FileAccess
+from pipeline.core.files import disk_errors, read_json, write_atomic
+from pipeline.core.schema import Rule, SchemaProblems, plain, read
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A channel's place in the order, and its digest."""
+
+    epoch: Annotated[int, Rule(minimum=0)]
+    seq: Annotated[int, Rule(minimum=1)]
+    digest: Annotated[str, Rule(pattern="[0-9a-f]{64}")]
+
+
+def floor_path(state_dir: Path, model: str) -> Path:
+    """Return where a model's floor is kept."""
+    return state_dir / f"{model}.floor.json"
+
+
+def read_floor(path: Path) -> Floor | None:
+    """Return the floor, or None on a node that accepted no channel yet.
+
+    Raises FileAccess when the file is there and cannot be read or understood: forgetting it would allow a rollback.
+    """
+    advice = "it guards against rollback: restore it, or delete it only if you mean to trust the channel afresh"
+    with disk_errors(path):
+        if not path.exists():
+            return None
+    try:
+        return read(Floor, read_json(path, FileAccess, advice))
+    except SchemaProblems as error:
+        raise FileAccess(f"{path} is damaged ({'; '.join(error.problems)}); {advice}.") from error
+
+
+def raise_floor(path: Path, floor: Floor) -> None:
+    """Persist ``floor`` if it is higher than what is kept; never lowers it. Raises FileAccess or OutOfSpace."""
+    with _locked(path):
+        kept = read_floor(path)
+        if kept is None or (floor.epoch, floor.seq) > (kept.epoch, kept.seq):
+            write_atomic(path, readable_json(plain(floor)))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = path.with_suffix(".lock")
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield

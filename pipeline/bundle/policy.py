@@ -1,0 +1,121 @@
+"""``trust.yaml``: what a node accepts."""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from pipeline.bundle.channel import DEFAULT_CHANNEL
+from pipeline.bundle.dsse import PinnedKeys, key_hint
+from pipeline.core.errors import KeyFileError, TrustPolicyError
+from pipeline.core.files import read_bytes
+from pipeline.core.names import MODEL_NAME
+from pipeline.core.schema import Rule, SchemaProblems, read
+
+
+class KeyUse(StrEnum):
+    """What a key may sign."""
+
+    BUNDLE = "bundle"
+    CHANNEL = "channel"
+
+
+@dataclass(frozen=True)
+class PolicyKey:
+    """A pinned key."""
+
+    public_key: Annotated[str, Rule("EC P-256 public key in PEM.")]
+    uses: Annotated[tuple[KeyUse, ...], Rule("What it may sign.", min_items=1)]
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the key."""
+        try:
+            read_public_key(self.public_key)
+        except KeyFileError as error:
+            yield f"public_key: {error}"
+
+
+@dataclass(frozen=True)
+class PolicyFile:
+    """The file's content; paths are relative to the file."""
+
+    schema_version: Literal[1]
+    keys: dict[Annotated[str, Rule(pattern=MODEL_NAME)], PolicyKey]
+    models: Annotated[tuple[Annotated[str, Rule(pattern=MODEL_NAME)], ...], Rule("Models to accept.", min_items=1)]
+    state_dir: Annotated[str, Rule("Folder for what the node remembers: the floor.")]
+    channels: Annotated[str | None, Rule("Folder of channels, <model>/ each; with it every bundle needs one.")] = None
+    channel: Annotated[str, Rule("The channel's name to accept.", pattern=MODEL_NAME)] = DEFAULT_CHANNEL
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong across fields."""
+        if not any(KeyUse.BUNDLE in key.uses for key in self.keys.values()):
+            yield "keys: none may sign bundles"
+
+
+@dataclass(frozen=True)
+class TrustPolicy:
+    """A policy in force: parsed keys and absolute paths."""
+
+    keys: tuple[tuple[ec.EllipticCurvePublicKey, tuple[KeyUse, ...]], ...]
+    models: tuple[str, ...]
+    state_dir: Path
+    channels: Path | None
+    channel: str
+
+    def keys_for(self, use: KeyUse) -> PinnedKeys:
+        """Return the keys pinned for a use, by their hint."""
+        return {key_hint(key): key for key, uses in self.keys if use in uses}
+
+
+def read_public_key(text: str) -> ec.EllipticCurvePublicKey:
+    """Read a PEM public key; raises KeyFileError unless it is EC P-256."""
+    try:
+        key = load_pem_public_key(text.encode("utf-8"))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyFileError("not a PEM public key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeyFileError("not an EC P-256 key; make one with `hotspare keys new`")
+    return key
+
+
+def load_policy(path: Path) -> TrustPolicy:
+    """Load a trust policy; raises TrustPolicyError with every problem found."""
+    text = read_bytes(path, TrustPolicyError, "make one with `hotspare keys new DIR --trust FILE`")
+    content = parse_policy(text, str(path))
+    here = path.resolve().parent
+    return TrustPolicy(
+        keys=tuple((read_public_key(key.public_key), key.uses) for key in content.keys.values()),
+        models=content.models,
+        state_dir=here / content.state_dir,
+        channels=None if content.channels is None else here / content.channels,
+        channel=content.channel,
+    )
+
+
+def parse_policy(text: bytes, place: str) -> PolicyFile:
+    """Parse a policy's YAML; raises TrustPolicyError with every problem found, each with its path in the file."""
+    try:
+        value = yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrustPolicyError(f"{place} is not YAML: {' '.join(str(error).split())}.") from error
+    try:
+        return read(PolicyFile, value)
+    except SchemaProblems as error:
+        listing = "\n  - ".join(error.problems)
+        raise TrustPolicyError(f"{place} has {len(error.problems)} problem(s):\n  - {listing}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key which stands twice (YAML would silently take the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if len(set(map(repr, keys))) != len(keys):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)

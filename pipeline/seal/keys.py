@@ -1,0 +1,92 @@
+"""Signing keys: EC P-256 in PEM, the private one readable by its owner alone."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from pipeline.bundle.policy import read_public_key
+from pipeline.core import layout
+from pipeline.core.errors import KeyFileError
+from pipeline.core.files import read_bytes, write_atomic
+
+PRIVATE_KEY = "signing.pem"
+PUBLIC_KEY = "signing.pub"
+ENVIRONMENT = "HOTSPARE_SIGNING_KEY"
+_OTHERS = 0o077
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a private key as unencrypted PKCS#8 PEM."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> str:
+    """Return a public key as PEM (SubjectPublicKeyInfo)."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+
+
+def new_key(folder: Path) -> ec.EllipticCurvePublicKey:
+    """Write a fresh ``signing.pem`` (0600) and ``signing.pub`` and return the public key.
+
+    Raises KeyFileError when there is a key already: overwriting it would orphan what it signed.
+    """
+    for path in (folder / PRIVATE_KEY, folder / PUBLIC_KEY):
+        if path.exists():
+            raise KeyFileError(f"{path} exists and is not overwritten; use it, or choose another folder.")
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_atomic(folder / PRIVATE_KEY, private_pem(key), mode=0o600)
+    write_atomic(folder / PUBLIC_KEY, public_pem(key.public_key()).encode("ascii"))
+    return key.public_key()
+
+
+def load_private_key(folder: Path = layout.KEYS, environ: Mapping[str, str] = os.environ) -> ec.EllipticCurvePrivateKey:
+    """Return the signing key: PEM text in ``HOTSPARE_SIGNING_KEY``, else ``signing.pem`` in ``folder``.
+
+    Raises KeyFileError when it is missing, not EC P-256, readable by others, or not of the ``signing.pub`` beside it.
+    """
+    text = environ.get(ENVIRONMENT)
+    key = _read_file(folder / PRIVATE_KEY) if text is None else _parse(text.encode("utf-8"), ENVIRONMENT)
+    public = folder / PUBLIC_KEY
+    if public.exists() and public_pem(load_public_key(folder)) != public_pem(key.public_key()):
+        raise KeyFileError(f"The private key does not belong to {public}; put the matching pair in place.")
+    return key
+
+
+def load_public_key(folder: Path = layout.KEYS) -> ec.EllipticCurvePublicKey:
+    """Return ``signing.pub``; raises KeyFileError when it is missing or not EC P-256."""
+    path = folder / PUBLIC_KEY
+    text = read_bytes(path, KeyFileError, "make a key with `hotspare keys new`").decode("utf-8", "replace")
+    try:
+        return read_public_key(text)
+    except KeyFileError as error:
+        raise KeyFileError(f"{path}: {error}.") from error
+
+
+def _read_file(path: Path) -> ec.EllipticCurvePrivateKey:
+    advice = f"make one with `hotspare keys new {path.parent}` or set {ENVIRONMENT}"
+    data = read_bytes(path, KeyFileError, advice)
+    if path.stat().st_mode & _OTHERS:
+        raise KeyFileError(f"{path} can be read by others; run `chmod 600 {path}`, and renew the key if it was shared.")
+    return _parse(data, str(path))
+
+
+def _parse(pem: bytes, place: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(
+            f"{place} is not an unencrypted PEM private key; make one with `hotspare keys new`."
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeyFileError(f"{place} is not an EC P-256 key; make one with `hotspare keys new`.")
+    return key
