@@ -1,1 +1,1 @@
-"""Candidates: variants (training/), schemes, calibration."""
+"""Variants (training side processes), schemes, calibration and coverage: a trained model in, candidates out."""

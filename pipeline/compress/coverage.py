@@ -1,0 +1,150 @@
+"""What a candidate's file really stores: weights, bits, zeros, and the share of the float weights that got smaller.
+
+Quantizers skip what they cannot do without a word, so nothing is taken from them: every figure is counted in the file.
+A weight is an element of a constant tensor with more than one element that the model computes with: float or
+quantized numbers, not shapes, scales or zero points.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from ai_edge_litert import schema_py_generated as schema
+
+from pipeline.compress.tflite_file import constant_of, parse_tflite
+from pipeline.core.errors import SchemeRefused
+from pipeline.core.names import Format
+from pipeline.core.tensors import Array
+
+QUANTIZED_RATIO_MIN = 0.5
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One constant tensor of weights: how many, bits of each, how many are zero, and whether it is still float32."""
+
+    count: int
+    bits: int
+    zeros: int
+    is_full_float: bool
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The figures of one file; ``quantized_ratio`` is against its float parent."""
+
+    weight_count: int
+    weight_bits_mean: float
+    quantized_ratio: float
+    sparsity_ratio: float
+
+
+def stored_weights(model_format: Format, model: bytes) -> tuple[Stored, ...]:
+    """List the weights of a model file; raises ModelError for bytes that are not one."""
+    return tuple(_onnx_weights(model) if model_format is Format.ONNX else _tflite_weights(model))
+
+
+def coverage(parent: Sequence[Stored], candidate: Sequence[Stored]) -> Coverage:
+    """Compare a candidate's weights with its float parent's."""
+    count = sum(item.count for item in candidate)
+    bits = sum(item.count * item.bits for item in candidate)
+    return Coverage(
+        weight_count=count,
+        weight_bits_mean=bits / count if count else 0.0,
+        quantized_ratio=_quantized_ratio(_float_bytes(parent), _float_bytes(candidate)),
+        sparsity_ratio=sparsity(candidate),
+    )
+
+
+def sparsity(weights: Sequence[Stored]) -> float:
+    """Return the share of weights that are exactly zero (0..1)."""
+    count = sum(item.count for item in weights)
+    return sum(item.zeros for item in weights) / count if count else 0.0
+
+
+def require_coverage(name: str, found: Coverage) -> None:
+    """Raise SchemeRefused when a scheme missed most of the weights; ``name`` is the candidate's."""
+    if found.quantized_ratio < QUANTIZED_RATIO_MIN:
+        raise SchemeRefused(
+            f"{name} stores only {found.quantized_ratio:.0%} of the float weight bytes in a smaller format "
+            f"(at least {QUANTIZED_RATIO_MIN:.0%} is asked): the quantizer has no kernel for this model's other layers."
+        )
+
+
+def _float_bytes(weights: Sequence[Stored]) -> int:
+    return sum(item.count * item.bits // 8 for item in weights if item.is_full_float)
+
+
+def _quantized_ratio(parent_bytes: int, candidate_bytes: int) -> float:
+    return max(0.0, 1 - candidate_bytes / parent_bytes) if parent_bytes else 0.0
+
+
+_TFLITE_TYPES = {
+    schema.TensorType.FLOAT32: np.dtype("<f4"),
+    schema.TensorType.FLOAT16: np.dtype("<f2"),
+    schema.TensorType.INT8: np.dtype("i1"),
+    schema.TensorType.UINT8: np.dtype("u1"),
+    schema.TensorType.INT32: np.dtype("<i4"),
+}
+
+
+def _tflite_weights(model: bytes) -> Iterator[Stored]:
+    parsed = parse_tflite(model)
+    by_buffer = {t.buffer: t for graph in parsed.subgraphs for t in graph.tensors if t.type in _TFLITE_TYPES}
+    for buffer in sorted(by_buffer):  # tensors that share a buffer store it once
+        tensor = by_buffer[buffer]
+        data = constant_of(parsed, tensor)
+        if data is None or (tensor.type == schema.TensorType.INT32 and not _is_quantized(tensor)):
+            continue
+        values = np.frombuffer(bytes(data), _TFLITE_TYPES[tensor.type])
+        if values.size > 1:
+            yield _stored(values, _zero_point(tensor))
+
+
+def _is_quantized(tensor: Any) -> bool:
+    scale = tensor.quantization.scale if tensor.quantization is not None else None
+    return scale is not None and len(scale) > 0
+
+
+def _zero_point(tensor: Any) -> int:
+    points = tensor.quantization.zeroPoint if _is_quantized(tensor) else None
+    return int(points[0]) if points is not None and len(points) == 1 else 0
+
+
+def _stored(values: Array, zero_point: int | Array = 0) -> Stored:
+    return Stored(
+        count=values.size,
+        bits=values.dtype.itemsize * 8,
+        zeros=int(np.count_nonzero(values == zero_point)),
+        is_full_float=values.dtype.kind == "f" and values.dtype.itemsize >= 4,
+    )
+
+
+_ONNX_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+_ONNX_QUANTIZED = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
+_QUANTIZED_SUFFIX = "_quantized"
+
+
+def _onnx_weights(model: bytes) -> Iterator[Stored]:
+    """List initializers; onnxruntime names what it makes of ``w``: ``w_quantized``, ``w_scale``, ``w_zero_point``."""
+    parsed = onnx.load_from_string(model)
+    tensors = {item.name: item for item in parsed.graph.initializer}
+    made = {_base(name) for name in tensors if name.endswith(_QUANTIZED_SUFFIX)}
+    beside = {f"{base}{suffix}" for base in made for suffix in ("_scale", "_zero_point")}
+    for name, tensor in tensors.items():
+        is_weight = tensor.data_type in _ONNX_FLOATS or (tensor.data_type in _ONNX_QUANTIZED and _base(name) in made)
+        values = onnx.numpy_helper.to_array(tensor)
+        if is_weight and name not in beside and values.size > 1:
+            yield _stored(values, _onnx_zero_point(tensors, name))
+
+
+def _base(name: str) -> str:
+    return name.removesuffix(_QUANTIZED_SUFFIX)
+
+
+def _onnx_zero_point(tensors: dict[str, Any], name: str) -> int:
+    point = tensors.get(f"{_base(name)}_zero_point") if name.endswith(_QUANTIZED_SUFFIX) else None
+    values = np.unique(onnx.numpy_helper.to_array(point)) if point is not None else np.zeros(1)
+    return int(values[0]) if values.size == 1 else 0

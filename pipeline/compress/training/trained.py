@@ -1,0 +1,72 @@
+"""A trained model, loaded: named inputs in, named outputs out, whichever library saved it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.compress.training.source import KERAS_2, SAVED_MODEL
+from pipeline.core.errors import ModelError
+
+_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``answer`` maps tensors by input name to tensors by output name; ``keras_model`` is None for a SavedModel."""
+
+    answer: Callable[[Mapping[str, Any]], dict[str, Any]]
+    inputs: tuple[Any, ...]
+    keras_model: Any
+    owner: Any
+    made_by: str
+
+
+def load_trained(path: Path, kind: str) -> Trained:
+    """Load a model of a known kind; raises ModelError when it cannot be loaded."""
+    try:
+        if kind == SAVED_MODEL:
+            return _saved_model(path)
+        import keras
+        import tf_keras
+
+        library = tf_keras if kind == KERAS_2 else keras
+        model = library.models.load_model(path)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        brief = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path} cannot be loaded as {kind} ({brief}); save the model again.") from error
+    return of_keras(model, f"{library.__name__} {library.__version__}")
+
+
+def of_keras(model: Any, made_by: str) -> Trained:
+    """Wrap a functional or sequential Keras model; raises ModelError for one without fixed inputs."""
+    if not getattr(model, "inputs", None):
+        raise ModelError(
+            "The Keras model does not say what its inputs are; build it as a functional model and save it."
+        )
+    names = [tensor.name.partition(":")[0] for tensor in model.inputs]
+    specs = [
+        tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=n)
+        for tensor, n in zip(model.inputs, names, strict=True)
+    ]
+
+    def answer(tensors: Mapping[str, Any]) -> dict[str, Any]:
+        values = [tensors[name] for name in names]
+        outputs = model(values if len(values) > 1 else values[0], training=False)
+        return dict(zip(model.output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
+
+    return Trained(answer, tuple(specs), model, model, made_by)
+
+
+def _saved_model(path: Path) -> Trained:
+    loaded = tf.saved_model.load(str(path))
+    if _SIGNATURE not in loaded.signatures:
+        raise ModelError(f"{path} has no signature {_SIGNATURE}; save it with one.")
+    function = loaded.signatures[_SIGNATURE]
+    specs = [
+        tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name=name)
+        for name, spec in sorted(function.structured_input_signature[1].items())
+    ]
+    return Trained(lambda tensors: function(**tensors), tuple(specs), None, loaded, f"tensorflow {tf.__version__}")
