@@ -45,8 +45,13 @@ def new_key(folder: Path) -> ec.EllipticCurvePublicKey:
             raise KeyFileError(f"{path} exists and is not overwritten; use it, or choose another folder.")
     key = ec.generate_private_key(ec.SECP256R1())
     write_atomic(folder / PRIVATE_KEY, private_pem(key), mode=0o600)
-    write_atomic(folder / PUBLIC_KEY, public_pem(key.public_key()).encode("ascii"))
+    write_public(folder, key.public_key())
     return key.public_key()
+
+
+def write_public(folder: Path, key: ec.EllipticCurvePublicKey) -> None:
+    """Write ``signing.pub``."""
+    write_atomic(folder / PUBLIC_KEY, public_pem(key).encode("ascii"))
 
 
 def load_private_key(folder: Path = layout.KEYS, environ: Mapping[str, str] = os.environ) -> ec.EllipticCurvePrivateKey:

@@ -1,0 +1,97 @@
+"""``hotspare pack MODEL``: seal the primary and the backup into signed bundles."""
+
+import argparse
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pipeline.bundle.statement import bundle_id
+from pipeline.commands.build.console import show_json, show_table
+from pipeline.core.canonical import sha256_hex
+from pipeline.core.errors import MissingStageError
+from pipeline.core.files import read_bytes
+from pipeline.core.layout import bundle_dir, candidates_dir, scorecards_dir, selection_dir
+from pipeline.core.names import Role
+from pipeline.core.recipe import Recipe, load_recipe
+from pipeline.core.records import CANDIDATES_FILE, CandidateRecord, Candidates, read_record
+from pipeline.core.tensors import Tensors
+from pipeline.data.splits import open_split
+from pipeline.engines.open import open_session
+from pipeline.score.scorecard import Scorecard, card_file
+from pipeline.score.selection import SELECTION_FILE, Selected
+from pipeline.seal.keys import load_private_key
+from pipeline.seal.payload import PayloadInputs, build_payload
+from pipeline.seal.signing import seal_bundle
+
+EXAMPLE = "hotspare pack credit"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", help="a model of recipes/models/")
+    parser.add_argument("--json", action="store_true", help="print the bundles' ids as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build both payloads, then sign and publish them, each all or nothing."""
+    recipe = load_recipe(args.model)
+    key = load_private_key()
+    selected = read_record(Selected, selection_dir(args.model) / SELECTION_FILE, f"select {args.model}")
+    payloads = {role: build_payload(_inputs(recipe, selected, role)) for role in Role}
+    packed = [_publish(args.model, role, payload, key) for role, payload in payloads.items()]
+    _report(args, packed)
+    return 0
+
+
+def _inputs(recipe: Recipe, selected: Selected, role: Role) -> PayloadInputs:
+    candidate = selected.primary if role is Role.PRIMARY else selected.backup
+    record = _record(recipe.model, candidate)
+    model = _model_bytes(recipe.model, record)
+    cards = scorecards_dir(recipe.model)
+    return PayloadInputs(
+        recipe=recipe,
+        record=record,
+        model=model,
+        card=read_record(Scorecard, cards / card_file(candidate), f"score {recipe.model}"),
+        locked_test=selected.locked_test[role],
+        calibration=_calibration(recipe, record, model),
+    )
+
+
+def _record(model: str, candidate: str) -> CandidateRecord:
+    stage = f"quantize {model}"
+    found = read_record(Candidates, candidates_dir(model) / CANDIDATES_FILE, stage)
+    for record in found.candidates:
+        if str(record.name) == candidate:
+            return record
+    raise MissingStageError(f"The selected {candidate} is not among the candidates; run `hotspare {stage}` again.")
+
+
+def _model_bytes(model: str, record: CandidateRecord) -> bytes:
+    path = candidates_dir(model) / record.file
+    data = read_bytes(path, MissingStageError, f"run `hotspare quantize {model}` first")
+    if sha256_hex(data) != record.sha256:
+        raise MissingStageError(f"{path} is not what was measured; run `hotspare quantize {model}` again.")
+    return data
+
+
+def _calibration(recipe: Recipe, record: CandidateRecord, model: bytes) -> Tensors:
+    names = [spec.name for spec in open_session(record.format, model).inputs]
+    return open_split(Path(recipe.data.calibration), names).inputs
+
+
+def _publish(
+    model: str, role: Role, payload: dict[str, bytes], key: ec.EllipticCurvePrivateKey
+) -> tuple[Role, Path, str, int]:
+    folder = bundle_dir(model, role)
+    seal_bundle(folder, payload, key)
+    files = tuple(sorted((name, sha256_hex(data)) for name, data in payload.items()))
+    return role, folder, bundle_id(files), sum(map(len, payload.values()))
+
+
+def _report(args: argparse.Namespace, packed: list[tuple[Role, Path, str, int]]) -> None:
+    if args.json:
+        show_json({role: {"path": str(path), "bundle_id": name, "size": size} for role, path, name, size in packed})
+        return
+    rows = [(str(path), name, f"{size:,}") for _, path, name, size in packed]
+    show_table(f"{args.model}: sealed", ["bundle", "id", "bytes"], rows)

@@ -1,0 +1,107 @@
+"""``hotspare run BUNDLE``: verify, load, warm up, compare golden answers, then predict from an npz file."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.bundle.floor import floor_path, raise_floor
+from pipeline.bundle.golden import check_golden, read_golden
+from pipeline.bundle.verify import VerifiedBundle
+from pipeline.commands.node.admission import Admitted, add_trust_arguments, admit, described, told
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import DataError, Malformed
+from pipeline.core.files import write_atomic
+from pipeline.core.tensors import Array, encode_npz, map_npz
+from pipeline.engines.base import Session, count_rows
+from pipeline.engines.open import open_session
+
+EXAMPLE = (
+    "hotspare run artifacts/bundles/credit-backup --trust artifacts/trust.yaml --input rows.npz --output answers.npz"
+)
+
+_BATCH_ROWS = 1024
+_NOT_INPUTS = {"y", "group"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_trust_arguments(parser)
+    parser.add_argument("--input", type=Path, required=True, help="npz with the model's inputs by name, or `x`")
+    parser.add_argument("--output", type=Path, required=True, help="npz to write: the model's outputs by name")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict every row of the input; the answers are written all or not at all."""
+    began = time.monotonic()
+    admitted = admit(args, SystemClock().now())
+    session = make_ready(admitted.bundle)
+    if admitted.channel is not None:
+        found = admitted.channel.channel
+        raise_floor(floor_path(admitted.policy.state_dir, found.model), found.floor)
+    ready_ms = 1000 * (time.monotonic() - began)
+    if not args.json:
+        print(*told(admitted), f"ready       after {ready_ms:.0f} ms, golden answers within tolerance", sep="\n")
+        sys.stdout.flush()
+    inputs = read_inputs(args.input, session)
+    outputs = predict(session, inputs)
+    write_atomic(args.output, encode_npz(outputs))
+    _report(args, admitted, ready_ms, count_rows(session.inputs, inputs))
+    return 0
+
+
+def make_ready(bundle: VerifiedBundle) -> Session:
+    """Load a verified bundle's model from its bytes and check that it answers as when it was packed.
+
+    Raises ModelError, Malformed when io.json describes other tensors, GoldenMismatch.
+    """
+    entry = bundle.manifest.entrypoint
+    session = open_session(entry.format, bundle.files[entry.path], bundle.manifest.runtime.threads)
+    described = {(spec.name, spec.dtype, spec.shape) for spec in (*bundle.io.inputs, *bundle.io.outputs)}
+    if described != {(spec.name, spec.dtype, spec.shape) for spec in (*session.inputs, *session.outputs)}:
+        raise Malformed("io.json describes other tensors than the model has; pack the bundle again.")
+    check_golden(read_golden(bundle.files), session.run)
+    return session
+
+
+def read_inputs(path: Path, session: Session) -> dict[str, Array]:
+    """Map the model's inputs from an npz; labels and groups in it are left alone, ``x`` stands for a single input.
+
+    Raises DataError: missing file, missing or surplus tensors, another dtype or shape, no rows, NaN or infinity.
+    """
+    arrays = {name: array for name, array in map_npz(path, DataError).items() if name not in _NOT_INPUTS}
+    if set(arrays) == {"x"} and len(session.inputs) == 1:
+        arrays = {session.inputs[0].name: arrays["x"]}
+    count_rows(session.inputs, arrays)
+    for name, array in arrays.items():
+        _require_finite(path, name, array)
+    return arrays
+
+
+def _require_finite(path: Path, name: str, array: Array) -> None:
+    if array.dtype.kind != "f":
+        return
+    bad = np.flatnonzero(~np.isfinite(array).reshape(array.shape[0], -1).all(axis=1))
+    if bad.size:
+        raise DataError(f"{path}: {name!r} has {bad.size} row(s) with NaN or infinity, the first is row {bad[0]}.")
+
+
+def predict(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Run all rows in batches and return the outputs by name."""
+    rows = count_rows(session.inputs, inputs)
+    parts = [
+        session.run({name: np.ascontiguousarray(array[start : start + _BATCH_ROWS]) for name, array in inputs.items()})
+        for start in range(0, rows, _BATCH_ROWS)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _report(args: argparse.Namespace, admitted: Admitted, ready_ms: float, rows: int) -> None:
+    if args.json:
+        done = {**described(admitted), "ready_ms": round(ready_ms, 1), "rows": rows, "output": str(args.output)}
+        print(json.dumps(done, indent=2, sort_keys=True))
+    else:
+        print(f"answered    {rows:,} rows, written to {args.output}")

@@ -1,0 +1,106 @@
+"""``MODEL_CARD.md``: what a person needs to know before using the model, with its figures."""
+
+from pipeline.core.names import Scheme, sparsity_of
+from pipeline.core.recipe import Metric, Recipe
+from pipeline.core.records import CandidateRecord
+from pipeline.score.scorecard import Scorecard, TaskScore
+
+_SCHEMES = {
+    Scheme.F32: "32-bit floating point, not quantized",
+    Scheme.F16: "weights in 16-bit floating point",
+    Scheme.W8: "weights in 8-bit integers, calculation in floating point",
+    Scheme.W8D: "weights in 8-bit integers, activations quantized on the fly",
+    Scheme.W8A8: "weights and activations in 8-bit integers, ranges fixed on calibration rows",
+}
+_METRICS = {
+    Metric.ACCURACY: "accuracy",
+    Metric.AUC: "area under the ROC curve",
+    Metric.HIT_RATE_AT_10: "hit rate at 10",
+    Metric.NDCG_AT_10: "NDCG at 10",
+    Metric.RMSE: "root mean squared error",
+}
+
+
+def model_card(recipe: Recipe, record: CandidateRecord, card: Scorecard, locked: TaskScore, model_bytes: int) -> str:
+    """Return the model card in Markdown; it names no clock, host or role."""
+    about = recipe.about
+    sections = [
+        f"# {about.title}\n\nModel `{recipe.model}`, candidate `{record.name}`, {model_bytes:,} bytes.",
+        f"## What it is for\n\n{about.intended_use}",
+        f"## Limits\n\n{about.limits}",
+        f"## Data\n\n{about.data_source}",
+        f"## Figures\n\n{_figures(card, locked)}",
+        f"## How it was made\n\n{_making(record)}",
+        f"## Before you use it\n\n{_usage(recipe)}",
+        f"## Licence\n\n{about.licence}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _figures(card: Scorecard, locked: TaskScore) -> str:
+    rows = [_task_row("validation", card.task), _task_row("locked test", locked)]
+    interval = f"{card.task.confidence:.0%}"
+    table = [
+        f"| rows | {_METRICS[card.task.metric]} | float model | loss | {interval} interval of the loss |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+    size = card.size
+    words = (
+        f"The locked test rows were opened once, after the choice was made. A positive loss is worse than the float "
+        f"model.\n\nSize: {size.bytes:,} bytes ({size.bytes_zstd:,} compressed), {size.volume_ratio:.1%} of the float "
+        f"file; {size.weight_bits_mean:.1f} bits a weight; {size.sparsity_ratio:.0%} of the weights are zero. "
+        f"Deployment efficiency {size.deployment_efficiency:.3f} (bytes × bits against the float file; smaller is "
+        f"better). {_decisions(card)}"
+    )
+    return "\n".join(table) + f"\n\n{words.strip()}"
+
+
+def _task_row(split: str, task: TaskScore) -> str:
+    return (
+        f"| {split} ({task.rows:,}) | {task.value:.4f} | {task.reference_value:.4f} | {task.loss_abs:+.4f} "
+        f"| {task.loss_low:+.4f} to {task.loss_high:+.4f} |"
+    )
+
+
+def _decisions(card: Scorecard) -> str:
+    decision = card.decision
+    words = []
+    if decision.flips_ratio is not None:
+        words.append(f"It decides {decision.flips_ratio:.2%} of the rows otherwise than the float model.")
+    if decision.calibration_error is not None and decision.calibration_error_reference is not None:
+        words.append(
+            f"Its probabilities are off by {decision.calibration_error:.3f} on average "
+            f"(float model: {decision.calibration_error_reference:.3f})."
+        )
+    if decision.top10_overlap is not None:
+        words.append(f"Its ten best share {decision.top10_overlap:.1%} with the float model's.")
+    return " ".join(words)
+
+
+def _making(record: CandidateRecord) -> str:
+    return (
+        f"Variant `{record.variant}`: {_variant(record)}. Scheme `{record.scheme}`: {_SCHEMES[record.scheme]}; "
+        f"{record.quantized_ratio:.0%} of the float weight bytes are quantized. Made by {record.made_by} from the "
+        f"float export with sha256 `{record.parent_sha256}`."
+    )
+
+
+def _variant(record: CandidateRecord) -> str:
+    if record.variant == "dense":
+        return "the trained model as it was"
+    if record.variant == "qat":
+        return "fine-tuned with quantization in mind"
+    if record.variant == "p24":
+        return "pruned by magnitude, two of four neighbouring weights, and fine-tuned"
+    return f"pruned by magnitude ({sparsity_of(record.variant) or 0:.0%} asked for by its name) and fine-tuned"
+
+
+def _usage(recipe: Recipe) -> str:
+    return (
+        "Check that these are the bytes that were signed, with a trust policy that pins the signer's key:\n\n"
+        "    hotspare verify BUNDLE --trust trust.yaml\n\n"
+        f"`hotspare run` does so too, then compares the loaded model with `golden/outputs.npz` before it answers. "
+        f"`io.json` describes the inputs. The warm-up and golden rows are synthetic: each column was drawn on its own "
+        f"from the marginals of the calibration rows (seed {recipe.seed}); no real row is in this bundle."
+    )
