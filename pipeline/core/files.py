@@ -12,6 +12,8 @@ from pipeline.core.errors import FileAccess, HotspareError, OutOfSpace
 
 _ASIDE = ".aside-"
 _REPLACED = ".replaced-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 @contextmanager
@@ -90,10 +92,26 @@ def replacing_dir(path: Path) -> Iterator[Path]:
 def _swap(aside: Path, path: Path) -> None:
     replaced = path.with_name(f"{_REPLACED}{path.name}")
     if path.exists():
-        path.replace(replaced)
-    aside.replace(path)
+        if _exchange(aside, path):
+            replaced = aside
+        else:
+            path.replace(replaced)
+            aside.replace(path)
+    else:
+        aside.replace(path)
     fsync_dir(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step, so that a reader always finds a folder; False where the system cannot."""
+    import ctypes  # not at the top: commands that only read do not pay for it
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def fsync_dir(path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The MLflow store, the pyfunc model, promotion."""
+"""Runs, versions and aliases in MLflow; promotion rules, pure. Nothing here signs: the commands do."""

@@ -1,0 +1,126 @@
+"""``hotspare register``: log every packed model to MLflow, then promote what passes the policy."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.bundle.policy import TrustPolicy, load_policy
+from pipeline.commands.build.console import show_json, show_table
+from pipeline.commands.build.promotion_effects import align, current_channel, one_at_a_time, promote
+from pipeline.core import layout
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import PromotionRefused
+from pipeline.registry.access import open_registry
+from pipeline.registry.loading import experiment_name, load_build, packed_models, project_root, read_lineage
+from pipeline.registry.promotion import Issue, Mode, PromotionPolicy, Refuse, decide
+from pipeline.registry.promotion import load_policy as load_promotion_policy
+from pipeline.registry.record import Build
+from pipeline.registry.registering import Registered, log_build, register_build
+from pipeline.registry.store import Registry
+
+EXAMPLE = "hotspare register"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table."""
+
+    model: str
+    role: str
+    candidate: str
+    version: int | None
+    alias: str | None
+    happened: str
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a model's pair after it was registered."""
+
+    happened: str
+    refused: tuple[str, ...] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("models", nargs="*", help="models of recipes/models/; by default all that have bundles")
+    parser.add_argument("--json", action="store_true", help="print what was registered as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify every bundle, then register and promote model by model; a refusal is told after all are registered."""
+    policy, trust = load_promotion_policy(), load_policy(layout.TRUST_POLICY)
+    experiment, root, now = experiment_name(os.environ), project_root(os.environ), SystemClock().now()
+    lineage = read_lineage(experiment)
+    builds = [load_build(model, lineage, now) for model in args.models or packed_models()]
+    with one_at_a_time(root):
+        registry = open_registry(root)
+        if experiment:
+            return _show(args, registry, [line for build in builds for line in _log_only(registry, build, experiment)])
+        lines, refusals = [], []
+        for build in builds:
+            registered = register_build(registry, build)
+            fate = _promote(registry, build, policy, trust, now)
+            lines += _lines(registry, build, registered, fate)
+            refusals += [f"{build.model}: {reason}" for reason in fate.refused]
+    _show(args, registry, lines)
+    if refusals:
+        raise PromotionRefused("Registered, but not promoted; the pairs promoted before stay in force.", refusals)
+    return 0
+
+
+def _log_only(registry: Registry, build: Build, experiment: str) -> list[Line]:
+    _, made = log_build(registry, build)
+    happened = f"{'logged' if made else 'known'}; experiment {experiment} promotes nothing"
+    return [Line(build.model, str(s.role), s.card.candidate, None, None, happened) for s in build.sealed]
+
+
+def _promote(registry: Registry, build: Build, policy: PromotionPolicy, trust: TrustPolicy, now: datetime) -> Fate:
+    current = current_channel(build.model, trust)
+    if current is not None:
+        align(registry, build.model, current)
+    verdict = decide(policy, build.facts())
+    if isinstance(verdict, Refuse):
+        return Fate("not promoted", verdict.reasons)
+    if policy.mode is Mode.MANUAL and (
+        current is None or not _is_current(build, current.primary.bundle_id, current.backup.bundle_id)
+    ):
+        return Fate(f"waits for `hotspare promote {build.model}`")
+    done = promote(registry, build, policy.channel, trust, now)
+    return Fate(
+        f"{done.plan.why}, channel seq {done.seq}" if isinstance(done.plan, Issue) else f"channel seq {done.seq}"
+    )
+
+
+def _is_current(build: Build, primary: str, backup: str) -> bool:
+    return (build.primary.bundle_id, build.backup.bundle_id) == (primary, backup)
+
+
+def _lines(registry: Registry, build: Build, registered: Registered, fate: Fate) -> list[Line]:
+    aliases = registry.aliases(build.model)
+    return [
+        Line(
+            build.model,
+            str(entry.role),
+            entry.candidate,
+            entry.number,
+            ", ".join(sorted(alias for alias, number in aliases.items() if number == entry.number)) or None,
+            f"{'registered' if entry.made else 'known'}; {fate.happened}",
+        )
+        for entry in registered.entries
+    ]
+
+
+def _show(args: argparse.Namespace, registry: Registry, lines: list[Line]) -> int:
+    if args.json:
+        show_json(lines)
+        return 0
+    cells = [
+        (line.model, line.role, line.candidate, str(line.version or "-"), line.alias or "-", line.happened)
+        for line in lines
+    ]
+    show_table(
+        f"MLflow at {registry.place}", ["model", "role", "candidate", "version", "alias", "what happened"], cells
+    )
+    return 0

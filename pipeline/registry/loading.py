@@ -1,0 +1,125 @@
+"""Reading what the stages left of one model, verified, into one value."""
+
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.bundle.io_contract import TensorContract
+from pipeline.bundle.policy import load_policy
+from pipeline.bundle.verify import VerifiedBundle, verify_bundle
+from pipeline.core import layout
+from pipeline.core.canonical import sha256_file, sha256_hex
+from pipeline.core.errors import MissingStageError
+from pipeline.core.names import Role
+from pipeline.core.recipe import RECIPES, load_recipe
+from pipeline.core.records import read_record
+from pipeline.engines.base import Quantization, TensorSpec
+from pipeline.registry.record import Build, Lineage, Sealed
+from pipeline.score.scorecard import Scorecard
+from pipeline.score.selection import SELECTION_FILE, Selected
+from pipeline.score.store import read_scored
+
+_REPORT_FILE = "index.html"
+
+
+def packed_models() -> tuple[str, ...]:
+    """Return the models that have a recipe and at least one bundle, sorted.
+
+    Raises MissingStageError when there is none.
+    """
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    found = tuple(model for model in known if any(layout.bundle_dir(model, role).is_dir() for role in Role))
+    if not found:
+        raise MissingStageError("artifacts/bundles holds no bundle of a recipe; run `hotspare pack MODEL` first.")
+    return found
+
+
+def experiment_name(environ: Mapping[str, str]) -> str | None:
+    """Return the dvc experiment that this process belongs to, or None.
+
+    ``dvc exp run`` sets both variables for every stage, ``dvc repro`` neither (dvc/repo/experiments/queue/base.py).
+    """
+    return environ.get("DVC_EXP_NAME") or environ.get("DVC_EXP_BASELINE_REV") or None
+
+
+def project_root(environ: Mapping[str, str]) -> Path:
+    """Return the project's folder: of the project that started the dvc experiment, if one did, not of its copy."""
+    return Path(environ.get("DVC_ROOT", ".")) if experiment_name(environ) else Path()
+
+
+def read_lineage(experiment: str | None) -> Lineage:
+    """Return where the working folder's build comes from, as far as git and dvc tell."""
+    lock = Path("dvc.lock")
+    return Lineage(_git_commit(), sha256_file(lock) if lock.is_file() else None, experiment)
+
+
+def load_build(model: str, lineage: Lineage, now: datetime) -> Build:
+    """Read one model's scorecards, selection and bundles, and verify the bundles as a node does.
+
+    Raises MissingStageError for what is missing or belongs to another selection, and the Untrusted error that fits.
+    """
+    recipe = load_recipe(model)
+    selected = read_record(Selected, layout.selection_dir(model) / SELECTION_FILE, f"select {model}")
+    _, scored = read_scored(model)
+    cards = {card.candidate: card for card in scored}
+    report = layout.report_dir(model) / _REPORT_FILE
+    policy = load_policy(layout.TRUST_POLICY)
+    primary, backup = (
+        _seal(role, cards, selected, verify_bundle(_bundle_place(model, role), policy, now)) for role in Role
+    )
+    return Build(
+        recipe=recipe,
+        cards=tuple(cards.values()),
+        selected=selected,
+        primary=primary,
+        backup=backup,
+        scorecards=layout.scorecards_dir(model),
+        selection=layout.selection_dir(model),
+        report=report if report.is_file() else None,
+        trust=layout.TRUST_POLICY,
+        lineage=lineage,
+    )
+
+
+def _bundle_place(model: str, role: Role) -> Path:
+    place = layout.bundle_dir(model, role)
+    if not place.is_dir():
+        raise MissingStageError(f"{place} does not exist; run `hotspare pack {model}` first.")
+    return place
+
+
+def _seal(role: Role, cards: dict[str, Scorecard], selected: Selected, bundle: VerifiedBundle) -> Sealed:
+    place = layout.bundle_dir(selected.model, role)
+    wanted = selected.primary if role is Role.PRIMARY else selected.backup
+    card = cards.get(wanted)
+    model_sha256 = sha256_hex(bundle.files[bundle.manifest.entrypoint.path])
+    if (bundle.model, bundle.candidate) != (selected.model, wanted) or card is None or card.sha256 != model_sha256:
+        raise MissingStageError(
+            f"{place} holds {bundle.model} {bundle.candidate} of another build than the selection of {wanted}; "
+            f"run `hotspare pack {selected.model}` again."
+        )
+    return Sealed(
+        role=role,
+        card=card,
+        bundle_id=bundle.bundle_id,
+        bundle=place,
+        size_bytes=bundle.size,
+        io_contract_sha256=bundle.manifest.io_contract_sha256,
+        inputs=tuple(map(_spec, bundle.io.inputs)),
+        outputs=tuple(map(_spec, bundle.io.outputs)),
+    )
+
+
+def _spec(tensor: TensorContract) -> TensorSpec:
+    found = tensor.quantization
+    quantization = None if found is None else Quantization(found.scale, found.zero_point)
+    return TensorSpec(tensor.name, tensor.dtype, tensor.shape, quantization)
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

@@ -1,0 +1,218 @@
+"""The one adapter over MLflow: runs, logged models, versions, aliases. Importing it takes MLflow's 7 seconds."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.core.errors import Unreachable
+from pipeline.registry.pyfunc_package import save_pyfunc
+from pipeline.registry.store import BUNDLE_TAG, KEY_TAG, Run, RunDraft, Version, VersionDraft, version_of
+
+_ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_PRESENT = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
+_FAULTS = (MlflowException, SQLAlchemyError, OSError)
+
+
+class MlflowRegistry:
+    """A registry in MLflow's tracking and model stores at one address."""
+
+    def __init__(self, uri: str, place: str, artifacts: Path | None) -> None:
+        """Open the stores; ``artifacts`` is where runs keep files when no server keeps them.
+
+        Raises Unreachable.
+        """
+        self.place = place
+        self._artifacts = artifacts
+        _silence()
+        # MLflow resolves models:/ addresses through its process-wide address, whatever address a client has.
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        with self._asking("open the store"):
+            self._client = mlflow.MlflowClient(uri, uri)
+            self._client.search_experiments(max_results=1)
+
+    def find_run(self, experiment: str, key: str) -> Run | None:
+        """Return the run with this content key, or None."""
+        with self._asking("look for a run"):
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None or found.lifecycle_stage != "active":
+                return None
+            run = self._oldest_run(found.experiment_id, key)
+        return None if run is None else Run(run.info.run_id, run.info.status == "FINISHED")
+
+    def write_run(self, experiment: str, draft: RunDraft, parent: str | None = None) -> str:
+        """Write a run's content and return its id; a run with the same key is written again, not twice."""
+        with self._asking(f"log the run {draft.name}"):
+            info = self._open_run(self._experiment_id(experiment), draft, parent)
+            tags = {**draft.tags, "mlflow.note.content": draft.description}
+            self._client.log_batch(
+                info.run_id,
+                # The run's own start as time stamp: writing it again after a crash adds no second point.
+                metrics=[Metric(key, value, info.start_time, 0) for key, value in draft.metrics.items()],
+                params=[Param(key, value) for key, value in draft.params.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+            )
+            for folder, path in draft.files:
+                log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+                log(info.run_id, str(path), folder or None)
+        return str(info.run_id)
+
+    def finish_run(self, run_id: str) -> None:
+        """Mark a run as complete."""
+        with self._asking("finish a run"):
+            self._client.set_terminated(run_id, "FINISHED")
+
+    def describe_model(self, model: str, text: str) -> None:
+        """Set a registered model's Markdown description, creating the model when it is new."""
+        with self._asking(f"describe the registered model {model}"):
+            try:
+                self._client.create_registered_model(model, description=text)
+            except MlflowException as error:
+                if error.error_code not in _PRESENT:
+                    raise
+                if self._client.get_registered_model(model).description != text:
+                    self._client.update_registered_model(model, text)
+
+    def model_tags(self, model: str) -> dict[str, str]:
+        """Return a registered model's tags; none when there is no such model."""
+        found = self._model(model)
+        return dict(found.tags) if found is not None else {}
+
+    def tag_model(self, model: str, key: str, value: str) -> None:
+        """Set one tag of a registered model."""
+        with self._asking(f"tag the registered model {model}"):
+            self._client.set_registered_model_tag(model, key, value)
+
+    def versions(self, model: str) -> tuple[Version, ...]:
+        """Return a registered model's versions, oldest first."""
+        with self._asking(f"list the versions of {model}"):
+            found = self._client.search_model_versions(f"name='{model}'")
+        return tuple(sorted(map(_version, found), key=lambda item: item.number))
+
+    def add_version(self, model: str, draft: VersionDraft) -> Version:
+        """Register a bundle; when somebody else registered it meanwhile, theirs is returned and ours is gone."""
+        found = version_of(self.versions(model), draft.bundle_id)
+        if found is not None:
+            return found
+        with self._asking(f"register a version of {model}"):
+            model_id = self._log_model(draft)
+            made = self._client.create_model_version(
+                model,
+                f"models:/{model_id}",
+                run_id=draft.run_id,
+                tags={**draft.tags, BUNDLE_TAG: draft.bundle_id},
+                description=draft.description,
+                model_id=model_id,
+            )
+        first = version_of(self.versions(model), draft.bundle_id)
+        if first is None or first.number == int(made.version):
+            return _version(made)
+        with self._asking(f"take back a second version of the same bundle of {model}"):
+            self._client.delete_model_version(model, made.version)
+            self._client.delete_logged_model(model_id)
+        return first
+
+    def tag_version(self, model: str, number: int, key: str, value: str) -> None:
+        """Set one tag of a version."""
+        with self._asking(f"tag version {number} of {model}"):
+            self._client.set_model_version_tag(model, str(number), key, value)
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Return which version each alias names; none when there is no such model."""
+        found = self._model(model)
+        return {alias: int(number) for alias, number in found.aliases.items()} if found is not None else {}
+
+    def set_alias(self, model: str, alias: str, number: int) -> None:
+        """Point an alias at a version."""
+        with self._asking(f"set the alias {alias} of {model}"):
+            try:
+                self._client.set_registered_model_alias(model, alias, str(number))
+            except (MlflowException, SQLAlchemyError):
+                # Two first sets of one alias race: the loser gets an integrity error, and its second try succeeds.
+                self._client.set_registered_model_alias(model, alias, str(number))
+
+    def _model(self, model: str) -> Any:
+        with self._asking(f"read the registered model {model}"):
+            try:
+                return self._client.get_registered_model(model)
+            except MlflowException as error:
+                if error.error_code == _ABSENT:
+                    return None
+                raise
+
+    def _experiment_id(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return self._new_experiment(name)
+        if found.lifecycle_stage != "active":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _new_experiment(self, name: str) -> str:
+        location = None if self._artifacts is None else (self._artifacts / name).resolve().as_uri()
+        # Without its kind, MLflow's pages open on traces of language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(self._client.create_experiment(name, location, tags))
+        except MlflowException as error:
+            if error.error_code not in _PRESENT:
+                raise
+            return str(self._client.get_experiment_by_name(name).experiment_id)
+
+    def _open_run(self, experiment_id: str, draft: RunDraft, parent: str | None) -> Any:
+        found = self._oldest_run(experiment_id, draft.key)
+        if found is not None:
+            return found.info
+        tags = {KEY_TAG: draft.key} | ({"mlflow.parentRunId": parent} if parent else {})
+        made = self._client.create_run(experiment_id, tags=tags, run_name=draft.name)
+        first = self._oldest_run(experiment_id, draft.key)
+        if first is None or first.info.run_id == made.info.run_id:
+            return made.info
+        self._client.delete_run(made.info.run_id)
+        return first.info
+
+    def _oldest_run(self, experiment_id: str, key: str) -> Any:
+        found = self._client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=100)
+        return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+    def _log_model(self, draft: VersionDraft) -> str:
+        run = self._client.get_run(draft.run_id)
+        made = self._client.create_logged_model(
+            run.info.experiment_id, draft.name, draft.run_id, {BUNDLE_TAG: draft.bundle_id}, model_type="pyfunc"
+        )
+        with tempfile.TemporaryDirectory(prefix="hotspare-") as folder:
+            packed = save_pyfunc(Path(folder) / "model", draft, made)
+            self._client.log_model_artifacts(made.model_id, str(packed))
+        self._client.finalize_logged_model(made.model_id, "READY")
+        self._client.log_outputs(draft.run_id, [LoggedModelOutput(made.model_id, 0)])
+        return str(made.model_id)
+
+    @contextmanager
+    def _asking(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except _FAULTS as error:
+            first_line = str(error).strip().partition("\n")[0][:300]
+            raise Unreachable(
+                f"MLflow at {self.place} did not {doing} ({first_line}); "
+                "check that it runs, then run the same command again."
+            ) from error
+
+
+def _version(found: Any) -> Version:
+    return Version(int(found.version), str(found.run_id or ""), dict(found.tags))
+
+
+def _silence() -> None:
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="mlflow")

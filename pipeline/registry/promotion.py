@@ -1,0 +1,245 @@
+"""Promotion, pure: a policy and measured facts in; promote, or refuse with every reason, out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+
+from pipeline.core.errors import RecipeError
+from pipeline.core.files import read_bytes
+from pipeline.core.names import Format, Role, Scheme
+from pipeline.core.recipe import Diversity
+from pipeline.core.schema import Rule, SchemaProblems, read
+
+POLICY = Path("mlflow/promotion.yaml")
+
+
+class Mode(StrEnum):
+    """Who promotes: ``register`` by itself, or a person with ``hotspare promote``."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What both bundles of a pair must meet, beyond the recipe's own budgets."""
+
+    loss_high_max_ratio_of_budget: Annotated[
+        float, Rule("Upper end of the loss interval over the recipe's budgets.loss_max_abs.", minimum=0, maximum=1)
+    ] = 1.0
+    latency_p50_max_ratio: Annotated[
+        float, Rule("Median latency over the float reference's, measured interleaved.", minimum=0)
+    ] = 3.0
+
+
+@dataclass(frozen=True)
+class ChannelTerms:
+    """What a new channel says of itself."""
+
+    epoch: Annotated[int, Rule("Raise it only after the channel's and the registry's history are lost.", minimum=1)] = 1
+    refresh_days: Annotated[float, Rule("Days until register renews the channel.", minimum=0.01)] = 30.0
+    valid_days: Annotated[float, Rule("Days until nodes refuse the channel.", minimum=0.01)] = 90.0
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong across fields."""
+        if self.valid_days <= self.refresh_days:
+            yield "valid_days: must be larger than refresh_days, or the channel expires before it is renewed"
+
+
+@dataclass(frozen=True)
+class PromotionPolicy:
+    """``mlflow/promotion.yaml``."""
+
+    mode: Mode
+    gates: Gates = Gates()
+    channel: ChannelTerms = ChannelTerms()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The facts of one bundle that stands for a role; it was verified before these were read."""
+
+    role: Role
+    bundle_id: str
+    candidate: str
+    scheme: Scheme
+    format: Format
+    io_contract_sha256: str
+    loss_high: float
+    latency_ratio_p50: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the gates look at."""
+
+    model: str
+    loss_max_abs: float
+    diverse: tuple[Diversity, ...]
+    primary: Standing
+    backup: Standing
+
+    @property
+    def pair(self) -> "Pair":
+        """Return the two bundles by their ids."""
+        return Pair(self.primary.bundle_id, self.backup.bundle_id)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The bundle ids of a primary and its backup."""
+
+    primary: str
+    backup: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate and how it went, in words."""
+
+    name: str
+    passed: bool
+    finding: str
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Every gate passes."""
+
+    gates: tuple[Gate, ...]
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """At least one gate fails; ``reasons`` has a sentence for each that does."""
+
+    gates: tuple[Gate, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Return what failed."""
+        return tuple(f"{gate.name}: {gate.finding}" for gate in self.gates if not gate.passed)
+
+
+def decide(policy: PromotionPolicy, facts: Facts) -> Promote | Refuse:
+    """Judge a verified pair by every gate of the policy."""
+    gates = tuple(_judge(policy.gates, facts))
+    return Promote(gates) if all(gate.passed for gate in gates) else Refuse(gates)
+
+
+def _judge(gates: Gates, facts: Facts) -> Iterator[Gate]:
+    bound = gates.loss_high_max_ratio_of_budget * facts.loss_max_abs
+    for standing in (facts.primary, facts.backup):
+        yield Gate(
+            f"{standing.role} loss",
+            standing.loss_high <= bound,
+            f"{standing.candidate} may lose up to {standing.loss_high:.4g}, allowed is {bound:.4g}",
+        )
+        yield Gate(
+            f"{standing.role} latency",
+            standing.latency_ratio_p50 <= gates.latency_p50_max_ratio,
+            f"{standing.candidate} takes {standing.latency_ratio_p50:.2f} × the float model's time, "
+            f"allowed is {gates.latency_p50_max_ratio:g} ×",
+        )
+    yield _same_contract(facts)
+    yield _two_bundles(facts)
+    for kind in facts.diverse:
+        yield _diverse(kind, facts)
+
+
+def _same_contract(facts: Facts) -> Gate:
+    same = facts.primary.io_contract_sha256 == facts.backup.io_contract_sha256
+    verb = "share" if same else "do not share"
+    return Gate("io contract", same, f"primary and backup {verb} one set of inputs and outputs")
+
+
+def _two_bundles(facts: Facts) -> Gate:
+    differ = facts.primary.bundle_id != facts.backup.bundle_id
+    finding = "primary and backup are two bundles" if differ else f"both are bundle {facts.primary.bundle_id[:12]}"
+    return Gate("two bundles", differ, finding)
+
+
+def _diverse(kind: Diversity, facts: Facts) -> Gate:
+    field = {Diversity.SCHEME: "scheme", Diversity.ENGINE: "format"}[kind]
+    primary, backup = getattr(facts.primary, field), getattr(facts.backup, field)
+    finding = f"the recipe asks for another {kind}; they have {primary} and {backup}"
+    return Gate(f"diverse {kind}", primary != backup, finding)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What a channel says now: the pair, its place in the order and when it wants renewal."""
+
+    pair: Pair
+    epoch: int
+    seq: int
+    refresh_by: datetime
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The channel already names this pair and is not due."""
+
+
+@dataclass(frozen=True)
+class Issue:
+    """A new channel is to be signed."""
+
+    epoch: int
+    seq: int
+    issued_at: datetime
+    refresh_by: datetime
+    not_after: datetime
+    why: str
+
+
+def plan_channel(
+    terms: ChannelTerms, current: Standard | None, registry_seq: int, pair: Pair, now: datetime
+) -> Keep | Issue:
+    """Decide whether a pair needs a new channel, and which sequence number it takes.
+
+    ``registry_seq`` is the highest number that the registry knows to have been begun (0 for none): a number is
+    never used twice, even when the channel file was lost or a promotion was killed half-way.
+    """
+    why = _why_issue(terms, current, pair, now)
+    if why is None:
+        return Keep()
+    seq = max(current.seq if current else 0, registry_seq) + 1
+    epoch = max(current.epoch if current else 0, terms.epoch)
+    refresh_by = now + timedelta(days=terms.refresh_days)
+    return Issue(epoch, seq, now, refresh_by, now + timedelta(days=terms.valid_days), why)
+
+
+def _why_issue(terms: ChannelTerms, current: Standard | None, pair: Pair, now: datetime) -> str | None:
+    if current is None:
+        return "promoted"
+    if current.pair != pair:
+        swapped = current.pair == Pair(pair.backup, pair.primary)
+        return "roles swapped" if swapped else "promoted"
+    if current.epoch < terms.epoch:
+        return "new epoch"
+    return "renewed" if now >= current.refresh_by else None
+
+
+def parse_policy(text: str, place: str) -> PromotionPolicy:
+    """Read a promotion policy from YAML text; raises RecipeError with every problem found."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{place} is not YAML: {' '.join(str(error).split())}.") from error
+    try:
+        return read(PromotionPolicy, value)
+    except SchemaProblems as error:
+        listing = "\n  - ".join(error.problems)
+        raise RecipeError(f"{place} has {len(error.problems)} problem(s):\n  - {listing}") from error
+
+
+def load_policy(path: Path = POLICY) -> PromotionPolicy:
+    """Load ``mlflow/promotion.yaml``; raises RecipeError when it is missing or malformed."""
+    text = read_bytes(path, RecipeError, "copy it from the hotspare project, or run `hotspare init`")
+    return parse_policy(text.decode("utf-8", "replace"), str(path))

@@ -1,0 +1,61 @@
+"""Logging a build into a registry, idempotent by content: what is already there is found, not made again."""
+
+from dataclasses import dataclass
+
+from pipeline.core.names import Role
+from pipeline.registry.description import describe_model
+from pipeline.registry.record import Build, Sealed, build_draft, candidate_drafts, version_draft
+from pipeline.registry.store import Registry, Version, version_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bundle's version in the registry."""
+
+    role: Role
+    candidate: str
+    bundle_id: str
+    number: int
+    made: bool
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What registering one build came to."""
+
+    run_id: str
+    run_made: bool
+    entries: tuple[Entry, ...]
+
+
+def log_build(registry: Registry, build: Build) -> tuple[str, bool]:
+    """Log a build and its candidates; returns the build's run and whether anything had to be written.
+
+    The build's run is finished last: one that a killed process left open is completed by the next call.
+    """
+    draft = build_draft(build)
+    found = registry.find_run(build.model, draft.key)
+    if found is not None and found.finished:
+        return found.run_id, False
+    run_id = registry.write_run(build.model, draft)
+    for child in candidate_drafts(build, draft.key):
+        registry.finish_run(registry.write_run(build.model, child, run_id))
+    registry.finish_run(run_id)
+    return run_id, True
+
+
+def register_build(registry: Registry, build: Build) -> Registered:
+    """Log a build, and register a version for each of its two bundles that has none yet."""
+    run_id, made = log_build(registry, build)
+    registry.describe_model(build.model, describe_model(build.recipe, build.cards, build.selected))
+    known = registry.versions(build.model)
+    entries = tuple(_enter(registry, build, sealed, run_id, known) for sealed in build.sealed)
+    return Registered(run_id, made, entries)
+
+
+def _enter(registry: Registry, build: Build, sealed: Sealed, run_id: str, known: tuple[Version, ...]) -> Entry:
+    found = version_of(known, sealed.bundle_id)
+    version = found or registry.add_version(build.model, version_draft(build, sealed, run_id))
+    if version.tags.get("selected_as") != str(sealed.role):
+        registry.tag_version(build.model, version.number, "selected_as", str(sealed.role))
+    return Entry(sealed.role, sealed.card.candidate, sealed.bundle_id, version.number, found is None)

@@ -1,0 +1,149 @@
+import contextlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.errors import RecipeError
+from pipeline.core.names import Format, Role, Scheme
+from pipeline.core.recipe import Diversity
+from pipeline.registry.promotion import (
+    POLICY,
+    ChannelTerms,
+    Facts,
+    Gates,
+    Issue,
+    Keep,
+    Mode,
+    Pair,
+    Promote,
+    PromotionPolicy,
+    Refuse,
+    Standard,
+    Standing,
+    decide,
+    load_policy,
+    parse_policy,
+    plan_channel,
+)
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+PRIMARY = Standing(Role.PRIMARY, "aa" * 32, "dense.f16", Scheme.F16, Format.TFLITE, "cc" * 32, 0.001, 1.0)
+BACKUP = Standing(Role.BACKUP, "bb" * 32, "p50.w8", Scheme.W8, Format.TFLITE, "cc" * 32, 0.009, 1.4)
+FACTS = Facts("credit", 0.01, (Diversity.SCHEME,), PRIMARY, BACKUP)
+POLICY_NOW = PromotionPolicy(Mode.AUTOMATIC, Gates())
+TERMS = ChannelTerms()
+PAIR = Pair("aa" * 32, "bb" * 32)
+
+
+def test_a_pair_that_meets_every_gate_is_promoted() -> None:
+    assert isinstance(decide(POLICY_NOW, FACTS), Promote)
+
+
+@pytest.mark.parametrize(
+    ("facts", "gate"),
+    [
+        (replace(FACTS, backup=replace(BACKUP, loss_high=0.0101)), "backup loss"),
+        (replace(FACTS, primary=replace(PRIMARY, loss_high=0.02)), "primary loss"),
+        (replace(FACTS, backup=replace(BACKUP, latency_ratio_p50=3.01)), "backup latency"),
+        (replace(FACTS, primary=replace(PRIMARY, latency_ratio_p50=40.0)), "primary latency"),
+        (replace(FACTS, backup=replace(BACKUP, io_contract_sha256="dd" * 32)), "io contract"),
+        (replace(FACTS, backup=replace(BACKUP, bundle_id=PRIMARY.bundle_id)), "two bundles"),
+        (replace(FACTS, backup=replace(BACKUP, scheme=Scheme.F16)), "diverse scheme"),
+        (replace(FACTS, diverse=(Diversity.ENGINE,)), "diverse engine"),
+    ],
+)
+def test_each_gate_refuses_alone_and_says_so(facts: Facts, gate: str) -> None:
+    refused = decide(POLICY_NOW, facts)
+    assert isinstance(refused, Refuse)
+    assert [reason.split(":")[0] for reason in refused.reasons] == [gate]
+
+
+def test_a_refusal_lists_every_failing_gate() -> None:
+    bad = replace(BACKUP, loss_high=1.0, latency_ratio_p50=9.0, scheme=Scheme.F16)
+    refused = decide(POLICY_NOW, replace(FACTS, backup=bad))
+    assert isinstance(refused, Refuse)
+    assert len(refused.reasons) == 3
+
+
+def test_figures_exactly_at_their_bound_pass() -> None:
+    at_bound = replace(BACKUP, loss_high=0.01, latency_ratio_p50=3.0)
+    assert isinstance(decide(POLICY_NOW, replace(FACTS, backup=at_bound)), Promote)
+
+
+def test_a_stricter_share_of_the_budget_binds() -> None:
+    policy = PromotionPolicy(Mode.AUTOMATIC, Gates(loss_high_max_ratio_of_budget=0.5))
+    assert isinstance(decide(policy, FACTS), Refuse)
+
+
+def test_nan_figures_never_pass() -> None:
+    nan = float("nan")
+    refused = decide(POLICY_NOW, replace(FACTS, backup=replace(BACKUP, loss_high=nan, latency_ratio_p50=nan)))
+    assert isinstance(refused, Refuse)
+    assert len(refused.reasons) == 2
+
+
+def test_the_first_promotion_takes_sequence_one_and_its_dates_from_the_terms() -> None:
+    issue = plan_channel(TERMS, None, 0, PAIR, NOW)
+    assert issue == Issue(1, 1, NOW, NOW + timedelta(days=30), NOW + timedelta(days=90), "promoted")
+
+
+@given(channel_seq=st.integers(0, 2**40), registry_seq=st.integers(0, 2**40), epoch=st.integers(1, 9))
+def test_a_sequence_number_is_never_used_twice_and_the_epoch_never_falls(
+    channel_seq: int, registry_seq: int, epoch: int
+) -> None:
+    current = Standard(Pair("x", "y"), epoch, channel_seq, NOW)
+    issue = plan_channel(replace(TERMS, epoch=3), current, registry_seq, PAIR, NOW)
+    assert isinstance(issue, Issue)
+    assert issue.seq == max(channel_seq, registry_seq) + 1
+    assert issue.epoch == max(3, epoch)
+
+
+def test_the_same_pair_keeps_its_channel_until_renewal_is_due() -> None:
+    current = Standard(PAIR, 1, 4, NOW + timedelta(seconds=1))
+    assert plan_channel(TERMS, current, 4, PAIR, NOW) == Keep()
+    renewed = plan_channel(TERMS, current, 4, PAIR, NOW + timedelta(seconds=1))
+    assert isinstance(renewed, Issue)
+    assert (renewed.seq, renewed.why) == (5, "renewed")
+
+
+def test_swapped_roles_are_a_new_channel() -> None:
+    current = Standard(Pair(PAIR.backup, PAIR.primary), 1, 4, NOW + timedelta(days=1))
+    issue = plan_channel(TERMS, current, 4, PAIR, NOW)
+    assert isinstance(issue, Issue)
+    assert issue.why == "roles swapped"
+
+
+def test_a_raised_epoch_issues_a_channel_for_the_same_pair() -> None:
+    current = Standard(PAIR, 1, 4, NOW + timedelta(days=1))
+    issue = plan_channel(replace(TERMS, epoch=2), current, 0, PAIR, NOW)
+    assert isinstance(issue, Issue)
+    assert (issue.epoch, issue.seq) == (2, 5)
+
+
+def test_the_shipped_policy_promotes_automatically() -> None:
+    assert load_policy(POLICY) == PromotionPolicy(Mode.AUTOMATIC, Gates(), ChannelTerms())
+
+
+def test_every_problem_of_a_policy_is_told_at_once() -> None:
+    text = "mode: sometimes\ngates: {loss_high_max_ratio_of_budget: 2, speed: 1}\nchannel: {refresh_days: -1}\n"
+    with pytest.raises(RecipeError) as caught:
+        parse_policy(text, "promotion.yaml")
+    for part in ("mode", "loss_high_max_ratio_of_budget", "speed", "refresh_days", "4 problem(s)"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["mode: [", "- mode", "", "mode: automatic\nchannel: {refresh_days: 9, valid_days: 9}"]
+)
+def test_what_is_no_policy_is_refused_as_one(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"promotion\.yaml"):
+        parse_policy(text, "promotion.yaml")
+
+
+@given(st.text())
+def test_any_text_is_a_policy_or_a_recipe_error(text: str) -> None:
+    with contextlib.suppress(RecipeError):
+        assert isinstance(parse_policy(text, "promotion.yaml"), PromotionPolicy)

@@ -1,0 +1,112 @@
+"""One contract for every registry: in memory, MLflow on SQLite, MLflow behind a server."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pipeline.registry.record import Build, build_draft, version_draft
+from pipeline.registry.registering import log_build, register_build
+from pipeline.registry.store import Registry, version_of
+
+
+def test_what_was_never_registered_is_absent(registry: Registry, build: Build) -> None:
+    model = build.model
+    assert registry.find_run(model, "a" * 64) is None
+    assert (registry.versions(model), registry.aliases(model), registry.model_tags(model)) == ((), {}, {})
+
+
+def test_registering_the_same_build_again_makes_nothing(registry: Registry, build: Build) -> None:
+    first = register_build(registry, build)
+    assert first.run_made
+    assert [entry.made for entry in first.entries] == [True, True]
+    again = register_build(registry, build)
+    assert not again.run_made
+    assert again.run_id == first.run_id
+    assert [(entry.number, entry.made) for entry in again.entries] == [(e.number, False) for e in first.entries]
+    assert len(registry.versions(build.model)) == 2
+
+
+def test_a_version_says_where_it_comes_from(registry: Registry, build: Build) -> None:
+    register_build(registry, build)
+    backup = version_of(registry.versions(build.model), build.backup.bundle_id)
+    assert backup is not None
+    expected = {
+        "bundle_id": build.backup.bundle_id,
+        "candidate": "p50.w8",
+        "candidate_sha256": build.backup.card.sha256,
+        "selected_as": "backup",
+        "recipe_build_sha256": build.recipe.build_sha256(),
+        "git_commit": "c0ffee",
+        "bytes": "300",
+    }
+    assert expected.items() <= backup.tags.items()
+
+
+def test_a_new_backup_adds_one_version_and_keeps_the_primary(
+    registry: Registry, build: Build, another: Callable[[str], Build]
+) -> None:
+    first = register_build(registry, build)
+    second = register_build(registry, another("e"))
+    assert [entry.made for entry in second.entries] == [False, True]
+    assert second.entries[0].number == first.entries[0].number
+    assert len(registry.versions(build.model)) == 3
+
+
+def test_swapped_roles_make_no_version_and_are_told(registry: Registry, build: Build) -> None:
+    register_build(registry, build)
+    swapped = replace(
+        build,
+        primary=replace(build.backup, role=build.primary.role),
+        backup=replace(build.primary, role=build.backup.role),
+    )
+    register_build(registry, swapped)
+    versions = registry.versions(build.model)
+    assert len(versions) == 2
+    now_primary = version_of(versions, build.backup.bundle_id)
+    assert now_primary is not None
+    assert now_primary.tags["selected_as"] == "primary"
+
+
+def test_a_run_left_open_by_a_killed_process_is_completed_not_doubled(registry: Registry, build: Build) -> None:
+    draft = build_draft(build)
+    left_open = registry.write_run(build.model, draft)
+    found = registry.find_run(build.model, draft.key)
+    assert found is not None
+    assert not found.finished
+    run_id, made = log_build(registry, build)
+    assert (run_id, made) == (left_open, True)
+    assert log_build(registry, build) == (left_open, False)
+
+
+def test_another_git_commit_is_not_another_build(registry: Registry, build: Build) -> None:
+    first = register_build(registry, build)
+    later = replace(build, lineage=replace(build.lineage, git_commit="beef"))
+    assert register_build(registry, later).run_id == first.run_id
+    assert not register_build(registry, later).run_made
+
+
+def test_a_bundle_that_somebody_else_registered_meanwhile_is_theirs(registry: Registry, build: Build) -> None:
+    registered = register_build(registry, build)
+    draft = version_draft(build, build.backup, registered.run_id)
+    assert registry.add_version(build.model, draft).number == registered.entries[1].number
+    assert len(registry.versions(build.model)) == 2
+
+
+def test_aliases_move_to_the_version_they_are_pointed_at(registry: Registry, build: Build) -> None:
+    primary, backup = register_build(registry, build).entries
+    registry.set_alias(build.model, "backup", primary.number)
+    registry.set_alias(build.model, "backup", backup.number)
+    registry.set_alias(build.model, "backup", backup.number)
+    assert registry.aliases(build.model) == {"backup": backup.number}
+
+
+def test_tags_of_a_model_are_kept(registry: Registry, build: Build) -> None:
+    register_build(registry, build)
+    registry.tag_model(build.model, "channel_seq_begun", "3")
+    registry.tag_model(build.model, "channel_seq_begun", "4")
+    assert registry.model_tags(build.model) == {"channel_seq_begun": "4"}
+
+
+def test_a_description_with_any_characters_is_taken(registry: Registry, build: Build) -> None:
+    registry.describe_model(build.model, "**ä** | `x`\n\n'quoted' \"twice\" % 100 €")
+    registry.describe_model(build.model, "")
+    assert registry.versions(build.model) == ()
