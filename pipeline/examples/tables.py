@@ -30,7 +30,7 @@ class Preparation:
     def apply(self, raw: Floats) -> Array:
         """Return float32 features (n, k) of raw values (n, k), where NaN means missing."""
         filled = np.where(np.isnan(raw), np.array(self.fill), raw)
-        return ((filled - np.array(self.mean)) / np.array(self.scale)).astype(np.float32)
+        return np.asarray((filled - np.array(self.mean)) / np.array(self.scale), np.float32)
 
 
 @dataclass(frozen=True)
