@@ -85,11 +85,11 @@ def test_the_pairs_in_params_are_the_recipes_variants() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     recipes = sorted(path.stem for path in (ROOT / "recipes/models").glob("*.yaml"))
     assert params["models"] == recipes
-    expected = [
-        {"model": model, "variant": variant}
+    expected = {
+        f"{model}-{variant}": {"model": model, "variant": variant}
         for model in recipes
         for variant in load_recipe(model, ROOT / "recipes/models").variants
-    ]
+    }
     assert params["variants"] == expected
 
 

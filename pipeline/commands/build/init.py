@@ -116,7 +116,7 @@ def _values(args: argparse.Namespace, source_format: SourceFormat) -> dict[str, 
 def _write_scaffold(folder: Path, model: str, recipe: str) -> None:
     write_atomic(folder / "recipes" / "models" / f"{model}.yaml", recipe.encode())
     variants = parse_recipe(recipe, model).variants
-    pairs = "".join(f"  - {{model: {model}, variant: {variant}}}\n" for variant in variants)
+    pairs = "".join(f"  {model}-{variant}: {{model: {model}, variant: {variant}}}\n" for variant in variants)
     write_atomic(folder / "params.yaml", f"models: [{model}]\nvariants:\n{pairs}".encode())
     places = {
         "dvc.yaml": "dvc.yaml",
