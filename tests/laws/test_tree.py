@@ -93,7 +93,7 @@ def test_the_pairs_in_params_are_the_recipes_variants() -> None:
     assert params["variants"] == expected
 
 
-@pytest.mark.parametrize("place", ["dvc.yaml", "pipeline/commands/build/scaffold/dvc.yaml"])
+@pytest.mark.parametrize("place", ["dvc.yaml", "pipeline/commands/build/scaffold/stages.yaml"])
 def test_every_output_folder_has_exactly_one_writer(place: str) -> None:
     stages = yaml.safe_load((ROOT / place).read_text())["stages"]
     outs = [out for stage in stages.values() for out in stage.get("do", stage).get("outs", [])]
@@ -102,7 +102,7 @@ def test_every_output_folder_has_exactly_one_writer(place: str) -> None:
 
 def test_a_scaffolded_project_has_the_stages_of_this_one() -> None:
     here = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    scaffold = yaml.safe_load((ROOT / "pipeline/commands/build/scaffold/dvc.yaml").read_text())["stages"]
+    scaffold = yaml.safe_load((ROOT / "pipeline/commands/build/scaffold/stages.yaml").read_text())["stages"]
     del here["train"]
     assert {name: stage.get("do", stage)["cmd"] for name, stage in here.items()} == {
         name: stage.get("do", stage)["cmd"] for name, stage in scaffold.items()

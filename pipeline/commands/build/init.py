@@ -119,7 +119,7 @@ def _write_scaffold(folder: Path, model: str, recipe: str) -> None:
     pairs = "".join(f"  {model}-{variant}: {{model: {model}, variant: {variant}}}\n" for variant in variants)
     write_atomic(folder / "params.yaml", f"models: [{model}]\nvariants:\n{pairs}".encode())
     places = {
-        "dvc.yaml": "dvc.yaml",
+        "stages.yaml": "dvc.yaml",  # dvc reads every dvc.yaml below the project, so it has another name here
         "promotion.yaml": "mlflow/promotion.yaml",
         "gitignore": ".gitignore",
         "dvcignore": ".dvcignore",
