@@ -5,7 +5,6 @@ it) and ``channel.sig`` (a bare envelope). Source: https://github.com/secure-sys
 """
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +13,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pipeline.bundle.strict_json import fit, parse_canonical
 from pipeline.core.errors import Malformed, SignatureInvalid
@@ -62,11 +60,6 @@ class _SigstoreBundle:
     mediaType: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"]  # noqa: N815 - the name in the format
     verificationMaterial: _Material  # noqa: N815 - the name in the format
     dsseEnvelope: _Envelope  # noqa: N815 - the name in the format
-
-
-def key_hint(key: ec.EllipticCurvePublicKey) -> str:
-    """Return a key's name in signatures: the SHA-256 of its PEM (SubjectPublicKeyInfo), as model-signing has it."""
-    return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:

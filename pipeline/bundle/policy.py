@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pipeline.bundle.channel import DEFAULT_CHANNEL
-from pipeline.bundle.dsse import PinnedKeys, key_hint
+from pipeline.bundle.dsse import PinnedKeys
+from pipeline.bundle.public_key import key_hint, read_public_key
 from pipeline.core.errors import KeyFileError, TrustPolicyError
 from pipeline.core.files import read_bytes
 from pipeline.core.names import MODEL_NAME
@@ -71,17 +70,6 @@ class TrustPolicy:
     def keys_for(self, use: KeyUse) -> PinnedKeys:
         """Return the keys pinned for a use, by their hint."""
         return {key_hint(key): key for key, uses in self.keys if use in uses}
-
-
-def read_public_key(text: str) -> ec.EllipticCurvePublicKey:
-    """Read a PEM public key; raises KeyFileError unless it is EC P-256."""
-    try:
-        key = load_pem_public_key(text.encode("utf-8"))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError("not a PEM public key") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise KeyFileError("not an EC P-256 key; make one with `hotspare keys new`")
-    return key
 
 
 def load_policy(path: Path) -> TrustPolicy:

@@ -79,10 +79,11 @@ def _decisions(card: Scorecard) -> str:
 
 
 def _making(record: CandidateRecord) -> str:
+    quantized = record.scheme in (Scheme.W8, Scheme.W8D, Scheme.W8A8)
+    share = f" ({record.quantized_ratio:.0%} of the float weight bytes are quantized)" if quantized else ""
     return (
-        f"Variant `{record.variant}`: {_variant(record)}. Scheme `{record.scheme}`: {_SCHEMES[record.scheme]}; "
-        f"{record.quantized_ratio:.0%} of the float weight bytes are quantized. Made by {record.made_by} from the "
-        f"float export with sha256 `{record.parent_sha256}`."
+        f"Variant `{record.variant}`: {_variant(record)}. Scheme `{record.scheme}`: {_SCHEMES[record.scheme]}{share}. "
+        f"Made by {record.made_by} from the float export with sha256 `{record.parent_sha256}`."
     )
 
 

@@ -6,7 +6,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from pipeline.bundle.channel import CHANNEL_TYPE, Channel
-from pipeline.bundle.dsse import key_hint, pae
+from pipeline.bundle.dsse import pae
+from pipeline.bundle.public_key import key_hint
 from pipeline.core.canonical import canonical_json
 
 

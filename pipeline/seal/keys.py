@@ -10,11 +10,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 
-from pipeline.bundle.policy import read_public_key
+from pipeline.bundle.public_key import public_pem, read_public_key
 from pipeline.core import layout
 from pipeline.core.errors import KeyFileError
 from pipeline.core.files import read_bytes, write_atomic
@@ -28,11 +27,6 @@ _OTHERS = 0o077
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return a private key as unencrypted PKCS#8 PEM."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def public_pem(key: ec.EllipticCurvePublicKey) -> str:
-    """Return a public key as PEM (SubjectPublicKeyInfo)."""
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
 
 
 def new_key(folder: Path) -> ec.EllipticCurvePublicKey:

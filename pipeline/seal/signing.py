@@ -9,7 +9,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, signing
 
-from pipeline.bundle.dsse import key_hint, open_sigstore_bundle
+from pipeline.bundle.dsse import open_sigstore_bundle
+from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.reading import PAYLOAD, SIGNATURE_FILE, read_payload, read_small
 from pipeline.bundle.statement import read_statement
 from pipeline.core.canonical import canonical_json

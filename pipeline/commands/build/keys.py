@@ -1,18 +1,19 @@
 """``hotspare keys new DIR``: make a signing key and the trust policy that pins it."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline.bundle.dsse import key_hint
 from pipeline.bundle.policy import KeyUse, load_policy, parse_policy
+from pipeline.bundle.public_key import key_hint, public_pem
 from pipeline.commands.build.console import show_json
 from pipeline.core.errors import KeyFileError, UsageError
 from pipeline.core.files import write_atomic
 from pipeline.core.recipe import RECIPES
-from pipeline.seal.keys import ENVIRONMENT, PRIVATE_KEY, PUBLIC_KEY, load_private_key, new_key, public_pem, write_public
+from pipeline.seal.keys import ENVIRONMENT, PRIVATE_KEY, PUBLIC_KEY, load_private_key, new_key, write_public
 
 EXAMPLE = "hotspare keys new artifacts/keys --trust artifacts/trust.yaml"
 
@@ -74,7 +75,7 @@ def policy_text(key: ec.EllipticCurvePublicKey, models: tuple[str, ...]) -> str:
         "  main:\n"
         f"    uses: [{', '.join(KeyUse)}]\n"
         f"    public_key: |\n{indented}"
-        f"models: [{', '.join(models)}]\n"
+        f"models: {json.dumps(models)}\n"
         "state_dir: state   # what the node remembers against rollback; relative to this file\n"
     )
 
