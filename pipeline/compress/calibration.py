@@ -4,6 +4,7 @@ A moving average of ranges, the quantizer's own way, learnt maxima of 0.29 to 0.
 is clipped. The true range needs no more memory than one batch.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,11 +61,13 @@ def _run(session: TfliteSession, batch: Tensors) -> None:
 
 def _keeping_interpreter(model: bytes) -> Any:
     """Make an interpreter that keeps every intermediate tensor; delegates would hide them inside fused kernels."""
-    return Interpreter(
-        model_content=model,
-        experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that keeping them costs memory; a batch is bounded
+        return Interpreter(
+            model_content=model,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
 
 
 def _activations(model: bytes, interpreter: Any) -> dict[int, str]:

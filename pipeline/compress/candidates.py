@@ -1,6 +1,6 @@
 """Every candidate of a recipe: each float export in each scheme, checked, counted and written with its record."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.compress.calibration import activation_ranges
 from pipeline.compress.coverage import Stored, coverage, require_coverage, stored_weights
 from pipeline.compress.onnx_schemes import quantize_onnx
+from pipeline.compress.rows import session_batches
 from pipeline.compress.tflite_schemes import quantizable, quantize_tflite
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import MissingStageError, SchemeRefused
@@ -27,8 +28,6 @@ from pipeline.core.records import (
     read_record,
     write_record,
 )
-from pipeline.core.tensors import Tensors
-from pipeline.data.splits import batches, open_split
 from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
 
@@ -123,7 +122,7 @@ def make_candidate(parent: Parent, name: CandidateName, calibration: Path) -> Ma
 def _in_scheme(parent: Parent, name: CandidateName, calibration: Path) -> bytes:
     if name.scheme is Scheme.F32:
         return parent.model
-    rows = calibration_batches(parent.session, calibration) if name.scheme is Scheme.W8A8 else iter(())
+    rows = session_batches(parent.session, calibration, CALIBRATION_ROWS_A_BATCH)
     if name.format is Format.ONNX:
         return quantize_onnx(parent.model, name.scheme, rows)
     prepared = quantizable(parent.model)
@@ -131,19 +130,12 @@ def _in_scheme(parent: Parent, name: CandidateName, calibration: Path) -> bytes:
     return quantize_tflite(prepared, name.scheme, ranges)
 
 
-def calibration_batches(session: Session, path: Path) -> Iterator[Tensors]:
-    """Yield the calibration rows in bounded batches, typed as the model takes them; raises DataError for bad ones."""
-    specs = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
-    for batch in batches(open_split(path, sorted(specs)), CALIBRATION_ROWS_A_BATCH):
-        yield {name: array.astype(specs[name], copy=False) for name, array in batch.items()}
-
-
 def _require_same_answers_form(parent: Parent, name: CandidateName, model: bytes, calibration: Path) -> None:
     """Refuse a candidate that another one could not stand in for: other names, types or shapes, or NaN answers."""
     session = open_session(name.format, model)
     if (session.inputs, session.outputs) != (parent.session.inputs, parent.session.outputs):
         raise SchemeRefused(f"{name} takes or gives other tensors than its float parent; the two could not be swapped.")
-    outputs = session.run(next(calibration_batches(session, calibration)))
+    outputs = session.run(next(session_batches(session, calibration, CALIBRATION_ROWS_A_BATCH)))
     broken = [output for output, values in outputs.items() if not np.isfinite(np.asarray(values, np.float64)).all()]
     if broken:
         raise SchemeRefused(f"{name} answers NaN or infinity in {', '.join(broken)}; its numbers overflow this scheme.")

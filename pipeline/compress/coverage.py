@@ -17,6 +17,7 @@ from pipeline.compress.tflite_file import constant_of, parse_tflite
 from pipeline.core.errors import SchemeRefused
 from pipeline.core.names import Format
 from pipeline.core.tensors import Array
+from pipeline.engines.open import open_session
 
 QUANTIZED_RATIO_MIN = 0.5
 
@@ -81,7 +82,7 @@ def _quantized_ratio(parent_bytes: int, candidate_bytes: int) -> float:
     return max(0.0, 1 - candidate_bytes / parent_bytes) if parent_bytes else 0.0
 
 
-_TFLITE_TYPES = {
+_TFLITE_TYPES: dict[int, np.dtype[Any]] = {
     schema.TensorType.FLOAT32: np.dtype("<f4"),
     schema.TensorType.FLOAT16: np.dtype("<f2"),
     schema.TensorType.INT8: np.dtype("i1"),
@@ -129,6 +130,7 @@ _QUANTIZED_SUFFIX = "_quantized"
 
 def _onnx_weights(model: bytes) -> Iterator[Stored]:
     """List initializers; onnxruntime names what it makes of ``w``: ``w_quantized``, ``w_scale``, ``w_zero_point``."""
+    open_session(Format.ONNX, model)
     parsed = onnx.load_from_string(model)
     tensors = {item.name: item for item in parsed.graph.initializer}
     made = {_base(name) for name in tensors if name.endswith(_QUANTIZED_SUFFIX)}

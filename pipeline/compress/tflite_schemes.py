@@ -1,5 +1,6 @@
 """Number formats of ``.tflite`` files, by ai-edge-quantizer; inputs and outputs stay float32 and int32."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,12 +18,9 @@ from pipeline.core.names import Scheme
 
 _Op = qtyping.TFLOperationName
 _ANY = ".*"
-# The versions that say "scales a channel"; tflite-runtime 2.14 stops at 10 and 3. Without them it would load the file
-# and take each scale for zero: wrong answers where a refusal belongs.
-_PER_CHANNEL_VERSIONS = {
-    schema.BuiltinOperator.FULLY_CONNECTED: 12,
-    schema.BuiltinOperator.EMBEDDING_LOOKUP: 4,
-}
+# The version that says "one scale a channel"; tflite-runtime 2.14 stops at 10. Without it, it would load the file and
+# take each scale for zero: wrong answers where a refusal belongs.
+_DENSE_PER_CHANNEL_VERSION = 12
 
 
 def quantizable(parent: bytes) -> bytes:
@@ -43,13 +41,19 @@ def quantize_tflite(prepared: bytes, scheme: Scheme, ranges: Ranges | None = Non
     quantizer = Quantizer(prepared)
     _RECIPES[scheme](quantizer)
     try:
-        found = quantizer.quantize(_statistics(ranges), enable_progress_report=False, enable_progress_bar=False)
+        found = _quantize(quantizer, ranges)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         brief = " ".join(str(error).split())
         raise SchemeRefused(f"{scheme} cannot be applied to this model: {brief[:200]}.") from error
     model = parse_tflite(bytes(found.quantized_model))
     _state_versions(model)
     return write_tflite(model)
+
+
+def _quantize(quantizer: Any, ranges: Ranges | None) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it opens an interpreter that warns of its memory, and runs nothing in it
+        return quantizer.quantize(_statistics(ranges), enable_progress_report=False, enable_progress_bar=False)
 
 
 def _float16(quantizer: Any) -> None:
@@ -79,8 +83,11 @@ def _static(quantizer: Any) -> None:
 
 def _int8_tables(quantizer: Any) -> None:
     # "Dynamic" for a lookup means: the looked-up rows alone are dequantized. Explicit dequantization would build the
-    # whole float table in memory.
-    quantizer.add_dynamic_config(_ANY, _Op.EMBEDDING_LOOKUP, num_bits=8)
+    # whole float table in memory. One scale a table: one a row costs 12 bytes each (17 % of the recommendation model)
+    # for no better ranking, and tflite-runtime 2.14 cannot read it.
+    quantizer.add_dynamic_config(
+        _ANY, _Op.EMBEDDING_LOOKUP, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE
+    )
 
 
 _RECIPES: Mapping[Scheme, Callable[[Any], None]] = {
@@ -98,11 +105,11 @@ def _statistics(ranges: Ranges | None) -> Any:
 
 
 def _state_versions(model: TfliteModel) -> None:
-    for builtin, version in _PER_CHANNEL_VERSIONS.items():
-        if any(_is_hybrid_per_channel(graph, operator) for graph, operator in operators(model, builtin)):
-            for code in model.operatorCodes:
-                if code.builtinCode == builtin:
-                    code.version = max(code.version, version)
+    dense = schema.BuiltinOperator.FULLY_CONNECTED
+    if any(_is_hybrid_per_channel(graph, operator) for graph, operator in operators(model, dense)):
+        for code in model.operatorCodes:
+            if code.builtinCode == dense:
+                code.version = max(code.version, _DENSE_PER_CHANNEL_VERSION)
 
 
 def _is_hybrid_per_channel(graph: Any, operator: Any) -> bool:

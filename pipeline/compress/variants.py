@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.compress.coverage import sparsity, stored_weights
 from pipeline.compress.job import RESULT_FILE, ROWS_CHECKED_MAX, Failure, Job, Result, Step, export_file
+from pipeline.compress.rows import session_batches
 from pipeline.core.canonical import readable_json, sha256_hex
 from pipeline.core.errors import (
     DataError,
@@ -31,7 +32,6 @@ from pipeline.core.names import Format
 from pipeline.core.recipe import Recipe, SourceFormat
 from pipeline.core.records import VARIANT_FILE, Export, VariantRecord, write_record
 from pipeline.core.schema import SchemaProblems, plain, read
-from pipeline.data.splits import batches, open_split
 from pipeline.engines.open import open_session
 
 OnStep = Callable[[Step], None]
@@ -87,10 +87,8 @@ def _copy_source(recipe: Recipe, variant: str, source_format: Format, formats: t
 def _check_answers(model_format: Format, model: bytes, validation: Path) -> int:
     """Run a model on validation rows; returns how many. Raises ModelError when an answer is NaN or infinite."""
     session = open_session(model_format, model)
-    dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
-    batch = next(batches(open_split(validation, sorted(dtypes)), ROWS_CHECKED_MAX))
-    outputs = session.run({name: array.astype(dtypes[name], copy=False) for name, array in batch.items()})
-    for name, values in outputs.items():
+    batch = next(session_batches(session, validation, ROWS_CHECKED_MAX))
+    for name, values in session.run(batch).items():
         if not np.isfinite(np.asarray(values, np.float64)).all():
             raise ModelError(f"its output {name!r} is NaN or infinite on rows of {validation}; train the model again.")
     return len(next(iter(batch.values())))
@@ -146,7 +144,8 @@ def _environment() -> dict[str, str]:
 def _event(line: str) -> Step | Failure | None:
     try:
         value = json.loads(line)
-        return read(Failure if isinstance(value, dict) and "exit_code" in value else Step, value)
+        is_failure = isinstance(value, dict) and "exit_code" in value
+        return read(Failure, value) if is_failure else read(Step, value)
     except (ValueError, SchemaProblems):
         return None  # a library's own words
 

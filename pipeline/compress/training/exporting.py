@@ -51,11 +51,10 @@ def _serving(trained: Trained, rows: int | None) -> Any:
     specs = [tf.TensorSpec([rows, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in trained.inputs]
     names = [spec.name for spec in specs]
 
-    @tf.function(input_signature=specs, autograph=False)
     def serve(*tensors: Any) -> dict[str, Any]:
         return trained.answer(dict(zip(names, tensors, strict=True)))
 
-    return serve
+    return tf.function(serve, input_signature=specs, autograph=False)
 
 
 def _to_tflite(trained: Trained) -> bytes:

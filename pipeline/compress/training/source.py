@@ -4,7 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # it ships no types
 
 from pipeline.compress.job import Job
 from pipeline.core.errors import ModelError, VariantRefused

@@ -46,18 +46,15 @@ def of_keras(model: Any, made_by: str) -> Trained:
         raise ModelError(
             "The Keras model does not say what its inputs are; build it as a functional model and save it."
         )
-    names = [tensor.name.partition(":")[0] for tensor in model.inputs]
-    specs = [
-        tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=n)
-        for tensor, n in zip(model.inputs, names, strict=True)
-    ]
+    specs = tuple(_free_rows(tensor.name.partition(":")[0], tensor) for tensor in model.inputs)
+    names = [spec.name for spec in specs]
 
     def answer(tensors: Mapping[str, Any]) -> dict[str, Any]:
         values = [tensors[name] for name in names]
         outputs = model(values if len(values) > 1 else values[0], training=False)
         return dict(zip(model.output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
 
-    return Trained(answer, tuple(specs), model, model, made_by)
+    return Trained(answer, specs, model, model, made_by)
 
 
 def _saved_model(path: Path) -> Trained:
@@ -65,8 +62,9 @@ def _saved_model(path: Path) -> Trained:
     if _SIGNATURE not in loaded.signatures:
         raise ModelError(f"{path} has no signature {_SIGNATURE}; save it with one.")
     function = loaded.signatures[_SIGNATURE]
-    specs = [
-        tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name=name)
-        for name, spec in sorted(function.structured_input_signature[1].items())
-    ]
-    return Trained(lambda tensors: function(**tensors), tuple(specs), None, loaded, f"tensorflow {tf.__version__}")
+    specs = tuple(_free_rows(name, spec) for name, spec in sorted(function.structured_input_signature[1].items()))
+    return Trained(lambda tensors: function(**tensors), specs, None, loaded, f"tensorflow {tf.__version__}")
+
+
+def _free_rows(name: str, tensor: Any) -> Any:
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=name)

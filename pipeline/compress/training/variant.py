@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job, Result, Step
+from pipeline.compress.rows import typed
 from pipeline.compress.training.exporting import export
 from pipeline.compress.training.trained import Trained, load_trained, of_keras
 from pipeline.core.errors import DataError, VariantRefused
 from pipeline.core.tensors import Array
-from pipeline.data.splits import Split, batches, open_split
+from pipeline.data.splits import batches, open_split
 
 _SPREAD_MIN = 1e-6
 
@@ -35,26 +36,23 @@ def make_result(job: Job, kind: str, on_step: Callable[[Step], None]) -> Result:
 
 
 def _validation_rows(trained: Trained, job: Job) -> dict[str, Array]:
-    split = _open(trained, job.validation)
-    return _typed(trained, next(batches(split, ROWS_CHECKED_MAX)))
+    path, dtypes = Path(job.validation), _dtypes(trained)
+    return typed(next(batches(open_split(path, sorted(dtypes)), ROWS_CHECKED_MAX)), dtypes, path)
 
 
-def _open(trained: Trained, path: str) -> Split:
-    return open_split(Path(path), sorted(spec.name for spec in trained.inputs))
-
-
-def _typed(trained: Trained, inputs: dict[str, Array]) -> dict[str, Array]:
-    return {spec.name: np.asarray(inputs[spec.name], spec.dtype.as_numpy_dtype) for spec in trained.inputs}
+def _dtypes(trained: Trained) -> dict[str, np.dtype[np.generic]]:
+    return {spec.name: np.dtype(spec.dtype.as_numpy_dtype) for spec in trained.inputs}
 
 
 def _tuned(trained: Trained, job: Job, on_step: Callable[[Step], None]) -> Trained:
     # Here, not above: importing tfmot switches tf.keras, and dense needs none of it.
     from pipeline.compress.training.tuning import tune
 
-    split = _open(trained, job.train)
+    path, dtypes = Path(job.train), _dtypes(trained)
+    split = open_split(path, sorted(dtypes))
     if split.labels is None:
         raise DataError(f"{job.train} holds no labels (key 'y'), and fine-tuning {job.variant} learns from them.")
-    model = tune(trained.keras_model, job, _typed(trained, split.inputs), np.asarray(split.labels), on_step)
+    model = tune(trained.keras_model, job, typed(split.inputs, dtypes, path), np.asarray(split.labels), on_step)
     return of_keras(model, f"{trained.made_by} + tfmot {version('tensorflow-model-optimization')}")
 
 
