@@ -36,17 +36,21 @@ def weighted_metric(
     return _weighted_mean(gains), len(gains)
 
 
-def loss_interval(
-    metric: Metric, candidate: Weighted, reference: Weighted, units: int, seed: int
-) -> tuple[float, float]:
-    """Return the (low, high) ends of the 90 % interval of the candidate's loss, in the metric's unit.
+def resampled(
+    metric: Metric, scores: Array, labels: Array, groups: Array | None, threshold: float, seed: int
+) -> Floats:
+    """Return the metric of every resample, shape (1000,); an equal seed draws the same rows for every model."""
+    weighted, units = weighted_metric(metric, scores, labels, groups, threshold)
+    return np.concatenate([weighted(weights) for weights in resamples(units, seed)])
+
+
+def loss_interval(metric: Metric, candidate: Floats, reference: Floats) -> tuple[float, float]:
+    """Return the (low, high) ends of the 90 % interval of the candidate's loss from both models' resampled metrics.
 
     Above 0 is worse than the reference, whatever the metric's direction. Resamples that cannot carry the metric (AUC
     with one class) are left out.
     """
-    sign = 1.0 if metric.higher_is_better else -1.0
-    parts = [sign * (reference(weights) - candidate(weights)) for weights in resamples(units, seed)]
-    losses = np.concatenate(parts)
+    losses = reference - candidate if metric.higher_is_better else candidate - reference
     tail = (1.0 - CONFIDENCE) / 2
     low, high = np.nanquantile(losses, [tail, 1.0 - tail])
     return float(low), float(high)
@@ -68,17 +72,17 @@ def _weighted_mean(gains: Floats) -> Weighted:
 
 
 def _weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_]) -> Weighted:
-    order = np.argsort(scores, kind="stable")
-    is_positive = positive[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    negatives = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
+    positives = np.flatnonzero(positive)
+    below = np.searchsorted(scores[negatives], scores[positives], "left")
+    not_above = np.searchsorted(scores[negatives], scores[positives], "right")
 
     def area(weights: Weights) -> Floats:
-        ordered = weights[:, order]
-        positives = np.add.reduceat(ordered * is_positive, starts, axis=1)
-        negatives = np.add.reduceat(ordered * ~is_positive, starts, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives / 2
-        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+        of_positives = weights[:, positives]
+        passed = np.zeros((len(weights), negatives.size + 1))
+        np.cumsum(weights[:, negatives], axis=1, out=passed[:, 1:])
+        beaten = np.einsum("rp,rp->r", of_positives, passed[:, below] + passed[:, not_above]) / 2
         with np.errstate(invalid="ignore"):
-            return np.asarray((positives * below).sum(axis=1) / pairs)
+            return np.asarray(beaten / (of_positives.sum(axis=1) * passed[:, -1]))
 
     return area

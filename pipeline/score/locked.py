@@ -8,9 +8,8 @@ from pipeline.core.recipe import Recipe
 from pipeline.core.records import Candidates
 from pipeline.score.predict import load_candidate, predict
 from pipeline.score.scorecard import Scorecard, TaskScore
-from pipeline.score.scoring import Judged, judge
+from pipeline.score.scoring import Judged, judge, judged_score
 from pipeline.score.selection import Choice
-from pipeline.score.task import task_score
 
 TEST = "test"
 
@@ -31,7 +30,7 @@ def _score(recipe: Recipe, candidates: Candidates, folder: Path, judged: Judged,
     if record is None or record.sha256 != card.sha256:
         raise MissingStageError(f"{card.candidate} was made again after it was scored; run `hotspare score` again.")
     scores = predict(load_candidate(folder, record, recipe.serving.threads), judged.split)
-    return task_score(recipe, TEST, scores, judged.reference_scores, judged.labels, judged.split.groups)
+    return judged_score(recipe, judged, scores)
 
 
 def locked_warnings(recipe: Recipe, choice: Choice, scores: dict[Role, TaskScore]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from pipeline.score.cost import measure_size, measure_timings
 from pipeline.score.decisions import compare_decisions
 from pipeline.score.fidelity import compare_outputs
 from pipeline.score.predict import Loaded, load_candidate, predict
-from pipeline.score.scorecard import Scorecard, Scored
-from pipeline.score.task import task_score
+from pipeline.score.scorecard import Scorecard, Scored, TaskScore
+from pipeline.score.task import Measured, measure, task_score
 
 VALIDATION = "validation"
 
@@ -30,6 +30,7 @@ class Judged:
     labels: Array
     reference: Loaded
     reference_scores: Array
+    reference_measured: Measured
 
 
 def judge(recipe: Recipe, candidates: Candidates, folder: Path, split_name: str, path: Path) -> Judged:
@@ -42,7 +43,9 @@ def judge(recipe: Recipe, candidates: Candidates, folder: Path, split_name: str,
     split = open_split(path, [spec.name for spec in reference.session.inputs])
     if split.labels is None:
         raise DataError(f"{path} has no labels, and scoring needs them; add the key 'y'.")
-    return Judged(split_name, split, split.labels, reference, predict(reference, split))
+    scores = predict(reference, split)
+    measured = measure(recipe, scores, split.labels, split.groups)
+    return Judged(split_name, split, split.labels, reference, scores, measured)
 
 
 def reference_record(recipe: Recipe, candidates: Candidates) -> CandidateRecord:
@@ -93,7 +96,7 @@ def score_one(recipe: Recipe, judged: Judged, loaded: Loaded) -> Scorecard:
         sha256=record.sha256,
         made_by=record.made_by,
         size=measure_size(record, loaded.model, reference.record, len(reference.model)),
-        task=task_score(recipe, judged.name, scores, judged.reference_scores, judged.labels, split.groups),
+        task=judged_score(recipe, judged, scores),
         decision=compare_decisions(*outputs, judged.labels, split.groups, recipe.threshold),
         fidelity=compare_outputs(*outputs, split.groups, recipe.threshold),
         timings=measure_timings(
@@ -105,6 +108,12 @@ def score_one(recipe: Recipe, judged: Judged, loaded: Loaded) -> Scorecard:
             lambda: reference.session.run(rows),
         ),
     )
+
+
+def judged_score(recipe: Recipe, judged: Judged, scores: Array) -> TaskScore:
+    """Return the task score of a candidate's outputs (n, k) to the judged split."""
+    measured = measure(recipe, scores, judged.labels, judged.split.groups)
+    return task_score(recipe.metric, judged.name, measured, judged.reference_measured)
 
 
 def _check_same_shape(path: Path, scores: Array, reference: Array) -> None:

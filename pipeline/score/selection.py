@@ -187,19 +187,30 @@ def _worse(card: Scorecard, winner: Scorecard, prefer: Preference) -> str:
     if _cost(card, prefer) == _cost(winner, prefer):
         rule = "the smaller file" if card.size.bytes != winner.size.bytes else "the first by name"
         return f"equal to {winner.candidate} at {_figure(card, prefer)}, which is {rule}"
-    return f"{_WORSE[prefer]} {winner.candidate}: {_figure(card, prefer)} against {_figure(winner, prefer)}"
+    return f"{_WORSE[prefer]} {winner.candidate}: {_number(card, prefer)} against {_figure(winner, prefer)}"
 
 
-def _figure(card: Scorecard, prefer: Preference) -> str:
+def _number(card: Scorecard, prefer: Preference) -> str:
     return {
-        Preference.ACCURACY: f"{card.task.metric} {card.task.value:.6g}",
-        Preference.BYTES: f"{card.size.bytes:,} bytes",
-        Preference.BYTES_ZSTD: f"{card.size.bytes_zstd:,} bytes compressed",
-        Preference.LATENCY: f"{card.timings.latency_p50_ms:.6g} ms",
-        Preference.RSS: f"{card.timings.rss_mb:.6g} MB",
+        Preference.ACCURACY: f"{card.task.value:.6g}",
+        Preference.BYTES: f"{card.size.bytes:,}",
+        Preference.BYTES_ZSTD: f"{card.size.bytes_zstd:,}",
+        Preference.LATENCY: f"{card.timings.latency_p50_ms:.6g}",
+        Preference.RSS: f"{card.timings.rss_mb:.6g}",
     }[prefer]
 
 
+def _figure(card: Scorecard, prefer: Preference) -> str:
+    unit = card.task.metric.value if prefer is Preference.ACCURACY else _UNITS[prefer]
+    return f"{_number(card, prefer)} {unit}"
+
+
+_UNITS = {
+    Preference.BYTES: "bytes",
+    Preference.BYTES_ZSTD: "bytes compressed",
+    Preference.LATENCY: "ms",
+    Preference.RSS: "MB",
+}
 _WORSE = {
     Preference.ACCURACY: "less accurate than",
     Preference.BYTES: "larger than",

@@ -1,9 +1,19 @@
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from pipeline.core.canonical import sha256_hex
+from pipeline.core.files import write_atomic
+from pipeline.core.layout import candidates_dir
 from pipeline.core.names import CandidateName
 from pipeline.core.recipe import Metric, parse_recipe
+from pipeline.core.records import CandidateRecord, Candidates, RefusedCandidate, write_record
+from pipeline.core.tensors import encode_npz
 from pipeline.score.scorecard import Decision, Fidelity, Scorecard, Size, TaskScore, Timings
 
 RECIPE = """
@@ -58,3 +68,69 @@ def make_card():
         )
 
     return make
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project in a folder of its own, whose candidates are the tiny models of tests/fixtures."""
+
+    root: Path
+
+    def split(self, name: str, keep=slice(None), **changes) -> None:
+        """Write ``<name>.npz`` with rows of the rule that tiny_dense learnt; a change to None leaves a key out."""
+        x = np.random.default_rng(len(name)).normal(size=(400, 8)).astype(np.float32)
+        rows = {"features": x, "y": (x[:, 0] * x[:, 1] + x[:, 2] > 0).astype(np.int32)}
+        kept = {key: value[keep if keep != "negatives" else rows["y"] == 0] for key, value in rows.items()} | changes
+        write_atomic(self.root / f"{name}.npz", encode_npz({k: v for k, v in kept.items() if v is not None}))
+
+    def candidates(self, files: dict[str, bytes]) -> None:
+        """Write candidate files and their record, with one candidate refused."""
+        folder = self.root / candidates_dir("credit")
+        records = []
+        for text, data in files.items():
+            name = CandidateName.parse(text)
+            write_atomic(folder / name.file_name, data)
+            where = (name.variant, name.scheme, name.format, name.file_name)
+            records.append(CandidateRecord(*where, sha256_hex(data), "0" * 64, "test", 784, 32.0, 0.0, 0.0))
+        refused = (RefusedCandidate("p50.w8d", "misses 90 % of the weights"),)
+        write_record(folder / "candidates.json", Candidates("credit", tuple(records), refused))
+
+    def edit_recipe(self, old: str, new: str) -> None:
+        """Replace text in the recipe."""
+        path = self.root / "recipes/models/credit.yaml"
+        text = path.read_text().replace(old, new)
+        assert new in text
+        path.write_text(text)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, tiny_files):
+    """Two good candidates, one that decides badly, one that answers NaN."""
+    monkeypatch.chdir(tmp_path)
+    write_atomic(tmp_path / "recipes/models/credit.yaml", RECIPE.replace("auc", "accuracy").encode())
+    project = Project(tmp_path)
+    for split in ("train", "calibration", "validation", "test"):
+        project.split(split)
+    project.candidates(tiny_files)
+    return project
+
+
+@pytest.fixture(scope="session")
+def tiny_files(fixture_models):
+    tflite, plain_onnx = fixture_models / "tiny_dense.tflite", fixture_models / "tiny_dense.onnx"
+    return {
+        "dense.f32": tflite.read_bytes(),
+        "dense.f32.onnx": plain_onnx.read_bytes(),
+        "p50.f32.onnx": bent_onnx(plain_onnx, lambda bias: bias + 4),
+        "dense.w8d.onnx": bent_onnx(plain_onnx, lambda bias: bias * np.nan),
+    }
+
+
+def bent_onnx(path, bend):
+    """Return the onnx model with its last bias, one number before the sigmoid, changed by ``bend``."""
+    model = onnx.load(path)
+    weights = {item.name: item for item in model.graph.initializer}
+    used = [name for node in reversed(model.graph.node) for name in node.input if name in weights]
+    bias = next(weights[name] for name in used if np.prod(weights[name].dims) == 1)
+    bias.CopyFrom(numpy_helper.from_array(np.float32(bend(numpy_helper.to_array(bias))), bias.name))
+    return model.SerializeToString()

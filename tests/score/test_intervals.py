@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.recipe import Metric
-from pipeline.score.intervals import RESAMPLES, loss_interval, resamples, weighted_metric
+from pipeline.score.intervals import RESAMPLES, loss_interval, resampled, resamples, weighted_metric
 from pipeline.score.metrics import task_metric
 
 
@@ -20,9 +20,8 @@ def binary_task(rows, noise, seed=0):
 
 
 def interval(metric, candidate, reference, labels, groups=None, seed=1):
-    ours, units = weighted_metric(metric, candidate, labels, groups, 0.5)
-    theirs, _ = weighted_metric(metric, reference, labels, groups, 0.5)
-    return loss_interval(metric, ours, theirs, units, seed)
+    ours, theirs = (resampled(metric, scores, labels, groups, 0.5, seed) for scores in (candidate, reference))
+    return loss_interval(metric, ours, theirs)
 
 
 @settings(max_examples=40)

@@ -132,10 +132,10 @@ def test_verdicts_say_who_won_with_what_figure(recipe_with, make_card):
         make_card("p50.w8d", value=0.77, zstd=10_222),
     ]
     found = select(cards, [], recipe_with(select=rules()))
-    assert verdict(found, "dense.f32").reasons == ("primary: auc 0.79, place 1 of 3 within the budgets by accuracy",)
+    assert verdict(found, "dense.f32").reasons == ("primary: 0.79 auc, place 1 of 3 within the budgets by accuracy",)
     assert verdict(found, "dense.w8d").reasons == (
-        "not primary: less accurate than dense.f32: auc 0.78 against auc 0.79",
-        "not backup: larger than p50.w8d: 12,345 bytes compressed against 10,222 bytes compressed",
+        "not primary: less accurate than dense.f32: 0.78 against 0.79 auc",
+        "not backup: larger than p50.w8d: 12,345 against 10,222 bytes compressed",
     )
     assert verdict(found, "p50.w8d").role is Role.BACKUP
     assert verdict(found, "p50.w8d").ranks == {Role.PRIMARY: 3, Role.BACKUP: 1}
@@ -192,7 +192,7 @@ def test_ties_go_to_the_smaller_file_then_to_the_first_name_and_say_so(recipe_wi
     assert found.primary.candidate == ("dense.w8d" if size == 999 else "dense.f16")
     rule = "the smaller file" if size == 999 else "the first by name"
     assert (
-        f"not primary: equal to {found.primary.candidate} at auc 0.78, which is {rule}"
+        f"not primary: equal to {found.primary.candidate} at 0.78 auc, which is {rule}"
         in verdict(found, "dense.f32").reasons
     )
 

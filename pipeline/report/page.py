@@ -1,0 +1,121 @@
+"""The one-page report of a model: recorded values in, one self-contained HTML text out. No IO but its own template."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.core.names import Role
+from pipeline.core.recipe import Preference, Recipe
+from pipeline.report import words
+from pipeline.report.plots import Limit, Point, scatter
+from pipeline.score.intervals import RESAMPLES
+from pipeline.score.scorecard import Scorecard, Scored
+from pipeline.score.selection import Selected, Verdict, preferences
+
+# Losses beyond this many budgets would flatten all others; they sit at the plot's edge with their figure.
+_BUDGETS_SHOWN = 2
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report tells of one model."""
+
+    recipe: Recipe
+    scored: Scored
+    cards: tuple[Scorecard, ...]
+    selected: Selected
+
+    def card(self, candidate: str) -> Scorecard:
+        """Return a candidate's scorecard."""
+        return next(card for card in self.cards if card.candidate == candidate)
+
+    def verdict(self, candidate: str) -> Verdict:
+        """Return a candidate's verdict."""
+        return next(item for item in self.selected.verdicts if item.candidate == candidate)
+
+    @property
+    def reference(self) -> Scorecard:
+        """Return the float candidate that every loss is measured against."""
+        return self.card(self.scored.reference)
+
+    @property
+    def chosen(self) -> dict[Role, Scorecard]:
+        """Return the two chosen candidates."""
+        return {Role.PRIMARY: self.card(self.selected.primary), Role.BACKUP: self.card(self.selected.backup)}
+
+
+def render(facts: Facts) -> str:
+    """Return the page; it loads nothing from elsewhere, and equal facts give equal text."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(words=words, Role=Role)
+    return environment.get_template("page.html.j2").render(**_view(facts))
+
+
+def _view(facts: Facts) -> dict[str, Any]:
+    prefer = preferences(facts.recipe)
+    pairs = words.pruned_pairs(facts.cards)
+    return {
+        "facts": facts,
+        "recipe": facts.recipe,
+        "metric": words.METRIC_NAMES[facts.recipe.metric],
+        "reference": facts.reference,
+        "chosen": facts.chosen,
+        "sentences": [
+            words.role_sentence(role, prefer[role], card, facts.reference) for role, card in facts.chosen.items()
+        ],
+        "rows": sorted(facts.cards, key=lambda card: (*_order(facts.verdict(card.candidate)), card.size.bytes)),
+        "verdicts": sorted(facts.selected.verdicts, key=_order),
+        "zeros": [words.zeros_sentence(card, dense) for card, dense in pairs],
+        "loss_plot": Markup(_loss_plot(facts)),  # noqa: S704 - our own SVG
+        "latency_plot": Markup(_latency_plot(facts)),  # noqa: S704 - our own SVG
+        "resamples": RESAMPLES,
+        "is_ranking": facts.recipe.metric.is_ranking,
+    }
+
+
+def _order(verdict: Verdict) -> tuple[int, str]:
+    """Put the chosen first, then who was within the budgets, then the others."""
+    places: list[Role | None] = [Role.PRIMARY, Role.BACKUP, None]
+    return places.index(verdict.role) + (not verdict.eligible), verdict.candidate
+
+
+def _loss_plot(facts: Facts) -> str:
+    budget = facts.recipe.budgets.loss_max_abs
+    points = [_point(facts, card, card.task.loss_abs, card.task.loss_low, card.task.loss_high) for card in facts.cards]
+    label = f"loss of {words.METRIC_NAMES[facts.recipe.metric]} against float"
+    limit = Limit(budget, f"budget {budget:g}, for the bars' upper ends")
+    return scatter(points, _size_label(facts), label, limit, budget * _BUDGETS_SHOWN or math.inf)
+
+
+def _latency_plot(facts: Facts) -> str:
+    points = [
+        _point(facts, card, card.timings.latency_p50_ms, card.timings.latency_p50_ms, card.timings.latency_p95_ms)
+        for card in facts.cards
+    ]
+    most = facts.recipe.budgets.latency_p95_ms_max
+    limit = None if most is None else Limit(most, f"budget {most:g} ms, for the bars' upper ends")
+    return scatter(points, _size_label(facts), "latency of one call, ms", limit)
+
+
+def _shows_compressed(facts: Facts) -> bool:
+    """Tell whether sizes are plotted compressed: where the backup is chosen by that, it is what counts."""
+    return facts.recipe.select.backup.prefer is Preference.BYTES_ZSTD
+
+
+def _size_label(facts: Facts) -> str:
+    return f"{'compressed' if _shows_compressed(facts) else 'file'} size, kB (logarithmic)"
+
+
+def _point(facts: Facts, card: Scorecard, y: float, low: float, high: float) -> Point:
+    verdict = facts.verdict(card.candidate)
+    size = card.size.bytes_zstd if _shows_compressed(facts) else card.size.bytes
+    return Point(card.candidate, card.variant, size / 1000, y, low, high, verdict.role, verdict.eligible)

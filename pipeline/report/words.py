@@ -1,0 +1,89 @@
+"""What the report says: figures with their units and sentences that follow from them. Pure."""
+
+from collections.abc import Sequence
+
+from pipeline.core.names import Format, Role
+from pipeline.core.recipe import Metric, Preference
+from pipeline.score.scorecard import Scorecard, TaskScore
+
+METRIC_NAMES = {
+    Metric.ACCURACY: "accuracy",
+    Metric.AUC: "AUC",
+    Metric.HIT_RATE_AT_10: "hit rate at 10",
+    Metric.NDCG_AT_10: "NDCG at 10",
+    Metric.RMSE: "root mean squared error",
+}
+PREFERENCE_WORDS = {
+    Preference.ACCURACY: "the best task metric",
+    Preference.BYTES: "the smallest file",
+    Preference.BYTES_ZSTD: "the smallest compressed file",
+    Preference.LATENCY: "the lowest latency",
+    Preference.RSS: "the least memory",
+}
+ENGINES = {Format.TFLITE: "LiteRT", Format.ONNX: "ONNX Runtime"}
+
+
+def kilobytes(count: int) -> str:
+    """Return a file size in kB (1,000 bytes), e.g. ``371.3``."""
+    return f"{count / 1000:,.1f}"
+
+
+def percent(ratio: float) -> str:
+    """Return a share as e.g. ``25.5 %``, kept on one line."""
+    return f"{100 * ratio:.1f}\u00a0%"
+
+
+def share(ratio: float | None) -> str:
+    """Return a share as :func:`percent` does, and a dash where it does not apply."""
+    return "–" if ratio is None else percent(ratio)
+
+
+def signed(value: float) -> str:
+    """Return a loss with its sign, e.g. ``+0.0012`` or ``−0.0003``, and ``0`` for none."""
+    return "0" if value == 0 else f"{value:+.4f}".replace("-", "−")
+
+
+def interval(task: TaskScore) -> str:
+    """Return the interval of the loss, e.g. ``−0.0003 to +0.0021``."""
+    return f"{signed(task.loss_low)} to {signed(task.loss_high)}"
+
+
+def duration(milliseconds: float) -> str:
+    """Return a time with three significant digits and its unit, e.g. ``6.20 µs`` or ``1.25 ms``."""
+    if milliseconds < 1:
+        return f"{milliseconds * 1000:.3g} µs"
+    return f"{milliseconds:.3g} ms"
+
+
+def role_sentence(role: Role, prefer: Preference, card: Scorecard, reference: Scorecard) -> str:
+    """Say what was chosen for a role, by which preference, and what it costs against the float reference."""
+    task = card.task
+    asked = f"The {role} is {card.candidate}: {PREFERENCE_WORDS[prefer]} within the budgets."
+    if card.candidate == reference.candidate:
+        return f"{asked} It is the float reference itself, so it loses nothing."
+    size = f"Its file takes {percent(card.size.bytes / reference.size.bytes)} of the float model's bytes"
+    pace = f"one call takes {card.timings.latency_ratio_p50:.2f} × the float model's time"
+    change = "gains" if task.loss_abs < 0 else "loses"
+    loss = f"it {change} {abs(task.loss_abs):.4f} {METRIC_NAMES[task.metric]} (the loss lies in {interval(task)})"
+    return f"{asked} {size}, {pace}, and {loss}."
+
+
+def zeros_sentence(card: Scorecard, dense: Scorecard) -> str:
+    """Say what the zeros of a pruned candidate change against its dense counterpart, as measured."""
+    saved = 1 - card.size.bytes_zstd / dense.size.bytes_zstd
+    change = f"{percent(saved)} fewer" if saved >= 0 else f"{percent(-saved)} more"
+    return (
+        f"{card.candidate} has {percent(card.size.sparsity_ratio)} zeros: {change} bytes compressed than "
+        f"{dense.candidate}, {kilobytes(card.size.bytes)} against {kilobytes(dense.size.bytes)} kB as a file, and "
+        f"{card.timings.latency_ratio_p50:.2f} against {dense.timings.latency_ratio_p50:.2f} × the float model's time."
+    )
+
+
+def pruned_pairs(cards: Sequence[Scorecard], least_zeros: float = 0.2) -> list[tuple[Scorecard, Scorecard]]:
+    """Return every candidate with many zeros beside the dense one of the same scheme and format."""
+    dense = {(card.scheme, card.format): card for card in cards if card.variant == "dense"}
+    return [
+        (card, dense[card.scheme, card.format])
+        for card in cards
+        if card.size.sparsity_ratio >= least_zeros and card.variant != "dense" and (card.scheme, card.format) in dense
+    ]

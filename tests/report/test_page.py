@@ -1,0 +1,144 @@
+"""The report: one self-contained page whose every figure comes from the records, safe and reproducible."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline.core.names import Role
+from pipeline.report import page as page_module
+from pipeline.report import words
+from pipeline.report.page import render
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags and text, and notes tags that do not close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def html(facts):
+    return render(facts)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Plots take a second each and have tests of their own."""
+    monkeypatch.setattr(page_module, "scatter", lambda *_: "<svg></svg>")
+
+
+def test_equal_facts_give_equal_bytes(facts, without_plots):
+    assert render(facts) == render(facts)
+
+
+def test_nothing_is_loaded_from_elsewhere(html, page):
+    attributes = [(name, value or "") for _, found in page.tags for name, value in found.items()]
+    loads = [value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "srcset", "action")]
+    assert all(value.startswith("#") for value in loads)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "img"}
+    assert "@import" not in html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+
+
+def test_every_tag_closes_and_no_id_comes_twice(page):
+    assert page.open == []
+    ids = [found["id"] for _, found in page.tags if "id" in found]
+    assert len(ids) == len(set(ids))
+
+
+def test_text_of_recipes_is_escaped(html):
+    assert "Credit default &lt;within a month&gt;" in html
+    assert "<within a month>" not in html
+
+
+def test_a_hostile_title_stays_text(facts, without_plots):
+    about = dataclasses.replace(facts.recipe.about, title="</title><script>alert(1)</script>")
+    hostile = dataclasses.replace(facts, recipe=dataclasses.replace(facts.recipe, about=about))
+    assert "<script" not in render(hostile)
+
+
+def test_every_candidate_and_every_reason_is_told(facts, page):
+    for verdict in facts.selected.verdicts:
+        assert verdict.candidate in page.text
+        for reason in verdict.reasons:
+            assert reason in page.text
+
+
+def test_the_pair_is_told_with_its_figures_and_what_the_locked_rows_say(facts, page):
+    backup = facts.chosen[Role.BACKUP]
+    sentence = words.role_sentence(Role.BACKUP, facts.recipe.select.backup.prefer, backup, facts.reference)
+    assert "The backup is p50.w8d: the smallest compressed file within the budgets" in sentence
+    assert "28.4\u00a0% of the float model's bytes" in sentence
+    assert " ".join(sentence.split()) in page.text
+    assert "Locked test rows" in page.text
+    assert facts.selected.warnings[0] in page.text
+
+
+def test_zeros_are_said_to_show_in_compressed_bytes_and_not_in_speed(page):
+    assert "the file is as large and a call takes as long" in page.text
+    assert "p50.w8d has 50.0 % zeros: 34.5 % fewer bytes compressed than dense.w8d" in page.text
+
+
+def test_the_published_efficiency_example_is_corrected(page):
+    assert "printed there with 0.25; the formula gives 0.1 × 0.5 = 0.05" in page.text
+
+
+def test_tables_name_their_rows_and_columns_and_plots_have_words(page):
+    heads = [found for tag, found in page.tags if tag == "th"]
+    assert heads
+    assert all(found.get("scope") in ("row", "col") for found in heads)
+    pictures = [found for _, found in page.tags if found.get("role") == "img"]
+    assert len(pictures) == 2
+    assert all(len(found["aria-label"]) > 20 for found in pictures)
+
+
+def test_a_loss_beyond_the_plot_is_written_with_its_figure(page):
+    assert "dense.w8a8 ↑ 0.0422" in page.text
+
+
+def test_a_model_whose_candidates_are_all_dense_says_nothing_of_zeros(facts, without_plots):
+    kept = tuple(card for card in facts.cards if card.variant == "dense")
+    dense = [card.candidate for card in kept if facts.verdict(card.candidate).eligible]
+    selected = dataclasses.replace(facts.selected, primary=dense[0], backup=dense[1])
+    assert "zeros of pruning" not in render(dataclasses.replace(facts, cards=kept, selected=selected))
+
+
+def test_a_primary_that_is_the_float_model_is_said_to_lose_nothing(facts):
+    sentence = words.role_sentence(Role.PRIMARY, facts.recipe.select.primary.prefer, facts.reference, facts.reference)
+    assert sentence.endswith("It is the float reference itself, so it loses nothing.")
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.00123, "+0.0012"), (-0.5, "−0.5000")])
+def test_losses_carry_their_sign(value, text):
+    assert words.signed(value) == text
