@@ -94,7 +94,7 @@ def load_channel(place: Path, policy: TrustPolicy, now: datetime) -> VerifiedCha
     Raises Malformed, SignatureInvalid, Tampered (channel.json is not what channel.sig signs), NotAccepted, Expired,
     Revoked or RolledBack.
     """
-    folder = place if place.is_dir() else place.parent
+    folder = place.parent if place.name in (CHANNEL_FILE, CHANNEL_SIGNATURE) else place
     what = str(folder / CHANNEL_SIGNATURE)
     channel, hint = read_channel(read_small(folder / CHANNEL_SIGNATURE), policy, what)
     if read_small(folder / CHANNEL_FILE) != channel.to_bytes():

@@ -1,0 +1,128 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sealed import Sealed, sealed, tiny_channel, tiny_payload, tiny_rows
+
+from pipeline.bundle.floor import floor_path, read_floor
+from pipeline.cli import main
+from pipeline.core.canonical import sha256_hex
+from pipeline.core.names import Format
+from pipeline.core.tensors import encode_npz
+from pipeline.seal.signing import seal_bundle
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
+    return sealed(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def pair(template: Sealed, tmp_path: Path) -> Sealed:
+    shutil.copytree(template.folder, tmp_path / "pair")
+    return Sealed(tmp_path / "pair", template.key)
+
+
+def predict(pair: Sealed, *more: str, rows: dict[str, np.ndarray] | None = None, bundle: Path | None = None) -> int:
+    np.savez(pair.folder / "rows.npz", **(tiny_rows(2500) if rows is None else rows))
+    places = ["--input", str(pair.folder / "rows.npz"), "--output", str(pair.folder / "answers.npz")]
+    return main(["run", str(bundle or pair.backup), "--trust", str(pair.trust), *places, *more])
+
+
+def answers(pair: Sealed) -> np.ndarray:
+    return np.load(pair.folder / "answers.npz")["probability"]
+
+
+def truth(rows: int) -> np.ndarray:
+    x = tiny_rows(rows)["features"]
+    return x[:, :1] * x[:, 1:2] + x[:, 2:3] > 0
+
+
+@pytest.mark.parametrize("role", ["primary", "backup"])
+def test_it_answers_every_row(pair: Sealed, capsys, role: str) -> None:
+    assert predict(pair, bundle=pair.folder / f"tiny-{role}") == 0
+    assert answers(pair).shape == (2500, 1)
+    assert np.mean((answers(pair) > 0.5) == truth(2500)) > 0.95
+    assert "ready" in capsys.readouterr().out
+
+
+def test_a_split_file_with_x_labels_and_groups_is_taken_as_it_is(pair: Sealed) -> None:
+    rows = {"x": tiny_rows(9)["features"], "y": np.zeros(9), "group": np.zeros(9, np.int32)}
+    assert predict(pair, rows=rows) == 0
+    assert answers(pair).shape == (9, 1)
+
+
+def test_json_is_for_machines(pair: Sealed, capsys) -> None:
+    assert predict(pair, "--json", "--channel", str(pair.channel)) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["role"]) == (2500, "backup")
+    assert told["ready_ms"] > 0
+
+
+def test_a_channel_that_was_served_becomes_the_floor(pair: Sealed) -> None:
+    assert predict(pair, "--channel", str(pair.channel)) == 0
+    assert read_floor(floor_path(pair.folder / "state", "tiny")) == tiny_channel().floor
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({}, "'features' is missing"),
+        ({"features": np.zeros((3, 8))}, "float64"),
+        ({"features": np.zeros((3, 7), np.float32)}, "(n, 8)"),
+        ({"features": np.full((3, 8), np.nan, np.float32)}, "3 row(s) with NaN"),
+        ({"features": np.zeros((0, 8), np.float32)}, "no rows"),
+        ({**tiny_rows(3), "more": np.zeros(3)}, "'more' is not an input"),
+        ({"features": np.array([["a"] * 8])}, "where the model takes"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(pair: Sealed, capsys, rows, said: str) -> None:
+    assert predict(pair, rows=rows) == 11
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (pair.folder / "answers.npz").exists()
+
+
+def test_a_missing_input_file_is_named(pair: Sealed, capsys) -> None:
+    arguments = ["--input", str(pair.folder / "none.npz"), "--output", str(pair.folder / "out.npz")]
+    assert main(["run", str(pair.backup), "--trust", str(pair.trust), *arguments]) == 11
+    assert "none.npz" in capsys.readouterr().err
+
+
+def test_a_tampered_bundle_answers_nothing_and_moves_no_floor(pair: Sealed) -> None:
+    path = pair.backup / "payload/golden/outputs.npz"
+    data = bytearray(path.read_bytes())
+    data[-200] ^= 1
+    path.write_bytes(data)
+    assert predict(pair, "--channel", str(pair.channel)) == 30
+    assert not (pair.folder / "answers.npz").exists()
+    assert read_floor(floor_path(pair.folder / "state", "tiny")) is None
+
+
+def reseal(pair: Sealed, **changes: bytes) -> None:
+    names = {"golden": "golden/outputs.npz", "io": "io.json", "model": "model/model.tflite", "manifest": "bundle.json"}
+    files = {**tiny_payload(Format.TFLITE), **{names[key]: data for key, data in changes.items()}}
+    seal_bundle(pair.backup, files, pair.key)
+
+
+def test_a_model_that_answers_otherwise_than_when_it_was_packed_is_refused(pair: Sealed, capsys) -> None:
+    reseal(pair, golden=encode_npz({"probability": np.full((32, 1), 0.5, np.float32)}))
+    assert predict(pair) == 37
+    assert "does not answer as when it was packed" in capsys.readouterr().err
+    assert not (pair.folder / "answers.npz").exists()
+
+
+def test_a_signed_model_that_cannot_be_loaded_is_a_model_error(pair: Sealed) -> None:
+    reseal(pair, model=b"????TFL3" + bytes(100))
+    assert predict(pair) == 12
+
+
+def test_an_io_contract_of_other_tensors_is_malformed(pair: Sealed) -> None:
+    payload = tiny_payload(Format.TFLITE)
+    io = payload["io.json"].replace(b"features", b"values")
+    manifest = json.loads(payload["bundle.json"]) | {"io_contract_sha256": sha256_hex(io)}
+    reseal(pair, io=io, manifest=json.dumps(manifest).encode())
+    assert predict(pair) == 32
