@@ -1,12 +1,13 @@
 """The recipe of one model: ``recipes/models/<model>.yaml``, read strictly, every problem at once."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from pipeline.core.canonical import canonical_json, sha256_hex
 from pipeline.core.errors import RecipeError
@@ -203,10 +204,21 @@ class Recipe:
         return sha256_hex(canonical_json({key: full[key] for key in keys}))
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, where YAML readers silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, (key_node, _) in enumerate(node.value):
+            if keys[index] in keys[:index]:
+                raise ConstructorError(None, None, f"the key {keys[index]!r} stands twice", key_node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def parse_recipe(text: str, place: str) -> Recipe:
     """Read a recipe from YAML text; raises RecipeError with every problem found, each with its path in the file."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _StrictLoader)  # noqa: S506 — a SafeLoader
     except yaml.YAMLError as error:
         raise RecipeError(f"{place} is not YAML: {' '.join(str(error).split())}.") from error
     try:

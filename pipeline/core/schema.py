@@ -197,16 +197,15 @@ def _emit(hint: Any) -> dict[str, Any]:
     result: dict[str, Any] = {"description": rule.doc} if rule.doc else {}
     if origin in (Union, types.UnionType):
         inner = next(arg for arg in get_args(base) if arg is not types.NoneType)
-        return {**_emit(Annotated[inner, rule]), **result}
+        return {**result, "anyOf": [_emit(Annotated[inner, rule]), {"type": "null"}]}
     if origin is Literal:
         return {**result, "enum": list(get_args(base))}
     if origin is tuple:
         least = {"minItems": rule.min_items} if rule.min_items is not None else {}
         return {**result, "type": "array", "items": _emit(get_args(base)[0]), **least}
     if origin is dict:
-        _, key_rule = _split(get_args(base)[0])
-        names = {"propertyNames": {"pattern": f"^(?:{key_rule.pattern})$"}} if key_rule.pattern else {}
-        return {**result, "type": "object", "additionalProperties": _emit(get_args(base)[1]), **names}
+        key_hint, item_hint = get_args(base)
+        return {**result, "type": "object", "additionalProperties": _emit(item_hint), "propertyNames": _emit(key_hint)}
     if is_dataclass(base):
         return {**result, **_emit_fields(cast(type, base))}
     if isinstance(base, type) and issubclass(base, enum.Enum):

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,12 +18,27 @@ Array = npt.NDArray[np.generic]
 Tensors = Mapping[str, Array]
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+# What zipfile and numpy raise on damaged bytes (found by flipping bytes); RuntimeError is an encrypted member.
+_DAMAGE = (
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 def encode_npz(tensors: Tensors) -> bytes:
     """Encode tensors as an uncompressed npz, sorted by name; equal tensors give equal bytes."""
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **{name: tensors[name] for name in sorted(tensors)})
+    # Not numpy.savez: a tensor called "file" would clash with its own arguments.
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in sorted(tensors):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(tensors[name]), allow_pickle=False)
     return stream.getvalue()
 
 
@@ -30,7 +47,7 @@ def decode_npz(data: bytes, what: str, malformed: type[HotspareError]) -> dict[s
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in sorted(archive.files)}
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise malformed(f"{what} is not an npz file of plain arrays ({error}); write it with numpy.savez.") from error
 
 
@@ -44,7 +61,7 @@ def map_npz(path: Path, malformed: type[HotspareError]) -> dict[str, Array]:
     try:
         with disk_errors(path), zipfile.ZipFile(path) as archive:
             return {_stem(info.filename): _member(path, archive, info) for info in archive.infolist()}
-    except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, struct.error) as error:
+    except _DAMAGE as error:
         raise malformed(f"{path} is not an npz file of plain arrays ({error}); write it with numpy.savez.") from error
 
 
@@ -53,6 +70,8 @@ def _stem(name: str) -> str:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    if info.header_offset < 0:
+        raise ValueError(f"{info.filename} starts before the file")
     if info.compress_type != zipfile.ZIP_STORED:
         with archive.open(info) as stream:
             return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
