@@ -27,10 +27,14 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where the registry is; ``artifacts`` is None where a server keeps the files."""
+    """Where the registry is; ``artifacts`` is None where a server keeps the files.
+
+    ``own_database`` is the project's own SQLite file, which hotspare creates.
+    """
 
     uri: str
     artifacts: Path | None
+    own_database: Path | None = None
 
     @property
     def place(self) -> str:
@@ -46,7 +50,8 @@ def address(root: Path, tracking_uri: str) -> Address:
     """Return the registry that a project below ``root`` uses; an empty ``tracking_uri`` means the project's own."""
     store = (root / STORE).resolve()
     if not tracking_uri:
-        return Address(f"sqlite:///{store / 'mlflow.db'}", store / "artifacts")
+        database = store / "mlflow.db"
+        return Address(f"sqlite:///{database}", store / "artifacts", database)
     scheme = urlsplit(tracking_uri).scheme
     if scheme in ("", "file"):
         raise UsageError(
@@ -71,8 +76,10 @@ def open_registry(root: Path, environ: MutableMapping[str, str] = os.environ) ->
     for name, value in _SETTINGS.items():
         environ.setdefault(name, value)
     # Here and not at the top: the import takes 7 s and reads these settings.
-    from pipeline.registry.mlflow_store import MlflowRegistry
+    from pipeline.registry.mlflow_store import MlflowRegistry, create_database
 
+    if place.own_database is not None and not place.own_database.exists():
+        create_database(place.own_database)
     return MlflowRegistry(place.uri, place.place, place.artifacts)
 
 

@@ -1,6 +1,7 @@
 """The one adapter over MLflow: runs, logged models, versions, aliases. Importing it takes MLflow's 7 seconds."""
 
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import Unreachable
+from pipeline.core.files import disk_errors
 from pipeline.registry.pyfunc_package import save_pyfunc
 from pipeline.registry.store import BUNDLE_TAG, KEY_TAG, Run, RunDraft, Version, VersionDraft, version_of
 
@@ -33,9 +35,7 @@ class MlflowRegistry:
         self.place = place
         self._artifacts = artifacts
         _silence()
-        # MLflow resolves models:/ addresses through its process-wide address, whatever address a client has.
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
+        _set_address(uri)
         with self._asking("open the store"):
             self._client = mlflow.MlflowClient(uri, uri)
             self._client.search_experiments(max_results=1)
@@ -206,6 +206,34 @@ class MlflowRegistry:
                 f"MLflow at {self.place} did not {doing} ({first_line}); "
                 "check that it runs, then run the same command again."
             ) from error
+
+
+def _set_address(uri: str) -> None:
+    """Set MLflow's process-wide address, through which it resolves models:/ whatever address a client has.
+
+    MLflow also writes it to the environment, where it would turn this project's next look at that variable.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def create_database(path: Path) -> None:
+    """Create MLflow's SQLite file aside and rename it into place.
+
+    MLflow's own creation takes seconds of migrations; one that is killed half-way can be neither used nor mended.
+    Raises Unreachable, OutOfSpace or FileAccess.
+    """
+    aside = path.with_name(f".aside-{path.name}")
+    for leftover in (aside, path.with_name(f"{aside.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    MlflowRegistry(f"sqlite:///{aside}", str(path), path.parent / "artifacts")
+    with disk_errors(path):
+        aside.replace(path)
 
 
 def _version(found: Any) -> Version:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ _NODE_ROOMS = ("core", "engines", "bundle")
 
 def save_pyfunc(path: Path, draft: VersionDraft, logged: Any) -> Path:
     """Write an MLflow model folder for ``logged`` (MLflow's LoggedModel) at ``path`` and return it."""
-    with tempfile.TemporaryDirectory(prefix="hotspare-") as folder:
+    # Recorded, not shown: MLflow recommends an input example, which would run the model; the schema is from io.json.
+    with tempfile.TemporaryDirectory(prefix="hotspare-") as folder, warnings.catch_warnings(record=True):
         code = _copy_node_code(Path(folder) / "pipeline")
         mlflow.pyfunc.save_model(
             path=str(path),

@@ -1,3 +1,4 @@
+import os
 import shutil
 import socket
 import subprocess
@@ -136,8 +137,9 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, store_template: Path
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{root}/mlflow/store/mlflow.db"]
     command += ["--artifacts-destination", f"{root}/art"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (root / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=root, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _await_health(f"http://127.0.0.1:{port}/health", server, root / "log")
         yield f"http://127.0.0.1:{port}"

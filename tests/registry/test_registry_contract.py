@@ -1,5 +1,6 @@
 """One contract for every registry: in memory, MLflow on SQLite, MLflow behind a server."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -110,3 +111,10 @@ def test_a_description_with_any_characters_is_taken(registry: Registry, build: B
     registry.describe_model(build.model, "**ä** | `x`\n\n'quoted' \"twice\" % 100 €")
     registry.describe_model(build.model, "")
     assert registry.versions(build.model) == ()
+
+
+def test_opening_a_registry_leaves_the_address_of_the_next_one_alone(registry: Registry, build: Build) -> None:
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    register_build(registry, build)
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
+    assert before is None or registry.place == before

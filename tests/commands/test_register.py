@@ -1,0 +1,524 @@
+"""``register`` and ``promote`` end to end, on bundles that ``pack`` really signed."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE
+from pipeline.bundle.policy import load_policy
+from pipeline.bundle.verify import load_channel, verify_bundle
+from pipeline.cli import main
+from pipeline.commands.build import promote as promote_command
+from pipeline.commands.build import promotion_effects, register
+from pipeline.core import layout
+from pipeline.core.canonical import sha256_hex
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import KeyFileError, MissingStageError, PromotionRefused
+from pipeline.core.names import Format, Role, Scheme
+from pipeline.core.recipe import Metric
+from pipeline.core.records import CANDIDATES_FILE, CandidateRecord, Candidates, write_record
+from pipeline.core.tensors import encode_npz
+from pipeline.engines.open import open_session
+from pipeline.registry import access
+from pipeline.registry.memory import MemoryRegistry
+from pipeline.score.scorecard import Decision, Fidelity, Scorecard, Scored, Size, TaskScore, Timings
+from pipeline.score.selection import SELECTION_FILE, Selected, Verdict
+from pipeline.score.store import write_scored
+
+RECIPE = """
+model: toy
+about: {title: A toy, intended_use: Tests., limits: Not for use., data_source: drawn, licence: MIT}
+source: {path: model.keras, format: keras}
+data: {train: rows.npz, calibration: rows.npz, validation: rows.npz, test: rows.npz}
+metric: auc
+budgets: {loss_max_abs: 0.01}
+variants: {dense: {}, p50: {epochs: 2}}
+schemes: {tflite: [f32, w8]}
+select: {backup: {diverse: [scheme]}}
+"""
+PRIMARY, BACKUP = "dense.f32", "p50.w8"
+LONG_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, fixture_models: Path) -> Path:
+    """A project up to and with ``pack``, to copy from."""
+    root = tmp_path_factory.mktemp("packed")
+    model = (fixture_models / "tiny_dense.tflite").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        Path("recipes/models").mkdir(parents=True)
+        Path("recipes/models/toy.yaml").write_text(RECIPE)
+        Path("mlflow").mkdir()
+        shutil.copy(fixture_models.parents[2] / "mlflow" / "promotion.yaml", "mlflow")
+        rows = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+        Path("rows.npz").write_bytes(encode_npz({"x": rows, "y": np.arange(64) % 2}))
+        assert main(["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"]) == 0
+        _stages(model, {})
+        assert main(["pack", "toy"]) == 0
+    return root
+
+
+@pytest.fixture
+def project(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A packed project as the working folder."""
+    root = tmp_path / "project"
+    shutil.copytree(packed, root)
+    monkeypatch.chdir(root)
+    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    return root
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> MemoryRegistry:
+    """An empty registry in memory, which both commands use."""
+    made = MemoryRegistry()
+    monkeypatch.setattr(register, "open_registry", lambda _: made)
+    monkeypatch.setattr(promote_command, "open_registry", lambda _: made)
+    return made
+
+
+def _stages(model: bytes, losses: dict[str, float]) -> None:
+    """Write what ``quantize``, ``score``, ``select`` and ``report`` leave; ``losses`` by candidate."""
+    records = [_record(variant, scheme, model) for variant in ("dense", "p50") for scheme in (Scheme.F32, Scheme.W8)]
+    for record in records:
+        layout.candidates_dir("toy").mkdir(parents=True, exist_ok=True)
+        (layout.candidates_dir("toy") / record.file).write_bytes(model)
+    write_record(layout.candidates_dir("toy") / CANDIDATES_FILE, Candidates("toy", tuple(records), ()))
+    cards = [_card(record, losses.get(str(record.name), 0.001)) for record in records]
+    write_scored(layout.scorecards_dir("toy"), Scored("toy", PRIMARY, tuple(c.candidate for c in cards), ()), cards)
+    _select(PRIMARY, BACKUP, cards)
+    layout.report_dir("toy").mkdir(parents=True, exist_ok=True)
+    (layout.report_dir("toy") / "index.html").write_text("<!doctype html><title>toy</title>")
+
+
+def _select(primary: str, backup: str, cards: list[Scorecard]) -> None:
+    verdicts = tuple(Verdict(card.candidate, True, ("within every budget",), {}) for card in cards)
+    locked = dict.fromkeys(Role, replace(cards[0].task, split="test"))
+    write_record(layout.selection_dir("toy") / SELECTION_FILE, Selected("toy", primary, backup, verdicts, locked))
+
+
+def _record(variant: str, scheme: Scheme, model: bytes) -> CandidateRecord:
+    digest = sha256_hex(model)
+    file = f"{variant}.{scheme}.tflite"
+    return CandidateRecord(variant, scheme, Format.TFLITE, file, digest, digest, "test", 100, 32.0, 0.0, 0.0)
+
+
+def _card(record: CandidateRecord, loss: float) -> Scorecard:
+    task = TaskScore(Metric.AUC, "validation", 64, 0.9 - loss, 0.9, loss, loss - 0.001, loss + 0.001, 0.9)
+    return Scorecard(
+        "toy",
+        str(record.name),
+        record.variant,
+        record.scheme,
+        record.format,
+        record.file,
+        record.sha256,
+        "test",
+        Size(1000, 900, 32.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0),
+        task,
+        Decision(),
+        Fidelity("top1_agreement", 1.0),
+        Timings(1.0, 0.02, 0.03, 1.0, 60.0, 1, 1),
+    )
+
+
+def _swap_roles() -> None:
+    """Select the other way round and pack anew, as a changed recipe would."""
+    cards = [
+        _card(_record(variant, Scheme(scheme), b""), 0.001) for variant, scheme in (("dense", "f32"), ("p50", "w8"))
+    ]
+    _select(BACKUP, PRIMARY, cards)
+    assert main(["pack", "toy"]) == 0
+
+
+def _bundle_ids() -> dict[str, str]:
+    policy, now = load_policy(layout.TRUST_POLICY), SystemClock().now()
+    return {str(role): verify_bundle(layout.bundle_dir("toy", role), policy, now).bundle_id for role in Role}
+
+
+def _channel() -> dict[str, object]:
+    loaded = load_channel(layout.channel_dir("toy"), load_policy(layout.TRUST_POLICY), SystemClock().now())
+    channel = loaded.channel
+    return {"seq": channel.seq, "primary": channel.primary.bundle_id, "backup": channel.backup.bundle_id}
+
+
+def _aliased(registry: MemoryRegistry) -> dict[str, str]:
+    versions = {version.number: version.bundle_id for version in registry.versions("toy")}
+    return {alias: versions[number] for alias, number in registry.aliases("toy").items()}
+
+
+def _policy(**changes: object) -> None:
+    path = Path("mlflow/promotion.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+
+def test_registering_promotes_the_pair_and_nodes_accept_its_channel(project: Path, registry: MemoryRegistry) -> None:
+    assert main(["register"]) == 0
+    assert _channel() == {"seq": 1, **_bundle_ids()}
+    assert _aliased(registry) == _bundle_ids()
+    channel = load_channel(layout.channel_dir("toy"), load_policy(layout.TRUST_POLICY), SystemClock().now())
+    for role in Role:
+        now = SystemClock().now()
+        policy = load_policy(layout.TRUST_POLICY)
+        assert verify_bundle(layout.bundle_dir("toy", role), policy, now, channel, role).role is role
+
+
+def test_registering_again_changes_nothing(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["register"])
+    runs, before = len(registry.runs), (layout.channel_dir("toy") / CHANNEL_SIGNATURE).read_bytes()
+    capsys.readouterr()
+    assert main(["register", "--json"]) == 0
+    assert {line["happened"] for line in json.loads(capsys.readouterr().out)} == {"known; channel seq 1"}
+    assert len(registry.runs) == runs
+    assert len(registry.versions("toy")) == 2
+    assert (layout.channel_dir("toy") / CHANNEL_SIGNATURE).read_bytes() == before
+
+
+def test_repacking_the_same_payload_is_the_same_pair(project: Path, registry: MemoryRegistry) -> None:
+    main(["register"])
+    assert main(["pack", "toy"]) == 0
+    assert main(["register"]) == 0
+    assert len(registry.versions("toy")) == 2
+    assert _channel()["seq"] == 1
+
+
+def test_a_swapped_pair_is_a_new_channel_with_the_next_number(project: Path, registry: MemoryRegistry) -> None:
+    main(["register"])
+    _swap_roles()
+    assert main(["register"]) == 0
+    assert _channel() == {"seq": 2, **_bundle_ids()}
+    assert _aliased(registry) == _bundle_ids()
+    assert len(registry.versions("toy")) == 2
+
+
+def test_a_failing_gate_registers_but_leaves_the_pair_in_force(
+    project: Path, registry: MemoryRegistry, fixture_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["register"])
+    before = _channel()
+    _stages((fixture_models / "tiny_dense.tflite").read_bytes(), {BACKUP: 0.5})
+    main(["pack", "toy"])
+    assert main(["register"]) == PromotionRefused.exit_code
+    assert "backup loss" in capsys.readouterr().err
+    assert _channel() == before
+    assert len(registry.versions("toy")) == 3
+
+
+def test_manual_mode_waits_for_promote(project: Path, registry: MemoryRegistry) -> None:
+    _policy(mode="manual")
+    assert main(["register"]) == 0
+    assert not layout.channel_dir("toy").exists()
+    assert registry.aliases("toy") == {}
+    assert main(["promote", "toy", "--dry-run"]) == 0
+    assert not layout.channel_dir("toy").exists()
+    assert main(["promote", "toy"]) == 0
+    assert _channel() == {"seq": 1, **_bundle_ids()}
+    assert _aliased(registry) == _bundle_ids()
+    assert main(["register"]) == 0
+    assert _channel()["seq"] == 1
+
+
+def test_promote_lists_every_failing_gate(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _policy(mode="manual", gates={"loss_high_max_ratio_of_budget": 0.1, "latency_p50_max_ratio": 0.5})
+    main(["register"])
+    assert main(["promote", "toy"]) == PromotionRefused.exit_code
+    told = capsys.readouterr().err
+    for gate in ("primary loss", "backup loss", "primary latency", "backup latency"):
+        assert gate in told
+
+
+def test_promote_before_register_says_so(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["promote", "toy"]) == MissingStageError.exit_code
+    assert "hotspare register" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"])
+def test_a_dvc_experiment_is_logged_and_promotes_nothing(
+    project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "brave-fox")
+    assert main(["register"]) == 0
+    assert len(registry.runs) == 5
+    assert (registry.versions("toy"), registry.aliases("toy")) == ((), {})
+    assert not layout.channel_dir("toy").exists()
+    assert main(["promote", "toy"]) != 0
+    assert not layout.channel_dir("toy").exists()
+
+
+def test_a_build_first_seen_in_an_experiment_is_promoted_by_the_next_plain_run(
+    project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_EXP_NAME", "brave-fox")
+        main(["register"])
+    runs = len(registry.runs)
+    assert main(["register"]) == 0
+    assert len(registry.runs) == runs
+    assert _channel()["seq"] == 1
+
+
+def test_a_process_killed_before_the_channel_never_uses_its_number_again(
+    project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(promotion_effects, "_write", _die)
+        main(["register"])
+    assert not layout.channel_dir("toy").exists()
+    assert main(["register"]) == 0
+    assert _channel()["seq"] == 2
+
+
+def test_a_process_killed_after_the_channel_leaves_aliases_that_are_put_right(
+    project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["register"])
+    _swap_roles()
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(promotion_effects, "align", _die)
+        main(["register"])
+    assert _channel() == {"seq": 2, **_bundle_ids()}
+    assert _aliased(registry) != _bundle_ids()
+    assert main(["register"]) == 0
+    assert _aliased(registry) == _bundle_ids()
+    assert _channel()["seq"] == 2
+
+
+def _die(*arguments: object) -> None:
+    raise RuntimeError("killed here")
+
+
+def test_a_lost_channel_goes_on_above_what_the_registry_knows(project: Path, registry: MemoryRegistry) -> None:
+    main(["register"])
+    shutil.rmtree(layout.channel_dir("toy"))
+    assert main(["register"]) == 0
+    assert _channel()["seq"] == 2
+
+
+def test_a_lost_registry_goes_on_above_the_channel(
+    project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["register"])
+    _swap_roles()
+    registry.models.clear()
+    registry.runs.clear()
+    assert main(["register"]) == 0
+    assert _channel()["seq"] == 2
+    assert _aliased(registry) == _bundle_ids()
+
+
+def test_a_channel_file_that_its_signature_does_not_cover_is_written_anew(
+    project: Path, registry: MemoryRegistry
+) -> None:
+    main(["register"])
+    good = (layout.channel_dir("toy") / CHANNEL_FILE).read_bytes()
+    (layout.channel_dir("toy") / CHANNEL_FILE).write_bytes(good.replace(b'"seq":1', b'"seq":9'))
+    assert main(["register"]) == 0
+    assert (layout.channel_dir("toy") / CHANNEL_FILE).read_bytes() == good
+
+
+def test_a_channel_of_a_foreign_key_is_not_followed(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["register"])
+    for path in (layout.TRUST_POLICY, layout.KEYS / "signing.pem", layout.KEYS / "signing.pub"):
+        path.unlink()
+    main(["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"])
+    main(["pack", "toy"])
+    assert main(["register"]) == PromotionRefused.exit_code
+    assert "artifacts/channels/toy" in capsys.readouterr().err
+    shutil.rmtree(layout.channel_dir("toy"))
+    assert main(["register"]) == 0
+    assert _channel()["seq"] == 2
+
+
+def test_without_the_private_key_nothing_is_begun(project: Path, registry: MemoryRegistry) -> None:
+    (layout.KEYS / "signing.pem").unlink()
+    assert main(["register"]) == KeyFileError.exit_code
+    assert promotion_effects.BEGUN_TAG not in registry.model_tags("toy")
+    assert not layout.channel_dir("toy").exists()
+
+
+def test_a_key_that_may_not_sign_channels_is_told(project: Path, registry: MemoryRegistry) -> None:
+    policy = yaml.safe_load(layout.TRUST_POLICY.read_text())
+    policy["keys"]["main"]["uses"] = ["bundle"]
+    layout.TRUST_POLICY.write_text(yaml.safe_dump(policy))
+    assert main(["register"]) == KeyFileError.exit_code
+    assert promotion_effects.BEGUN_TAG not in registry.model_tags("toy")
+
+
+def test_a_damaged_bundle_is_refused_before_anything_is_logged(project: Path, registry: MemoryRegistry) -> None:
+    model = next((layout.bundle_dir("toy", "backup") / "payload" / "model").iterdir())
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00\x01")
+    assert main(["register"]) == 30
+    assert registry.runs == {}
+
+
+def test_bundles_of_another_selection_are_not_registered(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cards = [_card(_record("p50", Scheme.F32, b""), 0.001)]
+    _select("p50.f32", BACKUP, cards)
+    assert main(["register"]) == MissingStageError.exit_code
+    assert "hotspare pack toy" in capsys.readouterr().err
+    assert registry.runs == {}
+
+
+def test_a_project_without_bundles_says_what_to_run(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("artifacts/bundles")
+    assert main(["register"]) == MissingStageError.exit_code
+    assert "hotspare pack" in capsys.readouterr().err
+
+
+def test_the_channel_folder_is_there_at_every_moment_of_a_promotion(
+    project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["register"])
+    _swap_roles()
+    seen = []
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event in ("os.rename", "shutil.rmtree") and watching:
+            seen.append((layout.channel_dir("toy") / CHANNEL_SIGNATURE).exists())
+
+    watching = [True]
+    sys.addaudithook(watch)
+    assert main(["register"]) == 0
+    watching.clear()
+    assert seen
+    assert all(seen)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "http://user:secret@127.0.0.1:9/x"])
+def test_an_mlflow_that_is_down_is_one_sentence_and_no_secret(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["register"]) == 40
+    told = capsys.readouterr().err
+    assert "127.0.0.1:9" in told
+    assert "secret" not in told
+    assert len(told.strip().splitlines()) == 1
+    assert not layout.channel_dir("toy").exists()
+
+
+def test_a_folder_as_tracking_address_is_a_usage_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    assert main(["register"]) == 2
+
+
+def _hotspare(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=LONG_SECONDS, env={**os.environ, **environment}, check=False
+    )
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_promoted_backup_as_the_bare_engine_does(project: Path) -> None:
+    first = _hotspare("register")
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    again = _hotspare("register", "--json")
+    assert {line["happened"] for line in json.loads(again.stdout)} == {"known; channel seq 1"}
+
+    rows = np.random.default_rng(1).normal(size=(32, 8)).astype(np.float32)
+    Path("rows_in.npy").write_bytes(b"")
+    np.save("rows_in.npy", rows, allow_pickle=False)
+    script = (
+        "import mlflow, numpy as np, sys\n"
+        "mlflow.set_tracking_uri('sqlite:///mlflow/store/mlflow.db')\n"
+        "model = mlflow.pyfunc.load_model('models:/toy@backup')\n"
+        "np.save('rows_out.npy', model.predict({'features': np.load('rows_in.npy')})['probability'])\n"
+        "print(sys.modules['pipeline.engines.open'].__file__)\n"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LONG_SECONDS, check=False
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert "/mlflow/store/artifacts/" in loaded.stdout, "the model must bring its own loading code"
+    bundle = verify_bundle(layout.bundle_dir("toy", "backup"), load_policy(layout.TRUST_POLICY), SystemClock().now())
+    bare = open_session(Format.TFLITE, bundle.files[bundle.manifest.entrypoint.path])
+    np.testing.assert_array_equal(np.load("rows_out.npy"), bare.run({"features": rows})["probability"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["log_artifact", "create_model_version", "set_registered_model_alias"])
+def test_a_register_killed_at_any_moment_is_completed_by_the_next(
+    project: Path, store: Path, moment: str, counts: Callable[[], dict[str, int]]
+) -> None:
+    shutil.copytree(store, "mlflow/store")
+    killer = (
+        "import os, signal, sys\n"
+        "from mlflow import MlflowClient\n"
+        f"MlflowClient.{moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from pipeline.cli import main\n"
+        "sys.exit(main(['register']))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", killer], capture_output=True, timeout=LONG_SECONDS, check=False)
+    assert killed.returncode == -9, killed.stderr
+    completed = _hotspare("register")
+    assert completed.returncode == 0, completed.stderr
+    assert counts() == {"runs": 5, "finished": 5, "versions": 2}
+    channel = _channel()
+    assert {role: channel[role] for role in ("primary", "backup")} == _bundle_ids()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store that was just created, which takes 5 to 11 seconds, to copy from."""
+    root = tmp_path_factory.mktemp("store")
+    access.open_registry(root)
+    return root / access.STORE
+
+
+@pytest.mark.slow
+def test_a_register_killed_while_it_creates_the_store_leaves_nothing_in_the_way(project: Path) -> None:
+    killer = (
+        "import os, signal, sys\n"
+        "from alembic.operations import Operations\n"
+        "Operations.create_table = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from pipeline.cli import main\n"
+        "sys.exit(main(['register']))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", killer], capture_output=True, timeout=LONG_SECONDS, check=False)
+    assert killed.returncode == -9, killed.stderr
+    assert not Path("mlflow/store/mlflow.db").exists()
+    completed = _hotspare("register")
+    assert completed.returncode == 0, completed.stderr
+    assert sorted(path.name for path in Path("mlflow/store").iterdir()) == [".lock", "artifacts", "mlflow.db"]
+
+
+@pytest.fixture
+def counts() -> Callable[[], dict[str, int]]:
+    """What MLflow holds, counted in its database."""
+
+    def count() -> dict[str, int]:
+        with sqlite3.connect("mlflow/store/mlflow.db") as store:
+            query = {
+                "runs": "select count(*) from runs where lifecycle_stage = 'active'",
+                "finished": "select count(*) from runs where status = 'FINISHED'",
+                "versions": "select count(*) from model_versions",
+            }
+            return {name: store.execute(text).fetchone()[0] for name, text in query.items()}
+
+    return count
