@@ -16,17 +16,20 @@ from pipeline.engines.open import open_session
 
 TOLERANCE_MIN = 1e-5
 _SAFETY = 4
+_STEPS = 2
 _METHOD = (
     "The golden rows were run with 1 and 2 threads, in one batch and row by row, and for tflite with XNNPACK off; "
-    "the tolerance is 4 times the largest difference, rounded up to a power of two, and at least 1e-5."
+    "the tolerance is 4 times the largest difference, at least 1e-5, and with 8-bit activations at least two steps of "
+    "1/256 of the largest golden answer, which other processors may round otherwise; rounded up to a power of two."
 )
 _SIMPLEX_SLACK = 1e-3
 
 
-def measure_golden(model_format: Format, model: bytes, inputs: Tensors) -> Golden:
+def measure_golden(model_format: Format, model: bytes, inputs: Tensors, integer_activations: bool = False) -> Golden:
     """Answer the synthetic rows and measure how far other ways of running the same bytes differ.
 
-    Raises ModelError when the model cannot be run or answers with NaN or infinity.
+    ``integer_activations`` says that the model calculates in 8-bit integers, so that one machine's agreement with
+    itself promises less. Raises ModelError when the model cannot be run or answers with NaN or infinity.
     """
     outputs = open_session(model_format, model).run(inputs)
     if not all(np.isfinite(array).all() for array in outputs.values()):
@@ -35,16 +38,20 @@ def measure_golden(model_format: Format, model: bytes, inputs: Tensors) -> Golde
     for answers in _other_ways(model_format, model, inputs):
         for name, difference in largest_differences(outputs, answers).items():
             spread[name] = max(spread[name], difference)
-    tolerances = {name: tolerance(difference) for name, difference in spread.items()}
+    steps = _STEPS / 256 if integer_activations else 0.0
+    tolerances = {
+        name: tolerance(difference, steps * float(np.abs(outputs[name]).max())) for name, difference in spread.items()
+    }
     return Golden(dict(inputs), outputs, Tolerances(1, tolerances, _METHOD))
 
 
-def tolerance(difference: float) -> float:
-    """Return 4 × ``difference`` rounded up to a power of two, at least 1e-5.
+def tolerance(difference: float, least: float = 0.0) -> float:
+    """Return the larger of 4 × ``difference`` and ``least`` rounded up to a power of two, at least 1e-5.
 
     Rounded so that a last-bit change of the measurement does not change the sealed bytes.
     """
-    return max(TOLERANCE_MIN, 2.0 ** math.ceil(math.log2(_SAFETY * difference))) if difference > 0 else TOLERANCE_MIN
+    wanted = max(_SAFETY * difference, least)
+    return max(TOLERANCE_MIN, 2.0 ** math.ceil(math.log2(wanted))) if wanted > 0 else TOLERANCE_MIN
 
 
 def _other_ways(model_format: Format, model: bytes, inputs: Tensors) -> Iterator[dict[str, Array]]:

@@ -35,6 +35,7 @@ from pipeline.seal.synthetic import synthetic_rows
 
 GOLDEN_ROWS = 32
 _CALIBRATION_ROWS = 1024
+_INTEGER_ACTIVATIONS = (Scheme.W8A8, Scheme.W8D)
 _RUNTIMES = {
     Engine.LITERT: ("ai-edge-litert", ">=2.3,<3"),
     Engine.ONNXRUNTIME: ("onnxruntime", ">=1.20,<2"),
@@ -68,7 +69,8 @@ def build_payload(given: PayloadInputs) -> dict[str, bytes]:
     """
     recipe, record = given.recipe, given.record
     rows = {name: array[:_CALIBRATION_ROWS] for name, array in given.calibration.items()}
-    golden = measure_golden(record.format, given.model, synthetic_rows(rows, GOLDEN_ROWS, recipe.seed))
+    synthetic = synthetic_rows(rows, GOLDEN_ROWS, recipe.seed)
+    golden = measure_golden(record.format, given.model, synthetic, record.scheme in _INTEGER_ACTIVATIONS)
     session = open_session(record.format, given.model)
     io = readable_json(plain(describe_io(session, rows, recipe.metric is not Metric.RMSE, _NOTES)))
     manifest = _manifest(recipe, record, sha256_hex(io))

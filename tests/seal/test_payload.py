@@ -97,6 +97,14 @@ def test_output_rules(values, declared: bool, expected) -> None:
     assert (rule.minimum, rule.maximum, rule.simplex, rule.source) == expected
 
 
+def test_integer_models_get_room_for_other_processors_rounding() -> None:
+    given = tiny_inputs(Format.TFLITE)
+    payload = build_payload(replace(given, record=replace(given.record, scheme=Scheme.W8A8)))
+    assert json.loads(payload["golden/tolerances.json"])["absolute"]["probability"] == 2**-7
+    floats = json.loads(tiny_payload(Format.TFLITE)["golden/tolerances.json"])["absolute"]["probability"]
+    assert floats == TOLERANCE_MIN
+
+
 def test_a_regression_declares_no_probabilities() -> None:
     given = tiny_inputs(Format.TFLITE)
     payload = build_payload(replace(given, recipe=replace(RECIPE, metric=Metric.RMSE)))
