@@ -78,9 +78,11 @@ def test_dense_exports_equal_the_keras_model(project: Project) -> None:
 
 def test_p50_keeps_at_least_49_percent_zeros_and_its_skill(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     record = made(project, "p50")
-    for matrix in matrices(export("p50")):
-        assert np.mean(matrix == 0) >= 0.49
-    assert record.sparsity_ratio == pytest.approx(0.47, abs=0.03)  # biases are not pruned
+    zeros = {matrix.shape: np.mean(matrix == 0) for matrix in matrices(export("p50"))}
+    assert zeros.pop((1, 16)) == 0  # the small output layer is left whole
+    assert len(zeros) == 2
+    assert min(zeros.values()) >= 0.49
+    assert record.sparsity_ratio == pytest.approx(0.5 * 768 / 832, abs=0.01)
     assert accuracy(export("p50")) >= 0.95
     first = record.exports
     make_variant(load_recipe("tiny"), "p50", lambda _: None)
@@ -90,7 +92,7 @@ def test_p50_keeps_at_least_49_percent_zeros_and_its_skill(project: Project, cap
 
 def test_p24_holds_at_most_two_of_each_four_weights(project: Project) -> None:
     made(project, "p24")
-    for matrix in matrices(export("p24")):
+    for matrix in [matrix for matrix in matrices(export("p24")) if len(matrix) > 1]:
         blocks = matrix.reshape(matrix.shape[0], -1, 4)
         assert (np.count_nonzero(blocks, axis=2) <= 2).all()
         assert np.mean(matrix == 0) >= 0.5

@@ -8,26 +8,15 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 from pipeline.compress.job import Job, Step
+from pipeline.compress.training.pruning import with_pruning, without_pruning
 from pipeline.core.errors import VariantRefused
-from pipeline.core.names import sparsity_of
 from pipeline.core.recipe import Metric
 from pipeline.core.tensors import Array, Tensors
 
 OnStep = Callable[[Step], None]
 
-_UPDATES = 20  # of the pruning mask, spread over the ramp
-_RAMP = 0.6  # of all steps; the rest lets the weights that are left settle
 _QAT_LAYERS = (keras.layers.Dense, keras.layers.Conv2D)
-_PRUNED_LAYERS = (
-    keras.layers.Dense,
-    keras.layers.Embedding,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv2DTranspose,
-)
-_ZEROS_MISSING_MAX = 0.01
 _QAT_ACTIVATIONS = {"linear", "relu", "sigmoid", "softmax", "tanh", "swish", "gelu"}
-_CHANNELS_A_BLOCK = 4
 
 
 def tune(model: Any, job: Job, inputs: Tensors, labels: Array, on_step: OnStep) -> Any:
@@ -36,16 +25,14 @@ def tune(model: Any, job: Job, inputs: Tensors, labels: Array, on_step: OnStep) 
     Raises VariantRefused when the model has nothing to tune, cannot be wrapped, or the loss becomes NaN.
     """
     try:
-        wrapped = _quantize_aware(model) if job.variant == "qat" else _prunable(model, job, len(labels))
+        wrapped = _quantize_aware(model) if job.variant == "qat" else with_pruning(model, job, len(labels))
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         brief = " ".join(str(error).split())[:200]
         raise VariantRefused(f"{job.variant} cannot be made of this model: {brief}.") from error
     _fit(wrapped, model, job, inputs, labels, on_step)
     if job.variant == "qat":
         return _without_wrappers(model, wrapped)
-    stripped = tfmot.sparsity.keras.strip_pruning(wrapped)
-    _require_zeros(stripped, job)
-    return stripped
+    return without_pruning(wrapped, job)
 
 
 def _fit(wrapped: Any, model: Any, job: Job, inputs: Tensors, labels: Array, on_step: OnStep) -> None:
@@ -75,62 +62,6 @@ def loss_of(model: Any, metric: Metric) -> Any:
     if model.output_shape[-1] == 1:
         return keras.losses.BinaryCrossentropy()
     return keras.losses.SparseCategoricalCrossentropy()
-
-
-def _prunable(model: Any, job: Job, rows: int) -> Any:
-    """Wrap the layers that can be pruned; the layers, and so their weights, are the model's own."""
-    steps = math.ceil(rows / job.fine_tuning.batch_size) * job.fine_tuning.epochs
-    schedule, blocks = _schedule(job, steps), {}
-    if job.variant == "p24":
-        blocks = {"sparsity_m_by_n": (2, _CHANNELS_A_BLOCK)}
-
-    def wrap(layer: Any) -> Any:
-        if not can_prune(layer, job.variant):
-            return layer
-        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule, **blocks)
-
-    if not any(can_prune(layer, job.variant) for layer in model.layers):
-        raise ValueError("it has no layer that can be pruned")
-    return keras.models.clone_model(model, clone_function=wrap)
-
-
-def _schedule(job: Job, steps: int) -> Any:
-    ramp = max(1, int(steps * _RAMP))
-    frequency = max(1, ramp // _UPDATES)
-    if job.variant == "p24":  # its blocks fix the share of zeros, so there is no ramp
-        return tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=0, frequency=frequency)
-    final = asked_sparsity(job)
-    return tfmot.sparsity.keras.PolynomialDecay(
-        initial_sparsity=final / 2,
-        final_sparsity=final,
-        begin_step=0,
-        end_step=ramp // frequency * frequency,  # the mask is renewed at multiples: end on one, or the end is missed
-        frequency=frequency,
-    )
-
-
-def asked_sparsity(job: Job) -> float:
-    """Return the share of zeros (0..1) that the recipe asks for, or else the one that the variant's name promises."""
-    asked = job.fine_tuning.sparsity
-    return asked if asked is not None and job.variant != "p24" else sparsity_of(job.variant) or 0.0
-
-
-def can_prune(layer: Any, variant: str) -> bool:
-    """Tell whether a layer's weights can be pruned; blocks of four need channels in fours."""
-    if variant == "p24":
-        return isinstance(layer, _QAT_LAYERS) and layer.kernel.shape[-2] % _CHANNELS_A_BLOCK == 0
-    return type(layer) in _PRUNED_LAYERS
-
-
-def _require_zeros(model: Any, job: Job) -> None:
-    """Refuse a model whose pruned layers hold fewer zeros than promised: too few steps reached the ramp's end."""
-    kernels = [layer.get_weights()[0] for layer in model.layers if can_prune(layer, job.variant)]
-    zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / sum(kernel.size for kernel in kernels)
-    if zeros < asked_sparsity(job) - _ZEROS_MISSING_MAX:
-        raise VariantRefused(
-            f"{job.variant} holds {zeros:.1%} zeros in its pruned layers where {asked_sparsity(job):.0%} are asked: "
-            f"its fine-tuning is too short; raise variants.{job.variant}.epochs or lower batch_size."
-        )
 
 
 def _quantize_aware(model: Any) -> Any:
