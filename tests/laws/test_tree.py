@@ -111,6 +111,19 @@ def test_a_scaffolded_project_has_the_stages_of_this_one() -> None:
     assert params == {name: stage.get("do", stage).get("params") for name, stage in scaffold.items()}
 
 
+def test_recipes_spell_every_key_that_a_stage_watches() -> None:
+    """dvc refuses to run a stage whose parameter is missing, even where the recipe has a default for it."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    watched = {
+        key for stage in stages for file in stage.get("do", stage).get("params", []) for key in file.popitem()[1]
+    }
+    watched = {key.split(".")[0] for key in watched}
+    for recipe in (ROOT / "recipes/models").glob("*.yaml"):
+        assert watched <= yaml.safe_load(recipe.read_text()).keys(), recipe.name
+    scaffold = (ROOT / "pipeline/commands/build/scaffold/recipe.yaml").read_text()
+    assert {key for key in watched if f"\n{key}:" not in scaffold} == set()
+
+
 def test_locks_hold_hashes_and_name_no_host() -> None:
     for lock in (ROOT / "locks").glob("*.lock"):
         text = lock.read_text()
