@@ -1,6 +1,7 @@
 """The one-page report of a model: recorded values in, one self-contained HTML text out. No IO but its own template."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,10 @@ from pipeline.score.selection import Selected, Verdict, preferences
 
 # Losses beyond this many budgets would flatten all others; they sit at the plot's edge with their figure.
 _BUDGETS_SHOWN = 2
+# The 95th percentile of a busy machine can be a hundred medians; its bar ends at the plot's edge.
+_MEDIANS_SHOWN = 2
+# With more candidates than this, plots name only those that matter; the tables name all.
+_NAMES_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,6 @@ def render(facts: Facts) -> str:
 
 def _view(facts: Facts) -> dict[str, Any]:
     prefer = preferences(facts.recipe)
-    pairs = words.pruned_pairs(facts.cards)
     return {
         "facts": facts,
         "recipe": facts.recipe,
@@ -74,10 +78,11 @@ def _view(facts: Facts) -> dict[str, Any]:
         ],
         "rows": sorted(facts.cards, key=lambda card: (*_order(facts.verdict(card.candidate)), card.size.bytes)),
         "verdicts": sorted(facts.selected.verdicts, key=_order),
-        "zeros": [words.zeros_sentence(card, dense) for card, dense in pairs],
+        "zeros": words.pruned_pairs(facts.cards),
         "loss_plot": Markup(_loss_plot(facts)),  # noqa: S704 - our own SVG
         "latency_plot": Markup(_latency_plot(facts)),  # noqa: S704 - our own SVG
         "resamples": RESAMPLES,
+        "names_shown": _NAMES_SHOWN,
         "is_ranking": facts.recipe.metric.is_ranking,
     }
 
@@ -90,20 +95,20 @@ def _order(verdict: Verdict) -> tuple[int, str]:
 
 def _loss_plot(facts: Facts) -> str:
     budget = facts.recipe.budgets.loss_max_abs
-    points = [_point(facts, card, card.task.loss_abs, card.task.loss_low, card.task.loss_high) for card in facts.cards]
+    tasks = [card.task for card in facts.cards]
+    points = _points(facts, [(task.loss_abs, task.loss_low, task.loss_high) for task in tasks])
     label = f"loss of {words.METRIC_NAMES[facts.recipe.metric]} against float"
     limit = Limit(budget, f"budget {budget:g}, for the bars' upper ends")
     return scatter(points, _size_label(facts), label, limit, budget * _BUDGETS_SHOWN or math.inf)
 
 
 def _latency_plot(facts: Facts) -> str:
-    points = [
-        _point(facts, card, card.timings.latency_p50_ms, card.timings.latency_p50_ms, card.timings.latency_p95_ms)
-        for card in facts.cards
-    ]
+    times = [card.timings for card in facts.cards]
+    points = _points(facts, [(time.latency_p50_ms, time.latency_p50_ms, time.latency_p95_ms) for time in times])
     most = facts.recipe.budgets.latency_p95_ms_max
     limit = None if most is None else Limit(most, f"budget {most:g} ms, for the bars' upper ends")
-    return scatter(points, _size_label(facts), "latency of one call, ms", limit)
+    slowest = max([point.y for point in points] + ([] if most is None else [most]))
+    return scatter(points, _size_label(facts), "latency of one call, ms", limit, slowest * _MEDIANS_SHOWN)
 
 
 def _shows_compressed(facts: Facts) -> bool:
@@ -115,7 +120,26 @@ def _size_label(facts: Facts) -> str:
     return f"{'compressed' if _shows_compressed(facts) else 'file'} size, kB (logarithmic)"
 
 
-def _point(facts: Facts, card: Scorecard, y: float, low: float, high: float) -> Point:
-    verdict = facts.verdict(card.candidate)
-    size = card.size.bytes_zstd if _shows_compressed(facts) else card.size.bytes
-    return Point(card.candidate, card.variant, size / 1000, y, low, high, verdict.role, verdict.eligible)
+def _points(facts: Facts, heights: Sequence[tuple[float, float, float]]) -> list[Point]:
+    """Make a point of every card and its (y, low, high)."""
+    sizes = [card.size.bytes_zstd if _shows_compressed(facts) else card.size.bytes for card in facts.cards]
+    places = [(size / 1000, height[0]) for size, height in zip(sizes, heights, strict=True)]
+    verdicts = [facts.verdict(card.candidate) for card in facts.cards]
+    few = len(places) <= _NAMES_SHOWN
+    return [
+        Point(
+            card.candidate,
+            card.variant,
+            place[0],
+            *height,
+            verdict.role,
+            verdict.eligible,
+            named=few or verdict.role is not None or card == facts.reference or not _beaten(place, places),
+        )
+        for card, verdict, place, height in zip(facts.cards, verdicts, places, heights, strict=True)
+    ]
+
+
+def _beaten(place: tuple[float, float], places: Sequence[tuple[float, float]]) -> bool:
+    """Tell whether another place is at least as good in both figures and better in one."""
+    return any(other[0] <= place[0] and other[1] <= place[1] and other != place for other in places)

@@ -37,7 +37,7 @@ _NEAR_POINTS = 10  # labels farther off than this get a thin line to their point
 
 @dataclass(frozen=True)
 class Point:
-    """One candidate in a plot: ``low`` and ``high`` are the ends of its interval in y, equal to y without one."""
+    """One candidate in a plot: ``low`` and ``high`` end its bar in y; ``named`` writes its name beside it."""
 
     name: str
     variant: str
@@ -47,6 +47,7 @@ class Point:
     high: float
     role: Role | None
     eligible: bool
+    named: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def _legend(axes: Axes, shapes: dict[str, str], points: Sequence[Point]) -> None
 def _label(axes: Axes, points: Sequence[Point], y_most: float) -> None:
     """Write each name beside its point, the chosen first, where it covers no other name or point."""
     taken = [_box(axes, point, y_most) for point in points]
-    for point in sorted(points, key=lambda p: (p.role is None, not p.eligible, p.x, p.name)):
+    named = [point for point in points if point.named]
+    for point in sorted(named, key=lambda p: (p.role is None, not p.eligible, p.x, p.name)):
         text = f"{point.name} ↑ {point.y:.3g}" if point.y > y_most else point.name
         taken.append(_place(axes, point, text, (point.x, min(point.y, y_most)), taken))
 
@@ -160,7 +162,7 @@ def _place(axes: Axes, point: Point, text: str, at: tuple[float, float], taken: 
         note = _note(axes, point, text, at, offset)
         box = note.get_window_extent()
         free = not any(box.overlaps(other) for other in taken)
-        if free and inside.x0 <= box.x0 and inside.y0 <= box.y0 and box.y1 <= inside.y1:
+        if free and inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1:
             break
         if offset != _LABEL_OFFSETS[-1]:
             note.remove()

@@ -14,7 +14,7 @@ METRIC_NAMES = {
     Metric.RMSE: "root mean squared error",
 }
 PREFERENCE_WORDS = {
-    Preference.ACCURACY: "the best task metric",
+    Preference.ACCURACY: "the least loss at the upper end of its interval",
     Preference.BYTES: "the smallest file",
     Preference.BYTES_ZSTD: "the smallest compressed file",
     Preference.LATENCY: "the lowest latency",
@@ -63,20 +63,16 @@ def role_sentence(role: Role, prefer: Preference, card: Scorecard, reference: Sc
         return f"{asked} It is the float reference itself, so it loses nothing."
     size = f"Its file takes {percent(card.size.bytes / reference.size.bytes)} of the float model's bytes"
     pace = f"one call takes {card.timings.latency_ratio_p50:.2f} × the float model's time"
-    change = "gains" if task.loss_abs < 0 else "loses"
-    loss = f"it {change} {abs(task.loss_abs):.4f} {METRIC_NAMES[task.metric]} (the loss lies in {interval(task)})"
+    if task.loss_low == task.loss_high == 0:
+        return f"{asked} {size}, {pace}, and it loses nothing that {task.rows:,} rows could show."
+    verb = "gains" if task.loss_abs < 0 else "loses"
+    loss = f"it {verb} {abs(task.loss_abs):.4f} {METRIC_NAMES[task.metric]} (the loss lies in {interval(task)})"
     return f"{asked} {size}, {pace}, and {loss}."
 
 
-def zeros_sentence(card: Scorecard, dense: Scorecard) -> str:
-    """Say what the zeros of a pruned candidate change against its dense counterpart, as measured."""
-    saved = 1 - card.size.bytes_zstd / dense.size.bytes_zstd
-    change = f"{percent(saved)} fewer" if saved >= 0 else f"{percent(-saved)} more"
-    return (
-        f"{card.candidate} has {percent(card.size.sparsity_ratio)} zeros: {change} bytes compressed than "
-        f"{dense.candidate}, {kilobytes(card.size.bytes)} against {kilobytes(dense.size.bytes)} kB as a file, and "
-        f"{card.timings.latency_ratio_p50:.2f} against {dense.timings.latency_ratio_p50:.2f} × the float model's time."
-    )
+def change(value: float, before: float) -> str:
+    """Return a change as e.g. ``−34.5 %`` or ``+0.2 %``."""
+    return f"{100 * (value / before - 1):+.1f}\u00a0%".replace("-", "−")
 
 
 def pruned_pairs(cards: Sequence[Scorecard], least_zeros: float = 0.2) -> list[tuple[Scorecard, Scorecard]]:

@@ -3,8 +3,10 @@
 A candidate is eligible when it is within every budget of the recipe; the loss counts with the upper end of its
 interval, so that luck on the validation rows buys nothing. The primary is the eligible candidate that its rule prefers
 most and that leaves a backup; the backup is the one its rule prefers most among those that differ from the primary as
-asked. ``accuracy`` takes the best measured value and does not weigh intervals: two candidates whose difference may be
-chance are both within the budget, so either may lead. Equal figures go to the smaller file, then to the first name.
+asked. ``accuracy`` prefers the least upper end of the loss, not the best measured metric: of many candidates within
+chance of each other the best measured one is merely the luckiest, and disappoints on the locked rows. The reference's
+loss is 0 by definition, so another leads only if it is better beyond chance, or equal and smaller. Equal figures go to
+the smaller file, then to the first name.
 """
 
 from collections.abc import Sequence
@@ -114,7 +116,7 @@ def _shared(primary: Scorecard, backup: Scorecard, diverse: Sequence[Diversity])
 
 def _cost(card: Scorecard, prefer: Preference) -> float:
     if prefer is Preference.ACCURACY:
-        return -card.task.value if card.task.metric.higher_is_better else card.task.value
+        return card.task.loss_high
     return {
         Preference.BYTES: card.size.bytes,
         Preference.BYTES_ZSTD: card.size.bytes_zstd,
@@ -192,7 +194,7 @@ def _worse(card: Scorecard, winner: Scorecard, prefer: Preference) -> str:
 
 def _number(card: Scorecard, prefer: Preference) -> str:
     return {
-        Preference.ACCURACY: f"{card.task.value:.6g}",
+        Preference.ACCURACY: f"up to {_decimals(card.task.loss_high)}",
         Preference.BYTES: f"{card.size.bytes:,}",
         Preference.BYTES_ZSTD: f"{card.size.bytes_zstd:,}",
         Preference.LATENCY: f"{card.timings.latency_p50_ms:.6g}",
@@ -200,8 +202,12 @@ def _number(card: Scorecard, prefer: Preference) -> str:
     }[prefer]
 
 
+def _decimals(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
 def _figure(card: Scorecard, prefer: Preference) -> str:
-    unit = card.task.metric.value if prefer is Preference.ACCURACY else _UNITS[prefer]
+    unit = f"{card.task.metric} lost" if prefer is Preference.ACCURACY else _UNITS[prefer]
     return f"{_number(card, prefer)} {unit}"
 
 
@@ -212,7 +218,7 @@ _UNITS = {
     Preference.RSS: "MB",
 }
 _WORSE = {
-    Preference.ACCURACY: "less accurate than",
+    Preference.ACCURACY: "may lose more than",
     Preference.BYTES: "larger than",
     Preference.BYTES_ZSTD: "larger than",
     Preference.LATENCY: "slower than",

@@ -107,7 +107,7 @@ def test_the_pair_is_told_with_its_figures_and_what_the_locked_rows_say(facts, p
 
 def test_zeros_are_said_to_show_in_compressed_bytes_and_not_in_speed(page):
     assert "the file is as large and a call takes as long" in page.text
-    assert "p50.w8d has 50.0 % zeros: 34.5 % fewer bytes compressed than dense.w8d" in page.text
+    assert "p50.w8d 50.0 % 38.0 58.0 −34.5 % 66.0 66.0 0.70 0.70" in page.text
 
 
 def test_the_published_efficiency_example_is_corrected(page):
@@ -123,6 +123,16 @@ def test_tables_name_their_rows_and_columns_and_plots_have_words(page):
     assert all(len(found["aria-label"]) > 20 for found in pictures)
 
 
+def test_among_many_candidates_plots_name_the_chosen_the_reference_and_the_unbeaten(facts, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(page_module, "_NAMES_SHOWN", 3)
+    monkeypatch.setattr(page_module, "scatter", lambda points, *_: drawn.append(points) or "<svg></svg>")
+    render(facts)
+    named = {point.name for point in drawn[0] if point.named}
+    assert {"p50.f32", "p50.w8d", "dense.f32"} <= named
+    assert "dense.w8a8" not in named
+
+
 def test_a_loss_beyond_the_plot_is_written_with_its_figure(page):
     assert "dense.w8a8 ↑ 0.0422" in page.text
 
@@ -132,6 +142,10 @@ def test_a_model_whose_candidates_are_all_dense_says_nothing_of_zeros(facts, wit
     dense = [card.candidate for card in kept if facts.verdict(card.candidate).eligible]
     selected = dataclasses.replace(facts.selected, primary=dense[0], backup=dense[1])
     assert "zeros of pruning" not in render(dataclasses.replace(facts, cards=kept, selected=selected))
+
+
+def test_the_locked_rows_list_the_primary_first(page):
+    assert page.text.index("primary dense.f32 4,500") < page.text.index("backup p50.w8d 4,500")
 
 
 def test_a_primary_that_is_the_float_model_is_said_to_lose_nothing(facts):

@@ -36,7 +36,7 @@ def tasks(draw):
     return figures, metric, budgets, Selection(PrimaryRule(draw(prefer)), BackupRule(draw(prefer), diverse))
 
 
-def dumb_pair(figures, metric, budgets, rules):
+def dumb_pair(figures, budgets, rules):
     """Try every ordered pair and keep the least by (primary's key, backup's key)."""
 
     def fits(name):
@@ -46,9 +46,8 @@ def dumb_pair(figures, metric, budgets, rules):
 
     def key(name, prefer):
         f = figures[name]
-        accuracy = f["value"] * (-1 if metric is Metric.AUC else 1)
         first = {
-            "accuracy": accuracy,
+            "accuracy": f["loss"],
             "bytes": f["size"],
             "bytes_zstd": f["zstd"],
             "latency": f["p50"],
@@ -71,7 +70,7 @@ def test_the_pair_is_what_a_dumb_search_over_all_pairs_finds(recipe_with, make_c
     figures, metric, budgets, rules = task
     cards = [make_card(name, **items) for name, items in figures.items()]
     found = select(cards, [], recipe_with(metric=metric, budgets=budgets, select=rules))
-    expected = dumb_pair(figures, metric, budgets, rules)
+    expected = dumb_pair(figures, budgets, rules)
     if expected is None:
         assert isinstance(found, NoChoice)
     else:
@@ -115,6 +114,15 @@ def test_the_loss_counts_with_the_upper_end_of_its_interval(recipe, make_card):
     assert over_budget(make_card("p50.w8d", loss=0.009, width=0.001), recipe.budgets) == ()
 
 
+def test_the_luckiest_candidate_does_not_beat_the_reference_by_chance(recipe_with, make_card):
+    lucky = make_card("dense.w8d", value=0.786, loss=-0.006, width=0.008, size=500)
+    better = make_card("p50.f16", value=0.784, loss=-0.004, width=0.002, size=700)
+    reference = make_card("dense.f32")
+    recipe = recipe_with(select=rules())
+    assert select([reference, lucky], [], recipe).primary is reference
+    assert select([reference, lucky, better], [], recipe).primary is better
+
+
 def test_every_exceeded_budget_is_named_not_the_first_alone(make_card):
     card = make_card("dense.f32", loss=0.5, size=12345, p95=2.5, rss=80.5)
     assert over_budget(card, Budgets(0.01, 10000, 1.0, 64.0)) == (
@@ -127,14 +135,16 @@ def test_every_exceeded_budget_is_named_not_the_first_alone(make_card):
 
 def test_verdicts_say_who_won_with_what_figure(recipe_with, make_card):
     cards = [
-        make_card("dense.f32", value=0.79, zstd=50_000),
-        make_card("dense.w8d", value=0.78, zstd=12_345),
-        make_card("p50.w8d", value=0.77, zstd=10_222),
+        make_card("dense.f32", loss=0.001, zstd=50_000),
+        make_card("dense.w8d", loss=0.002, zstd=12_345),
+        make_card("p50.w8d", loss=0.003, zstd=10_222),
     ]
     found = select(cards, [], recipe_with(select=rules()))
-    assert verdict(found, "dense.f32").reasons == ("primary: 0.79 auc, place 1 of 3 within the budgets by accuracy",)
+    assert verdict(found, "dense.f32").reasons == (
+        "primary: up to 0.001 auc lost, place 1 of 3 within the budgets by accuracy",
+    )
     assert verdict(found, "dense.w8d").reasons == (
-        "not primary: less accurate than dense.f32: 0.78 against 0.79 auc",
+        "not primary: may lose more than dense.f32: up to 0.002 against up to 0.001 auc lost",
         "not backup: larger than p50.w8d: 12,345 against 10,222 bytes compressed",
     )
     assert verdict(found, "p50.w8d").role is Role.BACKUP
@@ -143,10 +153,10 @@ def test_verdicts_say_who_won_with_what_figure(recipe_with, make_card):
 
 def test_a_backup_that_shares_what_must_differ_says_so(recipe_with, make_card):
     cards = [
-        make_card("dense.w8d", value=0.79),
-        make_card("p50.w8d", zstd=1),
-        make_card("dense.f16", zstd=500),
-        make_card("dense.f32.onnx", zstd=700),
+        make_card("dense.w8d"),
+        make_card("p50.w8d", loss=0.001, zstd=1),
+        make_card("dense.f16", loss=0.001, zstd=500),
+        make_card("dense.f32.onnx", loss=0.001, zstd=700),
     ]
     scheme = select(cards, [], recipe_with(select=rules(diverse=(Diversity.SCHEME,))))
     assert scheme.backup.candidate == "dense.f16"
@@ -158,9 +168,9 @@ def test_a_backup_that_shares_what_must_differ_says_so(recipe_with, make_card):
 
 def test_a_best_primary_that_would_have_no_backup_gives_way_and_says_so(recipe_with, make_card):
     recipe = recipe_with(select=rules(diverse=(Diversity.ENGINE, Diversity.SCHEME)))
-    cards = [make_card("dense.f32", value=0.79), make_card("dense.f32.onnx", value=0.78)]
+    cards = [make_card("dense.f32"), make_card("dense.f32.onnx", loss=0.001)]
     assert "no two differ in engine and scheme" in select(cards, [], recipe).summary
-    found = select([*cards, make_card("dense.w8d", value=0.77)], [], recipe)
+    found = select([*cards, make_card("dense.w8d", loss=0.002)], [], recipe)
     assert (found.primary.candidate, found.backup.candidate) == ("dense.f32.onnx", "dense.w8d")
     assert "not primary: no candidate within the budgets could be its backup" in verdict(found, "dense.f32").reasons
 
@@ -192,7 +202,7 @@ def test_ties_go_to_the_smaller_file_then_to_the_first_name_and_say_so(recipe_wi
     assert found.primary.candidate == ("dense.w8d" if size == 999 else "dense.f16")
     rule = "the smaller file" if size == 999 else "the first by name"
     assert (
-        f"not primary: equal to {found.primary.candidate} at 0.78 auc, which is {rule}"
+        f"not primary: equal to {found.primary.candidate} at up to 0 auc lost, which is {rule}"
         in verdict(found, "dense.f32").reasons
     )
 

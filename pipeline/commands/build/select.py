@@ -74,12 +74,9 @@ def _show(recipe: Recipe, choice: Choice, selected: Selected, explain: bool) -> 
     headers += ["locked test", "locked loss up to"]
     show_table(f"{recipe.model}: the pair", headers, [_cells(recipe, choice, selected, role) for role in Role])
     if explain:
-        verdicts = sorted(selected.verdicts, key=_by_role)
-        rows = [
-            (item.candidate, item.role or ("-" if item.eligible else "no"), "; ".join(item.reasons))
-            for item in verdicts
-        ]
-        show_table("why", ["candidate", "role", "reasons"], rows)
+        for verdict in sorted(selected.verdicts, key=_by_role):
+            print(f"{verdict.candidate}: {verdict.role or ('not chosen' if verdict.eligible else 'out')}")
+            print("".join(f"  - {reason}\n" for reason in verdict.reasons), end="")
     for warning in selected.warnings:
         print(f"warning: {warning}")
 
