@@ -59,10 +59,9 @@ def pruned_layers(model: Any, variant: str) -> list[Any]:
     """
     able = [layer for layer in model.layers if _can_prune(layer, variant)]
     total = sum(layer.count_params() for layer in able)
-    outputs = {id(tensor) for tensor in model.outputs}
 
     def is_small_output(layer: Any) -> bool:
-        return id(layer.output) in outputs and layer.count_params() < _OUTPUT_RATIO_MIN * total
+        return layer.name in model.output_names and layer.count_params() < _OUTPUT_RATIO_MIN * total
 
     return [layer for layer in able if not is_small_output(layer)]
 
