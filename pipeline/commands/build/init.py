@@ -25,7 +25,7 @@ _VARIANTS = {
     SourceFormat.ONNX: "  dense: {}",
 }
 _SCHEMES = {
-    SourceFormat.ONNX: "  onnx: [f32, w8d, w8a8]",
+    SourceFormat.ONNX: "  onnx: [f32, w8a8]",
 }
 _TFLITE_SCHEMES = "  tflite: [f32, f16, w8, w8d, w8a8]"
 
