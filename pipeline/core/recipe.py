@@ -48,7 +48,11 @@ class Metric(StrEnum):
 
 
 class Preference(StrEnum):
-    """What selection puts first among the candidates that meet the budgets."""
+    """What selection puts first among the candidates that meet the budgets.
+
+    ``accuracy`` is the least loss beyond chance (the upper end of its interval): a candidate beats the float reference
+    only when it does so beyond chance, or when its loss is equal and its file smaller.
+    """
 
     ACCURACY = "accuracy"
     BYTES = "bytes"
