@@ -1,6 +1,9 @@
 """The training process itself, one start of TensorFlow a variant."""
 
 import io
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import yaml
 from tiny_models import MODELS, answers, dense_rows
 
 from pipeline.cli import main
@@ -19,6 +23,7 @@ from pipeline.core.names import Format
 from pipeline.core.recipe import load_recipe
 from pipeline.core.records import VariantRecord
 from pipeline.core.tensors import Array
+from pipeline.engines.open import open_session
 
 pytestmark = pytest.mark.slow
 
@@ -145,3 +150,33 @@ def test_damaged_keras_file_is_a_model_error(project: Project) -> None:
         archive.writestr("metadata.json", '{"keras_version": "2.21.0"}')
     with pytest.raises(ModelError, match=r"tiny_dense\.keras cannot be loaded as Keras 2"):
         make_variant(load_recipe("tiny"), "dense", _unseen)
+
+
+KERAS_3_MODEL = """
+import keras
+features = keras.Input((8,), name="features")
+hidden = keras.layers.Dense(16, activation="relu")(features)
+model = keras.Model(features, keras.layers.Dense(1, activation="sigmoid", name="probability")(hidden))
+model.save("three.keras")
+model.export("saved", verbose=False)
+"""
+
+
+def test_keras_3_file_and_saved_model_are_exported_dense_with_one_answer(project: Project) -> None:
+    folder = project()
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}
+    subprocess.run([sys.executable, "-c", KERAS_3_MODEL], check=True, env=environment, capture_output=True)
+    recipe = folder / "recipes" / "models" / "tiny.yaml"
+    plain = yaml.safe_load(recipe.read_text())
+    inputs, _ = dense_rows(300, seed=3)
+    found = []
+    for path, source_format in (("three.keras", "keras"), ("saved", "savedmodel")):
+        changed = {**plain, "source": {"path": path, "format": source_format}, "schemes": SCHEMES}
+        recipe.write_text(yaml.safe_dump(changed))
+        make_variant(load_recipe("tiny"), "dense", _unseen)
+        for model_format in Format:
+            session = open_session(model_format, export("dense", model_format))
+            name = session.inputs[0].name
+            found.append(next(iter(session.run({name: inputs["features"]}).values())))
+    for values in found[1:]:
+        np.testing.assert_allclose(values, found[0], atol=1e-5)

@@ -1,5 +1,6 @@
 """A trained model, loaded: named inputs in, named outputs out, whichever library saved it."""
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ _SIGNATURE = "serving_default"
 
 @dataclass(frozen=True)
 class Trained:
-    """``answer`` maps tensors by input name to tensors by output name; ``keras_model`` is None for a SavedModel."""
+    """``answer`` maps tensors by input name to tensors by output name; ``owner`` holds the variables that it uses.
+
+    ``keras_model`` is None for a SavedModel.
+    """
 
     answer: Callable[[Mapping[str, Any]], dict[str, Any]]
     inputs: tuple[Any, ...]
@@ -29,10 +33,7 @@ def load_trained(path: Path, kind: str) -> Trained:
     try:
         if kind == SAVED_MODEL:
             return _saved_model(path)
-        import keras
-        import tf_keras
-
-        library = tf_keras if kind == KERAS_2 else keras
+        library = importlib.import_module("tf_keras" if kind == KERAS_2 else "keras")  # each takes seconds
         model = library.models.load_model(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         brief = " ".join(str(error).split())[:200]
@@ -54,7 +55,9 @@ def of_keras(model: Any, made_by: str) -> Trained:
         outputs = model(values if len(values) > 1 else values[0], training=False)
         return dict(zip(model.output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
 
-    return Trained(answer, specs, model, model, made_by)
+    # A SavedModel saves what TensorFlow can track: of a Keras 3 model that is its variables' values, not the model.
+    owner = model if isinstance(model, tf.Module) else [variable.value for variable in model.variables]
+    return Trained(answer, specs, model, owner, made_by)
 
 
 def _saved_model(path: Path) -> Trained:
