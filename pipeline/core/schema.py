@@ -9,6 +9,7 @@ take longer than that to import (docs/decisions/0003-own-schema-reader.md).
 """
 
 import enum
+import functools
 import math
 import re
 import types
@@ -67,6 +68,11 @@ def plain(value: object) -> Any:
 def json_schema(cls: type) -> dict[str, Any]:
     """Emit the JSON Schema (draft 2020-12) of a dataclass, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": cls.__name__, **_emit(cls)}
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
 
 
 def _at(path: str, key: object) -> str:
@@ -137,7 +143,7 @@ def _read_fields(cls: type, value: object, path: str, problems: list[str]) -> ob
     if not isinstance(value, dict):
         problems.append(f"{path or 'the file'}: expected a mapping with keys, found {_show(value)}")
         return None
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     known = {f.name: f for f in fields(cls)}
     found_before = len(problems)
     choices = ", ".join(sorted(known))
@@ -216,7 +222,7 @@ def _emit(hint: Any) -> dict[str, Any]:
 
 
 def _emit_fields(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     properties = {f.name: _emit(hints[f.name]) for f in fields(cls)}
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
