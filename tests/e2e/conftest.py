@@ -8,16 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import tiny_rows
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def tiny_rows(rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Rows of the synthetic rule that tests/fixtures/models/make.py trained on."""
-    rng = np.random.default_rng(seed)
-    features = rng.normal(size=(rows, 8)).astype(np.float32)
-    labels = (features[:, 0] * features[:, 1] + features[:, 2] > 0).astype(np.int64)
-    return {"x": features, "y": labels}
 
 
 @pytest.fixture(scope="session")

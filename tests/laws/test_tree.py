@@ -111,6 +111,11 @@ def test_a_scaffolded_project_has_the_stages_of_this_one() -> None:
     assert params == {name: stage.get("do", stage).get("params") for name, stage in scaffold.items()}
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [("mlflow/promotion.yaml", "promotion.yaml"), (".dvcignore", "dvcignore")])
+def test_the_scaffold_ships_the_policy_that_is_tried_here(ours: str, theirs: str) -> None:
+    assert (ROOT / ours).read_text() == (ROOT / "pipeline/commands/build/scaffold" / theirs).read_text()
+
+
 def test_recipes_spell_every_key_that_a_stage_watches() -> None:
     """dvc refuses to run a stage whose parameter is missing, even where the recipe has a default for it."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
