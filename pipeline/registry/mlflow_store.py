@@ -53,7 +53,7 @@ class MlflowRegistry:
         """Write a run's content and return its id; a run with the same key is written again, not twice."""
         with self._asking(f"log the run {draft.name}"):
             info = self._open_run(self._experiment_id(experiment), draft, parent)
-            tags = {**draft.tags, "mlflow.note.content": draft.description}
+            tags = {**draft.tags, **_mlflow_tags(draft)}
             self._client.log_batch(
                 info.run_id,
                 # The run's own start as time stamp: writing it again after a crash adds no second point.
@@ -234,6 +234,17 @@ def create_database(path: Path) -> None:
     MlflowRegistry(f"sqlite:///{aside}", str(path), path.parent / "artifacts")
     with disk_errors(path):
         aside.replace(path)
+
+
+def _mlflow_tags(draft: RunDraft) -> dict[str, str]:
+    """Return what MLflow's pages show under names of their own."""
+    commit = draft.tags.get("git_commit")
+    return {
+        "mlflow.note.content": draft.description,
+        "mlflow.source.name": "hotspare register",
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }
 
 
 def _version(found: Any) -> Version:

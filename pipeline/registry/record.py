@@ -85,7 +85,9 @@ def build_draft(build: Build) -> RunDraft:
     """Return the run of the whole build; its key covers everything that is logged except the lineage."""
     files = tuple(_build_files(build))
     params = _flat({key: value for key, value in plain(build.recipe).items() if key != "about"})
-    metrics = {f"{sealed.role}.{key}": value for sealed in build.sealed for key, value in _metrics(sealed.card).items()}
+    metrics = {
+        f"{sealed.role}.{key}": value for sealed in build.sealed for key, value in main_figures(sealed.card).items()
+    }
     metrics |= {f"{role}.test.{key}": value for role, key, value in _test_figures(build.selected)}
     description = describe_build(build.recipe, build.cards, build.selected)
     content = {
