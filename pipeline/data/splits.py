@@ -11,6 +11,7 @@ from pipeline.core.tensors import Array, map_npz
 
 LABELS = "y"
 GROUPS = "group"
+WEIGHTS = "weight"
 SINGLE_INPUT = "x"
 
 # Rows checked for NaN at a time: a mapped file larger than memory must stay readable.
@@ -19,11 +20,15 @@ _ROWS_A_LOOK = 1 << 16
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split. ``inputs``: arrays by input name, first axis n. ``labels`` and ``groups``: (n,), if any."""
+    """Rows of one split. ``inputs``: arrays by input name, first axis n. The others: (n,), if there are any.
+
+    ``weights`` say how much a row counts in training; scores ignore them.
+    """
 
     inputs: dict[str, Array]
     labels: Array | None
     groups: Array | None
+    weights: Array | None = None
 
     @property
     def rows(self) -> int:
@@ -32,15 +37,16 @@ class Split:
 
 
 def open_split(path: Path, input_names: Sequence[str]) -> Split:
-    """Map the npz at ``path`` read-only and pick the model's inputs, ``y`` and ``group``.
+    """Map the npz at ``path`` read-only and pick the model's inputs, ``y``, ``group`` and ``weight``.
 
     A model with one input also takes it by the name ``x``. Raises DataError when the file or an input is missing,
     row counts differ, there are no rows, or a row holds NaN or infinity.
     """
     tensors = map_npz(path, DataError)
     inputs = {name: _input(path, tensors, name, len(input_names) == 1) for name in input_names}
-    split = Split(inputs, tensors.get(LABELS), tensors.get(GROUPS))
-    named = {**inputs, **{key: tensors[key] for key in (LABELS, GROUPS) if key in tensors}}
+    beside = {key: tensors[key] for key in (LABELS, GROUPS, WEIGHTS) if key in tensors and key not in inputs}
+    split = Split(inputs, beside.get(LABELS), beside.get(GROUPS), beside.get(WEIGHTS))
+    named = {**inputs, **beside}
     _check_rows(path, named)
     for name, array in named.items():
         _check_finite(path, name, array)

@@ -8,5 +8,3 @@ EXAMPLES: dict[str, Example] = {
     "diagnosis": diagnosis.EXAMPLE,
     "recommendation": recommendation.EXAMPLE,
 }
-# Fixed, and no part of the recipes: another seed there must not deal the rows out anew.
-SEED = 20

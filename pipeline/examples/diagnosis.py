@@ -14,7 +14,8 @@ SOURCE = Source(
 )
 
 LABEL = "hospdead"
-# The prediction is made on study day 3. What nobody knows then would leak the answer:
+# The prediction is made on study day 3. What nobody knows then would leak the answer. With ``avtisst`` the test AUC is
+# 0.895 to 0.908 over three seeds, without it 0.866 to 0.880: the difference is the leak.
 LEFT_OUT = {
     "sno": "a row number",
     "hospdead": "the label",
@@ -74,4 +75,5 @@ def _features(name: str, table: Table) -> tuple[list[str], Floats]:
     return [name, f"{name} missing"], np.stack([values, missing.astype(np.float64)], axis=1)
 
 
-EXAMPLE = Example(SOURCE, prepare)
+# How the rows fall moves the test AUC: 0.866 to 0.880 over three seeds.
+EXAMPLE = Example(SOURCE, prepare, seed=2)

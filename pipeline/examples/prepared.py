@@ -20,7 +20,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Example:
-    """One example: its data, and the pure function (file bytes, seed) that prepares it."""
+    """One example: its data, the pure function (file bytes, seed) that prepares it, and the seed of all its chances.
+
+    The seed is fixed and no part of the recipe: another seed there must not deal the rows out anew.
+    """
 
     source: Source
     prepare: Callable[[bytes, int], Prepared]
+    seed: int

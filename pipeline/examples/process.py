@@ -29,11 +29,11 @@ def run_training(job: Job, folder: Path) -> None:
     """
     job_file, complaints = folder / "job.json", folder / "stderr.txt"
     write_atomic(job_file, canonical_json(plain(job)))
+    command = [sys.executable, "-m", _MODULE, str(job_file)]
+    # Progress goes to our standard error: standard output is for figures.
+    stdout = sys.stderr if job.show_progress else subprocess.DEVNULL
     with complaints.open("wb") as stderr:
-        # Progress goes to our standard error: standard output is for figures.
-        done = subprocess.run(
-            [sys.executable, "-m", _MODULE, str(job_file)], stdout=sys.stderr, stderr=stderr, check=False
-        )
+        done = subprocess.run(command, stdout=stdout, stderr=stderr, check=False)
     if done.returncode < 0:
         raise SurroundingsError(
             f"The training process of {job.example} was killed by signal {-done.returncode}; "

@@ -47,7 +47,9 @@ def learn_preparation(columns: Sequence[str], train: Floats) -> Preparation:
     fill = np.nanmedian(train, axis=0)
     filled = np.where(np.isnan(train), fill, train)
     deviation = filled.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1.0)
+    # Rounding gives a constant column of large values a deviation above zero; dividing by that would amplify noise.
+    varies = deviation > 1e-9 * np.abs(filled).max(axis=0)
+    scale = np.where(varies, deviation, 1.0)
     values = (tuple(item.tolist()) for item in (fill, filled.mean(axis=0), scale))
     return Preparation(tuple(columns), *values)
 

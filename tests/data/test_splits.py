@@ -63,6 +63,18 @@ def test_labels_and_groups_may_be_missing(tmp_path):
     split = open_split(write(tmp_path, y=None, group=None), ["features"])
     assert split.labels is None
     assert split.groups is None
+    assert split.weights is None
+
+
+def test_rows_may_be_weighed(tmp_path):
+    split = open_split(write(tmp_path, weight=np.ones(ROWS, np.float32)), ["features"])
+    np.testing.assert_array_equal(split.weights, np.ones(ROWS))
+
+
+def test_a_model_may_have_an_input_called_weight(tmp_path):
+    split = open_split(write(tmp_path, weight=np.ones(ROWS, np.float32)), ["features", "weight"])
+    assert sorted(split.inputs) == ["features", "weight"]
+    assert split.weights is None
 
 
 def test_the_only_input_may_be_called_x(tmp_path):

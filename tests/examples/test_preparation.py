@@ -204,6 +204,26 @@ def test_new_negatives_keep_the_picks_and_change_the_rest(splits):
     assert len(pairs(drawn, 0)) == 4 * len(pairs(drawn, 1))
 
 
+def test_later_picks_of_a_user_weigh_more_and_the_mean_is_one():
+    weights = recommendation.recency_weights(np.array([0, 0, 0, 1, 1]))
+    assert (np.diff(weights[:3]) > 0).all()
+    assert weights[4] > weights[3]
+    assert weights[2] == weights[4]
+    assert weights.mean() == pytest.approx(1)
+
+
+def test_negatives_weigh_one_and_picks_keep_their_weight(splits):
+    train = splits["train"]
+    drawn = recommendation.with_new_negatives(train, np.random.default_rng(1))
+    assert (drawn["weight"][drawn["y"] == 0] == 1).all()
+
+    def weighed(rows):
+        picked = rows["y"] == 1
+        return sorted(zip(*(rows[name][picked].tolist() for name in ("user_id", "item_id", "weight")), strict=True))
+
+    assert weighed(drawn) == weighed(train)
+
+
 def test_equal_seeds_give_equal_lists_and_other_seeds_others(history, splits):
     again, other = (prepare(ratings_file(history), seed).splits["test"] for seed in (4, 5))
     np.testing.assert_array_equal(again["item_id"], splits["test"]["item_id"])

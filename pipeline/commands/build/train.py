@@ -15,10 +15,10 @@ from pipeline.core.layout import trained_dir
 from pipeline.core.recipe import Metric
 from pipeline.core.schema import plain
 from pipeline.core.tensors import Array, decode_npz, encode_npz
-from pipeline.examples.catalog import EXAMPLES, SEED
+from pipeline.examples.catalog import EXAMPLES
 from pipeline.examples.download import downloads_dir, fetch
 from pipeline.examples.job import MODEL_FILE, SCORES_FILE, Job
-from pipeline.examples.prepared import Prepared
+from pipeline.examples.prepared import Example, Prepared
 from pipeline.examples.process import check_training_packages, run_training
 from pipeline.examples.tables import Preparation
 from pipeline.score.metrics import task_metric
@@ -62,23 +62,23 @@ def run(args: argparse.Namespace) -> int:
 def _train(model: str) -> Training:
     check_training_packages()
     example = EXAMPLES[model]
-    prepared = example.prepare(fetch(example.source, downloads_dir()), SEED)
+    prepared = example.prepare(fetch(example.source, downloads_dir()), example.seed)
     with replacing_dir(trained_dir(model)) as folder, tempfile.TemporaryDirectory(prefix="hotspare-train-") as work:
         for name, tensors in prepared.splits.items():
             write_atomic(folder / f"{name}.npz", encode_npz(tensors))
         # The process writes elsewhere: should it outlive a killed parent, it cannot touch the next run's folder.
-        run_training(Job(model, SEED, str(folder.absolute()), work, sys.stderr.isatty()), Path(work))
+        run_training(Job(model, example.seed, str(folder.absolute()), work, sys.stderr.isatty()), Path(work))
         write_atomic(folder / MODEL_FILE, read_bytes(Path(work) / MODEL_FILE))
         scores = decode_npz(read_bytes(Path(work) / SCORES_FILE), SCORES_FILE, InternalError)
-        training = _training(model, example.source.requirement, prepared, scores)
+        training = _training(model, example, prepared, scores)
         write_atomic(folder / "training.json", readable_json(plain(training)))
     return training
 
 
-def _training(model: str, data: str, prepared: Prepared, scores: Mapping[str, Array]) -> Training:
+def _training(model: str, example: Example, prepared: Prepared, scores: Mapping[str, Array]) -> Training:
     rows = {name: len(tensors["y"]) for name, tensors in prepared.splits.items()}
     figures = {name: _figures(prepared.splits[name], scores[name]) for name in scores}
-    return Training(model, data, SEED, rows, figures, prepared.preparation)
+    return Training(model, example.source.requirement, example.seed, rows, figures, prepared.preparation)
 
 
 def _figures(split: Mapping[str, Array], scores: Array) -> dict[str, float]:
@@ -89,7 +89,7 @@ def _figures(split: Mapping[str, Array], scores: Array) -> dict[str, float]:
 
 def _show(training: Training) -> None:
     show_table(
-        f"{training.model}, trained on {training.rows['train']} rows of {training.data}",
+        f"{training.model}: {training.rows['train']} training rows",
         ["split", "rows", "metric", "value"],
         [
             [split, str(training.rows[split]), metric, f"{value:.4f}"]

@@ -23,9 +23,9 @@ class Fitting:
 
 
 FITTINGS = {
-    "recommendation": Fitting(epochs=7, learning_rate=0.002, batch_size=2048, redraw=with_new_negatives),
-    "credit": Fitting(epochs=12, learning_rate=0.001, batch_size=256),
-    "diagnosis": Fitting(epochs=9, learning_rate=0.001, batch_size=64),
+    "recommendation": Fitting(epochs=8, learning_rate=0.006, batch_size=8192, redraw=with_new_negatives),
+    "credit": Fitting(epochs=12, learning_rate=0.003, batch_size=256),
+    "diagnosis": Fitting(epochs=15, learning_rate=0.001, batch_size=64),
 }
 
 
@@ -41,6 +41,7 @@ def fit(network: tf_keras.Model, rows: Rows, fitting: Fitting, seed: int, show_p
         network.fit(
             inputs,
             drawn["y"],
+            sample_weight=drawn.get("weight"),
             batch_size=fitting.batch_size,
             initial_epoch=epoch,
             epochs=epoch + 1,

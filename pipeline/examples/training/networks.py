@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import tf_keras
-from tf_keras import layers
+from tf_keras import layers, regularizers
 
 from pipeline.core.tensors import Array
 from pipeline.examples.recommendation import ITEMS, USERS
@@ -31,7 +31,7 @@ def recommendation(_: Rows) -> tf_keras.Model:
 
 
 def _embedding(rows: int, name: str) -> layers.Embedding:
-    return layers.Embedding(rows, EMBEDDING, embeddings_initializer="he_normal", name=name)
+    return layers.Embedding(rows, EMBEDDING, name=name)
 
 
 def credit(train: Rows) -> tf_keras.Model:
@@ -45,7 +45,7 @@ def credit(train: Rows) -> tf_keras.Model:
         hidden = layers.Dense(units, use_bias=False, name=f"dense_{units}")(hidden)
         hidden = layers.BatchNormalization(name=f"norm_{units}")(hidden)
         hidden = layers.ReLU(name=f"relu_{units}")(hidden)
-        hidden = layers.Dropout(0.3, name=f"dropout_{units}")(hidden)
+        hidden = layers.Dropout(0.4, name=f"dropout_{units}")(hidden)
     probability = layers.Dense(1, activation="sigmoid", name="probability")(hidden)
     return tf_keras.Model(features, probability, name="credit")
 
@@ -58,8 +58,8 @@ def diagnosis(train: Rows) -> tf_keras.Model:
     features = tf_keras.Input(train["features"].shape[1:], name="features")
     hidden = features
     for units in (128, 64, 32):
-        hidden = layers.Dense(units, activation="relu", name=f"dense_{units}")(hidden)
-        hidden = layers.Dropout(0.3, name=f"dropout_{units}")(hidden)
+        hidden = layers.Dense(units, "relu", kernel_regularizer=regularizers.L2(0.001), name=f"dense_{units}")(hidden)
+        hidden = layers.Dropout(0.4, name=f"dropout_{units}")(hidden)
     probability = layers.Dense(1, activation="sigmoid", name="probability")(hidden)
     return tf_keras.Model(features, probability, name="diagnosis")
 
