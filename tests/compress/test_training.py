@@ -132,14 +132,17 @@ def test_embedding_tables_are_pruned_and_a_second_run_gives_the_same_bytes(proje
     assert make_variant(load_recipe("tiny"), "p50", _unseen) == record
 
 
-def test_diverging_fine_tuning_is_refused_and_leaves_nothing(
+def test_fine_tuning_that_unlearns_is_refused_and_leaves_nothing(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuning = {"epochs": 1, "learning_rate": 1.0, "batch_size": 64}
-    project(source="tiny_dense.keras", source_format="keras", variants={"dense": {}, "p50": tuning}, schemes=SCHEMES)
+    folder = project(
+        source="tiny_dense.keras", source_format="keras", variants={"dense": {}, "p50": TUNING}, schemes=SCHEMES
+    )
+    inputs, labels = dense_rows(2048, seed=0)
+    np.savez(folder / "data" / "train.npz", y=1 - labels, **inputs)
     assert main(["prune", "tiny", "p50"]) == VariantRefused.exit_code
     message = capsys.readouterr().err
-    assert "p50" in message
+    assert "p50 hardly follows its source in 'probability'" in message
     assert len(message.splitlines()) == 1
     assert not Path("artifacts/variants/tiny/p50").exists()
 

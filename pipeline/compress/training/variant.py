@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from pipeline.compress.collapse import collapse_of
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job, Result, Step
 from pipeline.compress.rows import typed
 from pipeline.compress.training.exporting import export
@@ -15,8 +15,6 @@ from pipeline.compress.training.trained import Trained, load_trained, of_keras
 from pipeline.core.errors import DataError, VariantRefused
 from pipeline.core.tensors import Array
 from pipeline.data.splits import batches, open_split
-
-_SPREAD_MIN = 1e-6
 
 
 def make_result(job: Job, kind: str, on_step: Callable[[Step], None]) -> Result:
@@ -28,9 +26,15 @@ def make_result(job: Job, kind: str, on_step: Callable[[Step], None]) -> Result:
     tf.config.experimental.enable_op_determinism()
     trained = load_trained(Path(job.source), kind)
     rows = _validation_rows(trained, job)
+    before = _answers(trained, rows)
     if job.variant != "dense":
         trained = _tuned(trained, job, on_step)
-    _require_alive(trained, job.variant, rows)
+    collapse = collapse_of(before, _answers(trained, rows))
+    if collapse is not None:
+        raise VariantRefused(
+            f"{job.variant} {collapse}: it has collapsed; check the labels of {job.train}, or lower the learning_rate "
+            f"or sparsity of variants.{job.variant}."
+        )
     exports = {name: export(trained, name, rows, Path(job.out)) for name in job.formats}
     return Result(trained.made_by, exports)
 
@@ -56,14 +60,6 @@ def _tuned(trained: Trained, job: Job, on_step: Callable[[Step], None]) -> Train
     return of_keras(model, f"{trained.made_by} + tfmot {version('tensorflow-model-optimization')}")
 
 
-def _require_alive(trained: Trained, variant: str, rows: dict[str, Array]) -> None:
-    """Refuse a model that answers NaN, or the same for every row: it has collapsed."""
-    for name, values in trained.answer({key: tf.constant(value) for key, value in rows.items()}).items():
-        answers: Any = np.asarray(values)
-        if not np.isfinite(answers).all():
-            raise VariantRefused(f"{variant} answers NaN or infinity in {name!r} on validation rows; it has collapsed.")
-        if len(answers) > 1 and float(np.ptp(answers, axis=0).max()) < _SPREAD_MIN:
-            raise VariantRefused(
-                f"{variant} gives one answer in {name!r} for every validation row; it has collapsed: "
-                f"lower variants.{variant}.learning_rate or its sparsity."
-            )
+def _answers(trained: Trained, rows: dict[str, Array]) -> dict[str, Array]:
+    answers = trained.answer({name: tf.constant(values) for name, values in rows.items()})
+    return {name: values.numpy() for name, values in answers.items()}
