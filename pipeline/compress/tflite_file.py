@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -22,6 +23,9 @@ def parse_tflite(data: bytes) -> TfliteModel:
     model = flatbuffer_utils.read_model_from_bytearray(data)
     for code in model.operatorCodes:  # old files keep their operator in the deprecated field alone
         code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+    for buffer in model.buffers:
+        if buffer.data is not None:  # an array is written at once, any other kind of bytes one at a time
+            buffer.data = np.frombuffer(bytes(buffer.data), np.uint8)
     return model
 
 

@@ -9,11 +9,10 @@ import tensorflow as tf
 
 from pipeline.compress.collapse import collapse_of
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job, Result, Step
-from pipeline.compress.rows import typed
 from pipeline.compress.training.exporting import export
 from pipeline.compress.training.trained import Trained, load_trained, of_keras
 from pipeline.core.errors import DataError, VariantRefused
-from pipeline.core.tensors import Array
+from pipeline.core.tensors import Array, cast_tensors
 from pipeline.data.splits import batches, open_split
 
 
@@ -41,7 +40,7 @@ def make_result(job: Job, kind: str, on_step: Callable[[Step], None]) -> Result:
 
 def _validation_rows(trained: Trained, job: Job) -> dict[str, Array]:
     path, dtypes = Path(job.validation), _dtypes(trained)
-    return typed(next(batches(open_split(path, sorted(dtypes)), ROWS_CHECKED_MAX)), dtypes, path)
+    return cast_tensors(next(batches(open_split(path, sorted(dtypes)), ROWS_CHECKED_MAX)), dtypes, str(path))
 
 
 def _dtypes(trained: Trained) -> dict[str, np.dtype[np.generic]]:
@@ -56,7 +55,7 @@ def _tuned(trained: Trained, job: Job, on_step: Callable[[Step], None]) -> Train
     split = open_split(path, sorted(dtypes))
     if split.labels is None:
         raise DataError(f"{job.train} holds no labels (key 'y'), and fine-tuning {job.variant} learns from them.")
-    model = tune(trained.keras_model, job, typed(split.inputs, dtypes, path), np.asarray(split.labels), on_step)
+    model = tune(trained.keras_model, job, cast_tensors(split.inputs, dtypes, str(path)), np.asarray(split.labels), on_step)
     return of_keras(model, f"{trained.made_by} + tfmot {version('tensorflow-model-optimization')}")
 
 
