@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import HotspareError
+from pipeline.core.errors import DataError, HotspareError
 from pipeline.core.files import disk_errors
 
 Array = npt.NDArray[np.generic]
@@ -40,6 +40,28 @@ def encode_npz(tensors: Tensors) -> bytes:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(tensors[name]), allow_pickle=False)
     return stream.getvalue()
+
+
+def cast_tensors(tensors: Tensors, dtypes: Mapping[str, npt.DTypeLike], place: str) -> dict[str, Array]:
+    """Convert tensors to the types that a model takes; one whose type is not named stays as it is.
+
+    numpy writes float64 and int64 unless it is told otherwise, so a loss of digits is fine; raises DataError where
+    fractions would be cut off, or a number is beyond the type.
+    """
+    return {name: _cast(array, np.dtype(dtypes.get(name, array.dtype)), place, name) for name, array in tensors.items()}
+
+
+def _cast(array: Array, dtype: np.dtype[np.generic], place: str, name: str) -> Array:
+    if array.dtype == dtype:
+        return array
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise DataError(f"{place}: {name!r} holds {array.dtype} where the model takes {dtype}; save it as that.")
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    kept = np.isfinite(cast) == np.isfinite(array) if dtype.kind == "f" else cast == array
+    if not np.all(kept):
+        raise DataError(f"{place}: {name!r} holds numbers beyond {dtype}, which the model takes; correct them.")
+    return cast
 
 
 def decode_npz(data: bytes, what: str, malformed: type[HotspareError]) -> dict[str, Array]:

@@ -18,11 +18,12 @@ def partition(tensors: Tensors, seed: int) -> dict[str, dict[str, Array]]:
 
     Raises DataError when there are fewer than 40 rows (or groups) or arrays differ in length.
     """
-    lengths = {name: len(array) for name, array in tensors.items() if array.ndim}
-    if len(lengths) != len(tensors) or len(set(lengths.values())) != 1:
-        raise DataError(f"The arrays must have one row count, but they have {lengths}; mend the file.")
+    counts = {array.shape[:1] for array in tensors.values()}
+    if len(counts) != 1 or () in counts:
+        listing = ", ".join(f"{name} {array.shape}" for name, array in sorted(tensors.items())) or "nothing"
+        raise DataError(f"The arrays must have one row count as their first axis, but they are {listing}; mend them.")
     groups = tensors.get("group")
-    units = np.unique(groups) if groups is not None else np.arange(next(iter(lengths.values())))
+    units = np.unique(groups) if groups is not None else np.arange(counts.pop()[0])
     if len(units) < _ROWS_MIN:
         raise DataError(f"{len(units)} rows are too few to split in four; at least {_ROWS_MIN} are needed.")
     shuffled = np.random.default_rng(seed).permutation(units)

@@ -13,6 +13,7 @@ LABELS = "y"
 GROUPS = "group"
 WEIGHTS = "weight"
 SINGLE_INPUT = "x"
+BESIDE_INPUTS = frozenset({LABELS, GROUPS, WEIGHTS})
 
 # Rows checked for NaN at a time: a mapped file larger than memory must stay readable.
 _ROWS_A_LOOK = 1 << 16
@@ -40,17 +41,17 @@ def open_split(path: Path, input_names: Sequence[str]) -> Split:
     """Map the npz at ``path`` read-only and pick the model's inputs, ``y``, ``group`` and ``weight``.
 
     A model with one input also takes it by the name ``x``. Raises DataError when the file or an input is missing,
-    row counts differ, there are no rows, or a row holds NaN or infinity.
+    row counts differ, there are no rows, a row holds NaN or infinity, or ``y`` is not one number a row.
     """
     tensors = map_npz(path, DataError)
     inputs = {name: _input(path, tensors, name, len(input_names) == 1) for name in input_names}
-    beside = {key: tensors[key] for key in (LABELS, GROUPS, WEIGHTS) if key in tensors and key not in inputs}
-    split = Split(inputs, beside.get(LABELS), beside.get(GROUPS), beside.get(WEIGHTS))
+    beside = {key: tensors[key] for key in sorted(BESIDE_INPUTS) if key in tensors and key not in inputs}
     named = {**inputs, **beside}
     _check_rows(path, named)
     for name, array in named.items():
         _check_finite(path, name, array)
-    return split
+    flat = {key: _one_a_row(path, key, array) for key, array in beside.items()}
+    return Split(inputs, flat.get(LABELS), flat.get(GROUPS), flat.get(WEIGHTS))
 
 
 def batches(split: Split, rows: int) -> Iterator[dict[str, Array]]:
@@ -80,6 +81,13 @@ def _check_rows(path: Path, named: Mapping[str, Array]) -> None:
         raise DataError(f"{path}: the arrays have different row counts ({listing}); give each one entry a row.")
     if not all(counts.values()):
         raise DataError(f"{path} holds no rows; at least one is needed.")
+
+
+def _one_a_row(path: Path, name: str, array: Array) -> Array:
+    """Return a column (n, 1) as (n,): with labels of another shape numpy would silently compare all rows with all."""
+    if array.size != len(array):
+        raise DataError(f"{path}: {name} has shape {array.shape}, but one number a row is needed; save it as (n,).")
+    return array.reshape(len(array))
 
 
 def _check_finite(path: Path, name: str, array: Array) -> None:

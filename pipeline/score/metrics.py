@@ -62,7 +62,17 @@ def decisions(scores: Array, threshold: float) -> Ints:
 
 
 def correct(scores: Array, labels: Array, threshold: float) -> Floats:
-    """Return 1.0 where the decided class is the label, else 0.0, of shape (n,)."""
+    """Return 1.0 where the decided class is the label, else 0.0, of shape (n,).
+
+    Raises DataError for labels that are none of the classes: classes counted from 1 would only look like a bad model.
+    """
+    classes = scores.shape[1] if scores.ndim == 2 and scores.shape[1] > 1 else 2
+    strangers = labels[~np.isin(labels, np.arange(classes))]
+    if strangers.size:
+        raise DataError(
+            f"Accuracy over {classes} classes needs labels of 0 to {classes - 1}; {strangers.size} of the "
+            f"{labels.size} rows hold others, such as {strangers[0]:g}."
+        )
     return np.asarray(decisions(scores, threshold) == labels, np.float64)
 
 

@@ -1,13 +1,13 @@
 """Every candidate of a model, measured on its exported file against the float reference."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import DataError, ModelError
 from pipeline.core.recipe import Recipe
 from pipeline.core.records import CandidateRecord, Candidates, RefusedCandidate
-from pipeline.core.tensors import Array
+from pipeline.core.tensors import Array, cast_tensors
 from pipeline.data.splits import Split, batches, open_split
 from pipeline.score.cost import measure_size, measure_timings
 from pipeline.score.decisions import compare_decisions
@@ -41,11 +41,17 @@ def judge(recipe: Recipe, candidates: Candidates, folder: Path, split_name: str,
     record = reference_record(recipe, candidates)
     reference = load_candidate(folder, record, recipe.serving.threads)
     split = open_split(path, [spec.name for spec in reference.session.inputs])
-    if split.labels is None:
+    labels = split.labels
+    if labels is None:
         raise DataError(f"{path} has no labels, and scoring needs them; add the key 'y'.")
+    dtypes = {spec.name: spec.dtype for spec in reference.session.inputs}
+    split = replace(split, inputs=cast_tensors(split.inputs, dtypes, str(path)))
     scores = predict(reference, split)
-    measured = measure(recipe, scores, split.labels, split.groups)
-    return Judged(split_name, split, split.labels, reference, scores, measured)
+    try:
+        measured = measure(recipe, scores, labels, split.groups)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return Judged(split_name, split, labels, reference, scores, measured)
 
 
 def reference_record(recipe: Recipe, candidates: Candidates) -> CandidateRecord:

@@ -54,6 +54,10 @@ def test_a_split_file_with_x_labels_and_groups_is_taken_as_it_is(pair: Sealed) -
     assert answers(pair).shape == (9, 1)
 
 
+def test_numbers_as_numpy_writes_them_by_default_are_taken(pair: Sealed) -> None:
+    assert predict(pair, rows={"features": tiny_rows(5)["features"].astype(np.float64)}) == 0
+
+
 def test_json_is_for_machines(pair: Sealed, capsys) -> None:
     assert predict(pair, "--json", "--channel", str(pair.channel)) == 0
     told = json.loads(capsys.readouterr().out)
@@ -70,7 +74,8 @@ def test_a_channel_that_was_served_becomes_the_floor(pair: Sealed) -> None:
     ("rows", "said"),
     [
         ({}, "'features' is missing"),
-        ({"features": np.zeros((3, 8))}, "float64"),
+        ({"features": np.full((3, 8), 1e300)}, "beyond float32"),
+        ({"features": np.zeros((3, 8), complex)}, "complex128"),
         ({"features": np.zeros((3, 7), np.float32)}, "(n, 8)"),
         ({"features": np.full((3, 8), np.nan, np.float32)}, "3 row(s) with NaN"),
         ({"features": np.zeros((0, 8), np.float32)}, "no rows"),

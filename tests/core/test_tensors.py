@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from pipeline.core.errors import DataError
-from pipeline.core.tensors import decode_npz, encode_npz, map_npz
+from pipeline.core.tensors import cast_tensors, decode_npz, encode_npz, map_npz
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_:/.-]{0,10}", fullmatch=True).filter(lambda name: not name.endswith(".npy"))
 DTYPES = st.sampled_from(["float32", "float16", "float64", "int8", "int32", "int64", "uint8", "bool", "<U3"])
@@ -125,3 +125,26 @@ def test_damaged_bytes_are_refused_or_read_but_never_crash(tmp_path_factory, sav
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         map_npz(tmp_path / "none.npz", DataError)
+
+
+@pytest.mark.parametrize(
+    ("given_as", "taken_as"), [("float64", "float32"), ("int64", "int32"), ("int64", "float32"), ("bool", "float32")]
+)
+def test_numbers_are_cast_to_what_the_model_takes(given_as, taken_as):
+    array = np.array([[1, 0], [1, 1]]).astype(given_as)
+    cast = cast_tensors({"x": array, "more": array}, {"x": taken_as}, "rows.npz")
+    assert (cast["x"].dtype, cast["more"].dtype) == (taken_as, given_as)
+    np.testing.assert_array_equal(cast["x"], array)
+
+
+@pytest.mark.parametrize(
+    ("array", "taken_as", "words"),
+    [
+        (np.array([0.5]), "int32", "'x' holds float64 where the model takes int32"),
+        (np.array([2**31]), "int32", "beyond int32"),
+        (np.array([1e300]), "float32", "beyond float32"),
+    ],
+)
+def test_a_cast_that_would_change_numbers_is_refused(array, taken_as, words):
+    with pytest.raises(DataError, match=words):
+        cast_tensors({"x": array}, {"x": taken_as}, "rows.npz")

@@ -87,6 +87,18 @@ def test_x_does_not_stand_for_one_of_several_inputs(tmp_path):
     assert "'a'" in refusal(path, ["a", "b"])
 
 
+def test_a_column_of_labels_is_taken_as_one_label_a_row(tmp_path):
+    split = open_split(write(tmp_path, y=good()["y"][:, None]), ["features"])
+    np.testing.assert_array_equal(split.labels, good()["y"])
+
+
+@pytest.mark.parametrize("key", ["y", "group"])
+def test_several_labels_a_row_are_refused_before_numpy_compares_all_with_all(tmp_path, key):
+    said = refusal(write(tmp_path, **{key: np.ones((ROWS, 2), np.float32)}))
+    assert key in said
+    assert f"({ROWS}, 2)" in said
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nowhere.npz")
 

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from pipeline.cli import main
@@ -54,6 +55,15 @@ def test_figures_agree_with_what_the_files_really_answer(project, capsys):
     assert reference.timings.latency_p50_ms > 0
 
 
+def test_rows_of_double_precision_are_scored_as_the_model_takes_them(project, capsys):
+    score(capsys)
+    reference = read_scored("credit")[1][0]
+    rows = np.load(project.root / "validation.npz")["features"].astype(np.float64)
+    project.split("validation", features=rows)
+    assert score(capsys)[0] == 0
+    assert without_timings(read_scored("credit")[1][0]) == without_timings(reference)
+
+
 def test_scoring_twice_gives_the_same_cards_but_for_the_timings(project, capsys):
     score(capsys)
     first = [without_timings(card) for card in read_scored("credit")[1]]
@@ -85,6 +95,8 @@ def test_json_output_is_json_and_nothing_else(project, capsys):
         (lambda project: (project.root / FOLDER / "dense.f32.tflite").unlink(), 15, "does not exist"),
         (lambda project: (project.root / "validation.npz").unlink(), 11, "validation.npz"),
         (lambda project: project.split("validation", y=None), 11, "no labels"),
+        (lambda project: project.split("validation", y=np.ones((400, 2), np.int32)), 11, "y has shape (400, 2)"),
+        (lambda project: project.split("validation", y=np.full(400, 7)), 11, "validation.npz: Accuracy over 2 classes"),
         (lambda project: project.edit_recipe("accuracy", "hit_rate_at_10"), 11, "'group'"),
         (lambda project: project.candidates({}), 12, "dense.f32, which is not there"),
         (lambda project: project.candidates({"dense.f32": b"no"}), 12, "tflite"),

@@ -3,17 +3,24 @@
 import argparse
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Annotated
 
-from pipeline.core.errors import DataError, ModelError, UsageError
-from pipeline.core.files import disk_errors, write_atomic
-from pipeline.core.names import MODEL_NAME
+from pipeline.core.errors import DataError, FileAccess, MissingExtra, ModelError, UsageError
+from pipeline.core.files import disk_errors, read_bytes, write_atomic
+from pipeline.core.names import MODEL_NAME, Format
 from pipeline.core.recipe import Metric, SourceFormat, parse_recipe
 from pipeline.core.schema import Rule, SchemaProblems, read
+from pipeline.core.tensors import cast_tensors, map_npz
 from pipeline.data.partition import write_partition
+from pipeline.data.splits import BESIDE_INPUTS, Split, open_split
+from pipeline.engines.base import count_rows
+from pipeline.engines.open import open_session
 
 EXAMPLE = "hotspare init fraud-project --model fraud --source fraud.keras --data rows.npz --metric auc"
 
@@ -27,6 +34,7 @@ _VARIANTS = {
 _SCHEMES = {
     SourceFormat.ONNX: "  onnx: [f32, w8a8]",
 }
+_READY_MADE = {SourceFormat.TFLITE: Format.TFLITE, SourceFormat.ONNX: Format.ONNX}
 _TFLITE_SCHEMES = "  tflite: [f32, f16, w8, w8d, w8a8]"
 
 
@@ -53,18 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the project; raises before anything is written when the input is wrong."""
+    """Write the project, all of it or nothing; what no stage could use is refused here."""
     source_format = _checked_format(args)
     values = _values(args, source_format)
     recipe = Template((_SCAFFOLD / "recipe.yaml").read_text()).substitute(values)
     parse_recipe(recipe, f"recipes/models/{args.model}.yaml")
-    write_partition(args.data, args.folder / "data" / args.model, args.seed)
-    target = args.folder / "models" / args.model / values["file"]
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if args.source.is_dir() else shutil.copyfile)(args.source, target)
-    _write_scaffold(args.folder, args.model, recipe)
-    _init_repositories(args.folder)
+    _check_data(args, source_format)
+    with _all_or_nothing(args.folder):
+        write_partition(args.data, args.folder / "data" / args.model, args.seed)
+        target = args.folder / "models" / args.model / values["file"]
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if args.source.is_dir() else shutil.copyfile)(args.source, target)
+        _write_scaffold(args.folder, args.model, recipe)
+        _init_repositories(args.folder)
     print(
         f"{args.folder} is ready. Next:\n"
         f"  cd {args.folder}\n"
@@ -92,11 +102,53 @@ def _checked_format(args: argparse.Namespace) -> SourceFormat:
         ".tflite": SourceFormat.TFLITE,
         ".onnx": SourceFormat.ONNX,
     }
+    if shutil.which("git") is None:
+        raise MissingExtra("git is not installed, and dvc keeps its record in a git repository; install git.")
     if args.source.is_dir():
         return SourceFormat.SAVEDMODEL
     if args.source.suffix not in by_suffix:
         raise ModelError(f"{args.source}: expected .keras, .h5, .tflite, .onnx or a SavedModel folder.")
     return by_suffix[args.source.suffix]
+
+
+def _check_data(args: argparse.Namespace, source_format: SourceFormat) -> None:
+    """Raise DataError, or ModelError, for rows that the stages would refuse: here the row numbers are the user's."""
+    ready_made = _READY_MADE.get(source_format)
+    split = _fitting(args, ready_made) if ready_made else open_split(args.data, _likely_inputs(args.data))
+    if split.labels is None:
+        raise DataError(f"{args.data} has no labels, and {args.metric} needs them; add the key 'y', one number a row.")
+    if Metric(args.metric).is_ranking and split.groups is None:
+        raise DataError(f"{args.data} has no lists, and {args.metric} needs them; add the key 'group', one id a row.")
+
+
+def _fitting(args: argparse.Namespace, model_format: Format) -> Split:
+    try:
+        session = open_session(model_format, read_bytes(args.source, ModelError))
+    except ModelError as error:
+        raise ModelError(f"{args.source}: {error}") from error
+    dtypes = {spec.name: spec.dtype for spec in session.inputs}
+    split = open_split(args.data, sorted(dtypes))
+    count_rows(session.inputs, cast_tensors(split.inputs, dtypes, str(args.data)))
+    return split
+
+
+def _likely_inputs(data: Path) -> list[str]:
+    """Return every array that is not labels, lists or weights: only TensorFlow could say what a Keras model takes."""
+    return sorted(map_npz(data, DataError).keys() - BESIDE_INPUTS)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """Empty the folder again, or remove it where it is new, when the block does not end well."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        for entry in folder.iterdir() if folder.exists() else ():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if is_new and folder.exists():
+            folder.rmdir()
+        raise
 
 
 def _values(args: argparse.Namespace, source_format: SourceFormat) -> dict[str, str]:
@@ -132,7 +184,16 @@ def _write_scaffold(folder: Path, model: str, recipe: str) -> None:
 def _init_repositories(folder: Path) -> None:
     inside = subprocess.run(["git", "-C", str(folder), "rev-parse"], capture_output=True, check=False)
     if inside.returncode:
-        subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
-    top = subprocess.run(["git", "-C", str(folder), "rev-parse", "--show-prefix"], capture_output=True, check=True)
-    subdirectory = ["--subdir"] if top.stdout.strip() else []
-    subprocess.run(["dvc", "init", "--quiet", *subdirectory], cwd=folder, check=True)
+        _call(["git", "init", "--quiet", "."], folder)
+    prefix = _call(["git", "rev-parse", "--show-prefix"], folder)
+    # By module: the environment's own dvc, also where its folder of commands is not on the path.
+    _call([sys.executable, "-m", "dvc", "init", "--quiet", *(["--subdir"] if prefix.strip() else [])], folder)
+
+
+def _call(command: Sequence[str], folder: Path) -> str:
+    """Run a command in the project; returns what it printed, raises FileAccess with its last words when it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise FileAccess(f"`{' '.join(command)}` failed in {folder} ({words}); mend that, then run this again.")
+    return done.stdout

@@ -14,7 +14,7 @@ from pipeline.core.layout import bundle_dir, candidates_dir, scorecards_dir, sel
 from pipeline.core.names import Role
 from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.core.records import CANDIDATES_FILE, CandidateRecord, Candidates, read_record
-from pipeline.core.tensors import Tensors
+from pipeline.core.tensors import Tensors, cast_tensors
 from pipeline.data.splits import open_split
 from pipeline.engines.open import open_session
 from pipeline.score.scorecard import Scorecard, card_file
@@ -76,8 +76,9 @@ def _model_bytes(model: str, record: CandidateRecord) -> bytes:
 
 
 def _calibration(recipe: Recipe, record: CandidateRecord, model: bytes) -> Tensors:
-    names = [spec.name for spec in open_session(record.format, model).inputs]
-    return open_split(Path(recipe.data.calibration), names).inputs
+    path = Path(recipe.data.calibration)
+    dtypes = {spec.name: spec.dtype for spec in open_session(record.format, model).inputs}
+    return cast_tensors(open_split(path, sorted(dtypes)).inputs, dtypes, str(path))
 
 
 def _publish(

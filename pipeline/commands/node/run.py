@@ -15,7 +15,7 @@ from pipeline.commands.node.admission import Admitted, add_trust_arguments, admi
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import DataError, Malformed
 from pipeline.core.files import write_atomic
-from pipeline.core.tensors import Array, encode_npz, map_npz
+from pipeline.core.tensors import Array, cast_tensors, encode_npz, map_npz
 from pipeline.engines.base import Session, count_rows
 from pipeline.engines.open import open_session
 
@@ -24,7 +24,7 @@ EXAMPLE = (
 )
 
 _BATCH_ROWS = 1024
-_NOT_INPUTS = {"y", "group"}
+_NOT_INPUTS = {"y", "group", "weight"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,13 +68,15 @@ def make_ready(bundle: VerifiedBundle) -> Session:
 
 
 def read_inputs(path: Path, session: Session) -> dict[str, Array]:
-    """Map the model's inputs from an npz; labels and groups in it are left alone, ``x`` stands for a single input.
+    """Map the model's inputs from an npz; what else splits hold is left alone, ``x`` stands for a single input.
 
-    Raises DataError: missing file, missing or surplus tensors, another dtype or shape, no rows, NaN or infinity.
+    Numbers are taken as the model's type where that keeps them. Raises DataError: missing file, missing or surplus
+    tensors, a dtype or shape that does not fit, no rows, NaN or infinity.
     """
     arrays = {name: array for name, array in map_npz(path, DataError).items() if name not in _NOT_INPUTS}
     if set(arrays) == {"x"} and len(session.inputs) == 1:
         arrays = {session.inputs[0].name: arrays["x"]}
+    arrays = cast_tensors(arrays, {spec.name: spec.dtype for spec in session.inputs}, str(path))
     count_rows(session.inputs, arrays)
     for name, array in arrays.items():
         _require_finite(path, name, array)

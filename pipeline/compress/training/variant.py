@@ -55,7 +55,9 @@ def _tuned(trained: Trained, job: Job, on_step: Callable[[Step], None]) -> Train
     split = open_split(path, sorted(dtypes))
     if split.labels is None:
         raise DataError(f"{job.train} holds no labels (key 'y'), and fine-tuning {job.variant} learns from them.")
-    model = tune(trained.keras_model, job, cast_tensors(split.inputs, dtypes, str(path)), np.asarray(split.labels), on_step)
+    model = tune(
+        trained.keras_model, job, cast_tensors(split.inputs, dtypes, str(path)), np.asarray(split.labels), on_step
+    )
     return of_keras(model, f"{trained.made_by} + tfmot {version('tensorflow-model-optimization')}")
 
 

@@ -1,0 +1,91 @@
+"""``hotspare init``: what no stage could use is refused before anything is written."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rows import tiny_rows
+
+from pipeline.cli import main
+from pipeline.commands.build import init
+
+ROWS = 60
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch, fixture_models: Path):
+    """Run ``init`` on a tiny model and rows that differ from good ones; a change to None leaves an array out."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*more: str, source: Path = fixture_models / "tiny_dense.tflite", **changes) -> int:
+        rows = {**tiny_rows(ROWS, seed=1), **changes}
+        np.savez("rows.npz", **{name: array for name, array in rows.items() if array is not None})
+        return main(["init", "project", "--model", "tiny", "--source", str(source), "--data", "rows.npz", *more])
+
+    return run
+
+
+def with_nan() -> np.ndarray:
+    rows = tiny_rows(ROWS, seed=1)["x"]
+    rows[7, 2] = np.nan
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y": None}, "add the key 'y'"),
+        ({"y": np.ones((ROWS, 2))}, f"y has shape ({ROWS}, 2)"),
+        ({"y": np.array(["a"] * ROWS)}, "not numbers"),
+        ({"y": np.ones(ROWS - 1)}, "different row counts"),
+        ({"x": with_nan()}, "the first is row 7"),
+        ({"x": np.ones((ROWS, 3), np.float32)}, "takes (n, 8)"),
+        ({"x": None, "other": np.ones((ROWS, 8))}, "'features'"),
+        ({"x": np.ones((10, 8), np.float32), "y": np.ones(10)}, "too few"),
+        ({"note": np.float32(3)}, "note ()"),
+    ],
+)
+def test_rows_that_no_stage_could_use_are_refused_in_one_sentence(begin, capsys, changes, words: str) -> None:
+    assert begin(**changes) == 11
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not Path("project").exists()
+
+
+def test_a_ranking_needs_its_lists(begin, capsys) -> None:
+    assert begin("--metric", "ndcg_at_10") == 11
+    assert "add the key 'group'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+def test_a_model_that_cannot_be_loaded_is_refused_by_name(begin, tmp_path: Path, capsys, suffix: str) -> None:
+    source = tmp_path / f"broken.{suffix}"
+    source.write_bytes(b"????TFL3" + bytes(100))
+    assert begin(source=source) == 12
+    assert f"broken.{suffix}" in capsys.readouterr().err
+    assert not Path("project").exists()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_what_was_written_goes_away_when_the_end_fails(begin, monkeypatch, is_new: bool) -> None:
+    if not is_new:
+        Path("project").mkdir()
+    monkeypatch.setattr(init, "_init_repositories", lambda _: init._call(["git", "no-such-command"], Path()))
+    assert begin() == 43
+    assert Path("project").exists() is not is_new
+    assert is_new or not list(Path("project").iterdir())
+
+
+def test_git_is_asked_for_by_name(begin, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert begin() == 42
+    assert "git is not installed" in capsys.readouterr().err
+
+
+def test_inside_a_repository_the_project_joins_it(begin, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    assert begin() == 0
+    assert not Path("project/.git").exists()
+    assert Path("project/.dvc").is_dir()
