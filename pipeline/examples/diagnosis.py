@@ -15,7 +15,7 @@ SOURCE = Source(
 
 LABEL = "hospdead"
 # The prediction is made on study day 3. What nobody knows then would leak the answer. With ``avtisst`` the test AUC is
-# 0.895 to 0.908 over three seeds, without it 0.866 to 0.880: the difference is the leak.
+# 0.892 to 0.911 over three seeds, without it 0.868 to 0.882: the difference is the leak.
 LEFT_OUT = {
     "sno": "a row number",
     "hospdead": "the label",
@@ -33,6 +33,8 @@ LEFT_OUT = {
     "surv6m": "another model's forecast of the outcome",
     "prg2m": "a physician's forecast of the outcome",
     "prg6m": "a physician's forecast of the outcome",
+    # No leak, but no ground for a forecast of death either:
+    "race": "sensitive",
 }
 LEVELS = {
     "sex": ("male",),
@@ -41,10 +43,11 @@ LEVELS = {
     ),
     "dzclass": ("ARF/MOSF", "COPD/CHF/Cirrhosis", "Cancer", "Coma"),
     "income": ("under $11k", "$11-$25k", "$25-$50k", ">$50k"),
-    "race": ("asian", "black", "hispanic", "other", "white"),
     "ca": ("metastatic", "yes"),
 }  # fmt: skip
 SKEWED = ("wblc", "bili", "crea", "glucose", "bun", "urine", "pafi", "hday")
+# Missing in under 1 % of rows: a feature that says so would be all but constant.
+NEARLY_COMPLETE = ("scoma", "sps", "aps", "meanbp", "hrt", "resp", "temp", "crea", "sod")
 SHARES = Shares(calibration=500, validation=2200, test=1800)
 
 
@@ -64,16 +67,16 @@ def prepare(data: bytes, seed: int) -> Prepared:
 
 
 def _features(name: str, table: Table) -> tuple[list[str], Floats]:
-    """Return one column's features (n, k): levels, or the value and, where some are missing, whether it is missing."""
+    """Return one column's features (n, k): levels, or the value and, where many are missing, whether it is missing."""
     if name in LEVELS:
         return [f"{name}={level}" for level in LEVELS[name]], one_hot(table[name], LEVELS[name])
     values = numbers(table[name])
     missing = np.isnan(values)
     values = signed_log(values) if name in SKEWED else values
-    if not missing.any():
+    if name in NEARLY_COMPLETE or not missing.any():
         return [name], values[:, None]
     return [name, f"{name} missing"], np.stack([values, missing.astype(np.float64)], axis=1)
 
 
-# How the rows fall moves the test AUC: 0.866 to 0.880 over three seeds.
+# How the rows fall moves the test AUC: 0.868 to 0.882 over three seeds.
 EXAMPLE = Example(SOURCE, prepare, seed=2)
