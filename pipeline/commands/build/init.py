@@ -26,7 +26,7 @@ EXAMPLE = "hotspare init fraud-project --model fraud --source fraud.keras --data
 
 _SCAFFOLD = Path(__file__).parent / "scaffold"
 _VARIANTS = {
-    SourceFormat.KERAS: "  dense: {}\n  p50: {epochs: 2, learning_rate: 0.0005, batch_size: 256}",
+    SourceFormat.KERAS: "  dense: {}\n  p50: {sparsity: 0.5, epochs: 2, learning_rate: 0.0005, batch_size: 256}",
     SourceFormat.SAVEDMODEL: "  dense: {}",
     SourceFormat.TFLITE: "  dense: {}",
     SourceFormat.ONNX: "  dense: {}",
