@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline import __version__
-from pipeline.core.errors import HotspareError, UsageError
+from pipeline.core.errors import FileAccess, HotspareError, UsageError
 
 
 @dataclass(frozen=True)
@@ -82,32 +82,56 @@ def _dispatch(name: str, rest: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (see ``core/errors.py``)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    command = " ".join(["hotspare", *arguments[:1]])
+    try:
+        return _run_and_flush(arguments)
+    except HotspareError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        return _missing_package(command, error)
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted; nothing is half-written, run it again.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except OSError as error:
+        if error.filename is None:
+            _drop_output()
+        place = error.filename or "its output"
+        print(f"{command}: {place} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        return FileAccess.exit_code
+
+
+def _run_and_flush(arguments: Sequence[str]) -> int:
+    try:
+        return _run(arguments)
+    finally:
+        if sys.stdout is not None:  # it is None when the caller closed it
+            sys.stdout.flush()  # a closed pipe or a full disk shows here, where it still has an exit code
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else UsageError.exit_code
     if arguments[0] in ("-V", "--version"):
         print(f"hotspare {__version__}")
         return 0
-    try:
-        return _dispatch(arguments[0], arguments[1:])
-    except HotspareError as error:
-        print(f"hotspare {arguments[0]}: {error}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        return _missing_package(arguments[0], error)
-    except KeyboardInterrupt:
-        print(f"hotspare {arguments[0]}: interrupted; nothing is half-written, run it again.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return _dispatch(arguments[0], arguments[1:])
+
+
+def _drop_output() -> None:
+    """Send what is still unwritten nowhere, so that it fails no second time at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _missing_package(command: str, error: ModuleNotFoundError) -> int:
     if error.name is None or error.name.startswith("pipeline"):
         raise error
     print(
-        f"hotspare {command}: the package {error.name!r} is not installed; "
+        f"{command}: the package {error.name!r} is not installed; "
         "this command belongs to the build side: pip install 'hotspare[build,registry]'.",
         file=sys.stderr,
     )

@@ -1,12 +1,11 @@
 """``trust.yaml``: what a node accepts."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.bundle.channel import DEFAULT_CHANNEL
@@ -15,7 +14,8 @@ from pipeline.bundle.public_key import key_hint, read_public_key
 from pipeline.core.errors import KeyFileError, TrustPolicyError
 from pipeline.core.files import read_bytes
 from pipeline.core.names import MODEL_NAME
-from pipeline.core.schema import Rule, SchemaProblems, read
+from pipeline.core.schema import Rule
+from pipeline.core.strict_yaml import read_yaml
 
 
 class KeyUse(StrEnum):
@@ -88,22 +88,4 @@ def load_policy(path: Path) -> TrustPolicy:
 
 def parse_policy(text: bytes, place: str) -> PolicyFile:
     """Parse a policy's YAML; raises TrustPolicyError with every problem found, each with its path in the file."""
-    try:
-        value = yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrustPolicyError(f"{place} is not YAML: {' '.join(str(error).split())}.") from error
-    try:
-        return read(PolicyFile, value)
-    except SchemaProblems as error:
-        listing = "\n  - ".join(error.problems)
-        raise TrustPolicyError(f"{place} has {len(error.problems)} problem(s):\n  - {listing}") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key which stands twice (YAML would silently take the last)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if len(set(map(repr, keys))) != len(keys):
-            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    return read_yaml(PolicyFile, text, place, TrustPolicyError)

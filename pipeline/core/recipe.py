@@ -1,19 +1,17 @@
 """The recipe of one model: ``recipes/models/<model>.yaml``, read strictly, every problem at once."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
-
-import yaml
-from yaml.constructor import ConstructorError
+from typing import Annotated
 
 from pipeline.core.canonical import canonical_json, sha256_hex
 from pipeline.core.errors import RecipeError
 from pipeline.core.files import read_bytes
 from pipeline.core.names import MODEL_NAME, VARIANT, CandidateName, Format, Scheme
-from pipeline.core.schema import Rule, SchemaProblems, plain, read
+from pipeline.core.schema import Rule, plain
+from pipeline.core.strict_yaml import read_yaml
 
 RECIPES = Path("recipes/models")
 
@@ -208,28 +206,9 @@ class Recipe:
         return sha256_hex(canonical_json({key: full[key] for key in keys}))
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, where YAML readers silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, (key_node, _) in enumerate(node.value):
-            if keys[index] in keys[:index]:
-                raise ConstructorError(None, None, f"the key {keys[index]!r} stands twice", key_node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def parse_recipe(text: str, place: str) -> Recipe:
+def parse_recipe(text: str | bytes, place: str) -> Recipe:
     """Read a recipe from YAML text; raises RecipeError with every problem found, each with its path in the file."""
-    try:
-        value = yaml.load(text, _StrictLoader)  # noqa: S506 — a SafeLoader
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{place} is not YAML: {' '.join(str(error).split())}.") from error
-    try:
-        return read(Recipe, value)
-    except SchemaProblems as error:
-        listing = "\n  - ".join(error.problems)
-        raise RecipeError(f"{place} has {len(error.problems)} problem(s):\n  - {listing}") from error
+    return read_yaml(Recipe, text, place, RecipeError)
 
 
 def load_recipe(model: str, root: Path = RECIPES) -> Recipe:
@@ -239,8 +218,7 @@ def load_recipe(model: str, root: Path = RECIPES) -> Recipe:
     """
     path = root / f"{model}.yaml"
     known = ", ".join(sorted(item.stem for item in root.glob("*.yaml"))) or "none"
-    text = read_bytes(path, RecipeError, f"recipes here: {known}").decode("utf-8", "replace")
-    recipe = parse_recipe(text, str(path))
+    recipe = parse_recipe(read_bytes(path, RecipeError, f"recipes here: {known}"), str(path))
     if recipe.model != model:
         raise RecipeError(f"{path}: model: {recipe.model!r} does not match the file's name; make them equal.")
     return recipe

@@ -7,13 +7,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-
 from pipeline.core.errors import RecipeError
 from pipeline.core.files import read_bytes
 from pipeline.core.names import Format, Role, Scheme
 from pipeline.core.recipe import Diversity
-from pipeline.core.schema import Rule, SchemaProblems, read
+from pipeline.core.schema import Rule
+from pipeline.core.strict_yaml import read_yaml
 
 POLICY = Path("mlflow/promotion.yaml")
 
@@ -226,20 +225,12 @@ def _why_issue(terms: ChannelTerms, current: Standard | None, pair: Pair, now: d
     return "renewed" if now >= current.refresh_by else None
 
 
-def parse_policy(text: str, place: str) -> PromotionPolicy:
+def parse_policy(text: str | bytes, place: str) -> PromotionPolicy:
     """Read a promotion policy from YAML text; raises RecipeError with every problem found."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{place} is not YAML: {' '.join(str(error).split())}.") from error
-    try:
-        return read(PromotionPolicy, value)
-    except SchemaProblems as error:
-        listing = "\n  - ".join(error.problems)
-        raise RecipeError(f"{place} has {len(error.problems)} problem(s):\n  - {listing}") from error
+    return read_yaml(PromotionPolicy, text, place, RecipeError)
 
 
 def load_policy(path: Path = POLICY) -> PromotionPolicy:
     """Load ``mlflow/promotion.yaml``; raises RecipeError when it is missing or malformed."""
     text = read_bytes(path, RecipeError, "copy it from the hotspare project, or run `hotspare init`")
-    return parse_policy(text.decode("utf-8", "replace"), str(path))
+    return parse_policy(text, str(path))

@@ -36,9 +36,13 @@ def task_score(metric: Metric, split: str, candidate: Measured, reference: Measu
         rows=candidate.rows,
         value=round(candidate.value, PLACES),
         reference_value=round(reference.value, PLACES),
-        loss_abs=round(loss, PLACES),
-        loss_low=round(low, PLACES),
-        loss_high=round(high, PLACES),
+        loss_abs=_rounded(loss),
+        loss_low=_rounded(low),
+        loss_high=_rounded(high),
         confidence=CONFIDENCE,
-        loss_relative=round(loss / abs(reference.value), PLACES) if reference.value else None,
+        loss_relative=_rounded(loss / abs(reference.value)) if reference.value else None,
     )
+
+
+def _rounded(loss: float) -> float:
+    return round(loss, PLACES) + 0.0  # no loss is 0.0, never -0.0

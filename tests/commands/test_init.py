@@ -9,6 +9,7 @@ from rows import tiny_rows
 
 from pipeline.cli import main
 from pipeline.commands.build import init
+from pipeline.core.recipe import load_recipe
 
 ROWS = 60
 
@@ -66,6 +67,23 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_name(begin, tmp_path: Path,
     assert begin(source=source) == 12
     assert f"broken.{suffix}" in capsys.readouterr().err
     assert not Path("project").exists()
+
+
+def test_a_folder_that_is_no_saved_model_is_refused(begin, tmp_path: Path, capsys) -> None:
+    assert begin(source=tmp_path) == 12
+    assert "saved_model.pb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--max-loss", "-1"), ("--max-loss", "nan"), ("--seed", "-1")])
+def test_a_value_that_no_recipe_may_hold_is_a_wrong_argument(begin, option: str, value: str) -> None:
+    assert begin(option, value) == 2
+    assert not Path("project").exists()
+
+
+def test_a_small_budget_reaches_the_recipe_as_it_was_given(begin, monkeypatch) -> None:
+    assert begin("--max-loss", "0.000001") == 0
+    monkeypatch.chdir("project")
+    assert load_recipe("tiny").budgets.loss_max_abs == 1e-6
 
 
 @pytest.mark.parametrize("is_new", [True, False])

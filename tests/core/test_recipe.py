@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -114,6 +115,32 @@ def test_a_key_that_stands_twice_is_refused():
     text = (RECIPES / "credit.yaml").read_text() + "\nseed: 21\n"
     with pytest.raises(RecipeError, match="seed"):
         parse_recipe(text, "recipe.yaml")
+
+
+def test_numbers_may_be_written_with_an_exponent():
+    text = (RECIPES / "credit.yaml").read_text().replace("threshold: ", "threshold: 5e-1 #")
+    assert parse_recipe(text, "recipe.yaml").threshold == 0.5
+
+
+@pytest.mark.parametrize("word", ["on", "no", "2024-01-01", "2024-13-45", "12:30", "010"])
+def test_words_that_old_yaml_takes_for_something_else_stay_words(word):
+    text = re.sub(r"title: .*", f"title: {word}", (RECIPES / "credit.yaml").read_text(), count=1)
+    assert parse_recipe(text, "recipe.yaml").about.title == word
+
+
+def test_a_key_that_stands_twice_is_told_with_its_line():
+    with pytest.raises(RecipeError, match=r"'seed' stands twice \(line 2, column 1\)\.$"):
+        parse_recipe("seed: 1\nseed: 2\n", "recipe.yaml")
+
+
+def test_endless_nesting_is_refused():
+    with pytest.raises(RecipeError, match="nested too deeply"):
+        parse_recipe("[" * 5000, "recipe.yaml")
+
+
+def test_bytes_that_are_no_text_are_refused():
+    with pytest.raises(RecipeError, match="is not YAML"):
+        parse_recipe(b"\xff\xfe\xfd", "recipe.yaml")
 
 
 @given(st.text(max_size=60))

@@ -55,6 +55,12 @@ def test_figures_agree_with_what_the_files_really_answer(project, capsys):
     assert reference.timings.latency_p50_ms > 0
 
 
+def test_no_loss_is_no_negative_zero_where_lower_is_better(project, capsys):
+    project.edit_recipe("metric: accuracy", "metric: rmse")
+    assert main(["score", "credit", "--json"]) == 0
+    assert '"loss_abs": -0.0' not in capsys.readouterr().out
+
+
 def test_rows_of_double_precision_are_scored_as_the_model_takes_them(project, capsys):
     score(capsys)
     reference = read_scored("credit")[1][0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Annotated
 
-from pipeline.core.errors import DataError, FileAccess, MissingExtra, ModelError, UsageError
+from pipeline.core.errors import DataError, FileAccess, MissingExtra, ModelError, RecipeError, UsageError
 from pipeline.core.files import disk_errors, read_bytes, write_atomic
 from pipeline.core.names import MODEL_NAME, Format
 from pipeline.core.recipe import Metric, SourceFormat, parse_recipe
@@ -33,6 +33,12 @@ _VARIANTS = {
 }
 _SCHEMES = {
     SourceFormat.ONNX: "  onnx: [f32, w8a8]",
+}
+_BY_SUFFIX = {
+    ".keras": SourceFormat.KERAS,
+    ".h5": SourceFormat.KERAS,
+    ".tflite": SourceFormat.TFLITE,
+    ".onnx": SourceFormat.ONNX,
 }
 _READY_MADE = {SourceFormat.TFLITE: Format.TFLITE, SourceFormat.ONNX: Format.ONNX}
 _TFLITE_SCHEMES = "  tflite: [f32, f16, w8, w8d, w8a8]"
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     source_format = _checked_format(args)
     values = _values(args, source_format)
     recipe = Template((_SCAFFOLD / "recipe.yaml").read_text()).substitute(values)
-    parse_recipe(recipe, f"recipes/models/{args.model}.yaml")
+    _check_recipe(recipe)
     _check_data(args, source_format)
     with _all_or_nothing(args.folder):
         write_partition(args.data, args.folder / "data" / args.model, args.seed)
@@ -92,23 +98,30 @@ def _checked_format(args: argparse.Namespace) -> SourceFormat:
         raise UsageError(f"--{error}; use a name such as fraud or churn-2.") from error
     if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
         raise UsageError(f"{args.folder} is not empty; name a new folder, so that nothing of yours is overwritten.")
-    if not args.source.exists():
-        raise ModelError(f"{args.source} does not exist; give the path of your trained model.")
     if not args.data.is_file():
-        raise DataError(f"{args.data} does not exist; give an npz file with y and the model's inputs.")
-    by_suffix = {
-        ".keras": SourceFormat.KERAS,
-        ".h5": SourceFormat.KERAS,
-        ".tflite": SourceFormat.TFLITE,
-        ".onnx": SourceFormat.ONNX,
-    }
+        raise DataError(f"{args.data} is not a file; give an npz file with y and the model's inputs.")
     if shutil.which("git") is None:
         raise MissingExtra("git is not installed, and dvc keeps its record in a git repository; install git.")
-    if args.source.is_dir():
+    return _source_format(args.source)
+
+
+def _source_format(source: Path) -> SourceFormat:
+    if not source.exists():
+        raise ModelError(f"{source} does not exist; give the path of your trained model.")
+    if source.is_dir():
+        if not (source / "saved_model.pb").is_file():
+            raise ModelError(f"{source} is no SavedModel: it holds no saved_model.pb; give the model's own folder.")
         return SourceFormat.SAVEDMODEL
-    if args.source.suffix not in by_suffix:
-        raise ModelError(f"{args.source}: expected .keras, .h5, .tflite, .onnx or a SavedModel folder.")
-    return by_suffix[args.source.suffix]
+    if source.suffix not in _BY_SUFFIX:
+        raise ModelError(f"{source}: expected .keras, .h5, .tflite, .onnx or a SavedModel folder.")
+    return _BY_SUFFIX[source.suffix]
+
+
+def _check_recipe(recipe: str) -> None:
+    try:
+        parse_recipe(recipe, "The recipe that these arguments make")
+    except RecipeError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_data(args: argparse.Namespace, source_format: SourceFormat) -> None:

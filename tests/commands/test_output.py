@@ -1,0 +1,36 @@
+"""Standard output that closed early or is full ends in an exit code, never in a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = [["--help"], ["verify", "--help"], ["schema"]]
+
+
+def hotspare(arguments: list[str], stdout: int) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_pipe_that_closed_early_is_nothing_to_talk_about(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = hotspare(arguments, writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_output_that_cannot_be_written_is_one_sentence(arguments: list[str]) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = hotspare(arguments, full)
+    os.close(full)
+    assert done.returncode == 43
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
