@@ -1,6 +1,7 @@
 """The ``hotspare`` command: picks a command by name, imports only that one, and turns errors into exit codes."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline import __version__
-from pipeline.core.errors import FileAccess, HotspareError, UsageError
+from pipeline.core.errors import FileAccess, HotspareError, OutOfSpace, UsageError
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _drop_output()
         place = error.filename or "its output"
         print(f"{command}: {place} cannot be used: {error.strerror or error}.", file=sys.stderr)
-        return FileAccess.exit_code
+        return OutOfSpace.exit_code if error.errno == errno.ENOSPC else FileAccess.exit_code
 
 
 def _run_and_flush(arguments: Sequence[str]) -> int:

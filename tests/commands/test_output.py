@@ -31,6 +31,6 @@ def test_output_that_cannot_be_written_is_one_sentence(arguments: list[str]) -> 
     full = os.open("/dev/full", os.O_WRONLY)
     done = hotspare(arguments, full)
     os.close(full)
-    assert done.returncode == 43
+    assert done.returncode == 41
     assert done.stderr.count("\n") == 1
     assert "No space left" in done.stderr
