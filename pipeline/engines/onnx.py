@@ -1,5 +1,6 @@
 """onnxruntime on the CPU: the ``.onnx`` engine."""
 
+import os
 from typing import Any
 
 import onnxruntime as ort
@@ -70,6 +71,8 @@ def _options(threads: int) -> Any:
     options.use_deterministic_compute = True
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Weights in files beside the model would be read from the working folder, unhashed: no file is found below this.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return options
 
 
