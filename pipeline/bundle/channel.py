@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pipeline.bundle.floor import Floor
+from pipeline.bundle.floor import Floor, check_order
 from pipeline.core.canonical import canonical_json, sha256_hex
 from pipeline.core.clock import from_text
-from pipeline.core.errors import Expired, NotAccepted, Revoked, RolledBack
+from pipeline.core.errors import Expired, NotAccepted, Revoked
 from pipeline.core.names import MODEL_NAME, Role
 from pipeline.core.schema import Rule, plain
 
@@ -103,13 +103,8 @@ def check_dates(channel: Channel, now: datetime) -> tuple[str, ...]:
 
 def check_floor(channel: Channel, floor: Floor | None) -> None:
     """Raise RolledBack for a channel older than the floor, or another one of the floor's own sequence number."""
-    if floor is None:
-        return
-    place = f"The channel of {channel.model} is at epoch {channel.epoch}, seq {channel.seq}"
-    if (channel.epoch, channel.seq) < (floor.epoch, floor.seq):
-        raise RolledBack(f"{place}, this node has already accepted epoch {floor.epoch}, seq {floor.seq}.")
-    if (channel.epoch, channel.seq) == (floor.epoch, floor.seq) and channel.digest != floor.digest:
-        raise RolledBack(f"{place}, but differs from the one that this node accepted with that number; ask its signer.")
+    if floor is not None:
+        check_order(channel.floor, floor, f"The channel of {channel.model}")
 
 
 def check_revoked(channel: Channel, key_hint: str, bundle_id: str | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipeline.core.canonical import readable_json
-from pipeline.core.errors import FileAccess
+from pipeline.core.errors import FileAccess, RolledBack
 from pipeline.core.files import disk_errors, read_json, write_atomic
 from pipeline.core.schema import Rule, SchemaProblems, plain, read
 
@@ -42,11 +42,26 @@ def read_floor(path: Path) -> Floor | None:
         raise FileAccess(f"{path} is damaged ({'; '.join(error.problems)}); {advice}.") from error
 
 
+def check_order(offered: Floor, kept: Floor, what: str) -> None:
+    """Raise RolledBack when ``offered`` is below the floor, or another channel of the floor's own number."""
+    place = f"{what} is at epoch {offered.epoch}, seq {offered.seq}"
+    if (offered.epoch, offered.seq) < (kept.epoch, kept.seq):
+        raise RolledBack(f"{place}, this node has already accepted epoch {kept.epoch}, seq {kept.seq}.")
+    if (offered.epoch, offered.seq) == (kept.epoch, kept.seq) and offered.digest != kept.digest:
+        raise RolledBack(f"{place}, but differs from the one that this node accepted with that number; ask its signer.")
+
+
 def raise_floor(path: Path, floor: Floor) -> None:
-    """Persist ``floor`` if it is higher than what is kept; never lowers it. Raises FileAccess or OutOfSpace."""
+    """Persist ``floor`` if it is higher than what is kept; never lowers it.
+
+    Raises RolledBack when another process meanwhile accepted a newer channel, or another one of the same number;
+    FileAccess or OutOfSpace.
+    """
     with _locked(path):
         kept = read_floor(path)
-        if kept is None or (floor.epoch, floor.seq) > (kept.epoch, kept.seq):
+        if kept is not None:
+            check_order(floor, kept, "The channel")
+        if kept != floor:
             write_atomic(path, readable_json(plain(floor)))
 
 

@@ -8,18 +8,21 @@ from pathlib import Path
 from pipeline.bundle.statement import Statement
 from pipeline.core.errors import FileAccess, HotspareError, Malformed, Tampered
 from pipeline.core.files import disk_errors
+from pipeline.core.printable import printable
 
 SIGNATURE_FILE = "bundle.sig"
 PAYLOAD = "payload"
 SMALL_BYTES_MAX = 1 << 20
+BYTES_MAX = 1 << 32  # neither model format holds more than half of this in one file
 _ATTESTATIONS = "attestations"
 _TOP_LEVEL = {SIGNATURE_FILE, PAYLOAD, _ATTESTATIONS}
 
 
-def read_payload(path: Path, statement: Statement, size: int | None) -> dict[str, bytes]:
+def read_payload(path: Path, statement: Statement, size: int | None, bytes_max: int = BYTES_MAX) -> dict[str, bytes]:
     """Return the payload's bytes by path: all that was signed and nothing else, each read once and hashed.
 
-    ``size`` is the sum that a channel tells, if there is one. Raises Tampered for every departure.
+    ``size`` is the sum that a channel tells, if there is one; without it ``bytes_max`` alone keeps a file that somebody
+    blew up from filling the memory before it is hashed. Raises Tampered for every departure.
     """
     _check_top_level(path)
     found = _list_files(path / PAYLOAD)
@@ -27,9 +30,12 @@ def read_payload(path: Path, statement: Statement, size: int | None) -> dict[str
     for missing in sorted(signed.keys() - found.keys()):
         raise Tampered(f"{path}: {PAYLOAD}/{missing} is missing; fetch the bundle again.")
     for extra in sorted(found.keys() - signed.keys()):
-        raise Tampered(f"{path}: {PAYLOAD}/{extra} was never signed; fetch the bundle again.")
-    if size is not None and sum(found.values()) != size:
-        raise Tampered(f"{path}: the payload has {sum(found.values())} bytes where the channel says {size}.")
+        raise Tampered(f"{path}: {PAYLOAD}/{printable(extra)} was never signed; fetch the bundle again.")
+    total = sum(found.values())
+    if size is not None and total != size:
+        raise Tampered(f"{path}: the payload has {total} bytes where the channel says {size}.")
+    if total > bytes_max:
+        raise Tampered(f"{path}: the payload has {total} bytes, more than the {bytes_max} that can be loaded here.")
     return {name: _read_hashed(path / PAYLOAD / name, found[name], signed[name]) for name in sorted(signed)}
 
 
@@ -39,7 +45,7 @@ def _check_top_level(path: Path) -> None:
     if PAYLOAD not in entries:
         raise Tampered(f"{path}: {PAYLOAD}/ is missing; fetch the bundle again.")
     for extra in sorted(entries.keys() - _TOP_LEVEL):
-        raise Tampered(f"{path}: {extra} does not belong into a bundle; fetch the bundle again.")
+        raise Tampered(f"{path}: {printable(extra)} does not belong into a bundle; fetch the bundle again.")
     for name in (PAYLOAD, _ATTESTATIONS):
         if name in entries and not entries[name].is_dir(follow_symlinks=False):
             raise Tampered(f"{path}: {name} is not a folder; fetch the bundle again.")
@@ -57,14 +63,14 @@ def _list_files(root: Path) -> dict[str, int]:
         with disk_errors(folder):
             entries = list(os.scandir(folder))
         if not entries:
-            raise Tampered(f"{folder} is empty, which no signature covers; fetch the bundle again.")
+            raise Tampered(f"{printable(str(folder))} is empty, which no signature covers; fetch the bundle again.")
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 pending.append(Path(entry.path))
             elif entry.is_file(follow_symlinks=False):
                 found[Path(entry.path).relative_to(root).as_posix()] = entry.stat(follow_symlinks=False).st_size
             else:
-                raise Tampered(f"{entry.path} is a link or a special file; fetch the bundle again.")
+                raise Tampered(f"{printable(entry.path)} is a link or a special file; fetch the bundle again.")
     return found
 
 

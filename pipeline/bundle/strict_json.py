@@ -1,6 +1,7 @@
 """JSON from outside, read strictly: no duplicate keys, no NaN, and where asked only its one canonical byte form."""
 
 import json
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pipeline.core.canonical import canonical_json
@@ -9,13 +10,19 @@ from pipeline.core.schema import SchemaProblems, read
 
 T = TypeVar("T")
 
+_LEVELS_MAX = 32  # the deepest of our formats has seven
+_PROBLEMS_TOLD_MAX = 8
+
 
 def parse_strict(data: bytes, what: str) -> object:
-    """Parse UTF-8 JSON; raises Malformed for other bytes, duplicate keys, NaN and infinities."""
+    """Parse UTF-8 JSON; raises Malformed for other bytes, duplicate keys, NaN, infinities and bottomless nesting."""
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"{what} is not strict JSON ({error}); fetch it again from where it was packed.") from error
+    if _is_too_deep(value):
+        raise Malformed(f"{what} is nested deeper than {_LEVELS_MAX} levels; fetch it again from where it was packed.")
+    return value
 
 
 def parse_canonical(data: bytes, what: str) -> object:
@@ -34,11 +41,24 @@ def parse_canonical(data: bytes, what: str) -> object:
 
 
 def fit(cls: type[T], value: object, what: str) -> T:
-    """Read parsed JSON into a dataclass; raises Malformed with every problem, unknown fields among them."""
+    """Read parsed JSON into a dataclass; raises Malformed with its problems, unknown fields among them."""
     try:
         return read(cls, value)
     except SchemaProblems as error:
-        raise Malformed(f"{what} breaks the format: {'; '.join(error.problems)}.") from error
+        told = "; ".join(error.problems[:_PROBLEMS_TOLD_MAX])
+        more = len(error.problems) - _PROBLEMS_TOLD_MAX
+        raise Malformed(f"{what} breaks the format: {told}{f'; and {more} more' if more > 0 else ''}.") from error
+
+
+def _is_too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_LEVELS_MAX):
+        level = [child for item in level for child in _children(item)]
+    return bool(level)
+
+
+def _children(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

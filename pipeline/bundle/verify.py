@@ -34,7 +34,7 @@ from pipeline.bundle.manifest import (
 )
 from pipeline.bundle.node import this_node
 from pipeline.bundle.policy import KeyUse, TrustPolicy
-from pipeline.bundle.reading import SIGNATURE_FILE, read_payload, read_small
+from pipeline.bundle.reading import BYTES_MAX, SIGNATURE_FILE, read_payload, read_small
 from pipeline.bundle.statement import read_statement
 from pipeline.bundle.strict_json import fit, parse_strict
 from pipeline.core.canonical import sha256_hex
@@ -133,9 +133,10 @@ def verify_bundle(
         role = role_of(channel.channel, statement.bundle_id, role)
     elif role is not None:
         raise NotAccepted("Without a channel no bundle has a role; give the channel too.")
-    files = read_payload(path, statement, channel.channel.ref(role).size if channel and role else None)
-    manifest, io = _read_descriptions(files)
     found = node or this_node()
+    size = channel.channel.ref(role).size if channel and role else None
+    files = read_payload(path, statement, size, min(BYTES_MAX, found.ram_mb * 10**6 // 2))
+    manifest, io = _read_descriptions(files)
     _check_accepted(manifest, policy, channel, found)
     return VerifiedBundle(
         bundle_id=statement.bundle_id,

@@ -33,15 +33,21 @@ HotspareError
 
 from collections.abc import Sequence
 
+from pipeline.core.printable import printable_lines
+
 
 class HotspareError(Exception):
     """Base of every error a person may see.
 
     ``str(error)`` is one plain sentence (or a list of them, one a line) that says what, where and what to do.
+    It may quote files from anybody; what could steer a terminal is spelled out.
     """
 
     exit_code = 70
     retry = False
+
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
 
 
 class InputError(HotspareError):

@@ -12,12 +12,17 @@ import enum
 import functools
 import math
 import re
+import reprlib
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from pipeline.core.printable import printable
+
 T = TypeVar("T")
+
+_PROBLEM_CHARS_MAX = 60
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _at(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
+    name = printable(str(key))
+    return f"{path}.{name}" if path else name
 
 
 def _split(hint: Any) -> tuple[Any, Rule]:
@@ -189,8 +195,11 @@ def _limits(rule: Rule, value: object) -> Iterator[str]:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    # Not repr: a few YAML aliases of aliases stand for more text than memory holds.
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = shortened.maxlong = _PROBLEM_CHARS_MAX
+    text = shortened.repr(value)
+    return text if len(text) <= _PROBLEM_CHARS_MAX else f"{text[: _PROBLEM_CHARS_MAX - 3]}..."
 
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

@@ -12,6 +12,9 @@ from pipeline.core.schema import SchemaProblems, read
 
 T = TypeVar("T")
 
+# Beside its own error, PyYAML lets out whatever Python raises for an explicit tag that does not fit its value.
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+
 
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, where YAML readers silently take the last."""
@@ -41,7 +44,7 @@ def read_yaml(cls: type[T], text: str | bytes, place: str, malformed: type[Hotsp
     """Build ``cls`` from YAML text; raises ``malformed`` with every problem found, each with its path in the file."""
     try:
         value = yaml.load(text.decode() if isinstance(text, bytes) else text, _StrictLoader)  # noqa: S506 - safe
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         raise malformed(f"{place} is not YAML: {_said(error)}.") from error
     except RecursionError as error:
         raise malformed(f"{place} is not YAML that can be read: it is nested too deeply.") from error

@@ -202,9 +202,23 @@ def test_a_fork_of_the_floors_channel_is_refused(pair: Sealed, policy: TrustPoli
 def test_a_floor_is_never_lowered(tmp_path) -> None:
     path = floor_path(tmp_path, "tiny")
     assert read_floor(path) is None
-    for epoch, seq in [(0, 3), (0, 2), (1, 1), (0, 9)]:
+    for epoch, seq in [(0, 3), (0, 3), (1, 1), (1, 1)]:
         raise_floor(path, Floor(epoch, seq, "a" * 64))
+    for epoch, seq in [(0, 9), (1, 0), (0, 3)]:
+        with pytest.raises(RolledBack, match="already accepted epoch 1, seq 1"):
+            raise_floor(path, Floor(epoch, seq, "a" * 64))
     assert read_floor(path) == Floor(1, 1, "a" * 64)
+
+
+def test_of_two_runs_with_forks_of_one_channel_only_the_first_becomes_ready(pair: Sealed, policy: TrustPolicy) -> None:
+    path = floor_path(policy.state_dir, "tiny")
+    first = load_channel(pair.channel, policy, NOW).channel
+    publish(pair, not_after="2036-02-02T00:00:00Z")
+    second = load_channel(pair.channel, policy, NOW).channel
+    raise_floor(path, first.floor)
+    with pytest.raises(RolledBack, match="differs"):
+        raise_floor(path, second.floor)
+    assert read_floor(path) == first.floor
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"epoch": 0, "seq": 0, "digest": "x"}', b"\xff"])

@@ -14,6 +14,7 @@ from pipeline.bundle.manifest import Node
 from pipeline.bundle.policy import KeyUse, load_policy
 from pipeline.bundle.verify import verify_bundle
 from pipeline.commands.build.keys import policy_text
+from pipeline.core.canonical import canonical_json
 from pipeline.core.errors import FileAccess, Malformed, NotAccepted, SignatureInvalid, Tampered, Untrusted
 from pipeline.core.names import Format, Role
 
@@ -90,6 +91,62 @@ def test_a_deeply_nested_signature_file_is_refused(pair: Sealed, policy) -> None
     (pair.backup / "bundle.sig").write_bytes(b"[" * 500_000)
     with pytest.raises(Malformed):
         verify_bundle(pair.backup, policy, NOW)
+
+
+@pytest.mark.parametrize("levels", [33, 500, *range(940, 1000)])
+def test_nesting_just_below_what_python_can_bear_is_refused_too(pair: Sealed, policy, levels: int) -> None:
+    (pair.backup / "bundle.sig").write_bytes(b'{"dsseEnvelope":' + b"[" * levels + b"]" * levels + b"}")
+    with pytest.raises(Malformed):
+        verify_bundle(pair.backup, policy, NOW)
+
+
+def test_a_flood_of_unknown_keys_is_told_in_short(pair: Sealed, policy) -> None:
+    (pair.backup / "bundle.sig").write_bytes(canonical_json({f"key{number:05}": 0 for number in range(50_000)}))
+    with pytest.raises(Malformed, match="more") as caught:
+        verify_bundle(pair.backup, policy, NOW)
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("with_channel", [True, False])
+def test_a_payload_file_blown_up_with_nothing_is_refused_before_it_fills_the_memory(
+    pair: Sealed, verified, with_channel: bool
+) -> None:
+    os.truncate(pair.backup / "payload/LICENSE", 10**13)
+    with pytest.raises(Tampered, match="the payload has 1000"):
+        verified(with_channel)
+
+
+def _name_in_payload(bundle: Path) -> None:
+    (bundle / "payload" / _STEERING).write_bytes(b"x")
+
+
+def _name_beside_payload(bundle: Path) -> None:
+    (bundle / _STEERING).write_bytes(b"x")
+
+
+def _name_of_a_link(bundle: Path) -> None:
+    (bundle / "payload" / _STEERING).symlink_to("LICENSE")
+
+
+def _name_of_an_empty_folder(bundle: Path) -> None:
+    (bundle / "payload" / _STEERING).mkdir()
+
+
+def _key_in_signature(bundle: Path) -> None:
+    (bundle / "bundle.sig").write_bytes(canonical_json({_STEERING + "\u202e\x9b31m": 1}))
+
+
+_STEERING = "\x1b[2J\nverified    tiny\rdense"
+
+
+@pytest.mark.parametrize(
+    "attack", [_name_in_payload, _name_beside_payload, _name_of_a_link, _name_of_an_empty_folder, _key_in_signature]
+)
+def test_names_that_steer_a_terminal_or_forge_a_line_are_spelled_out(pair: Sealed, policy, attack) -> None:
+    attack(pair.backup)
+    with pytest.raises((Tampered, Malformed)) as caught:
+        verify_bundle(pair.backup, policy, NOW)
+    assert str(caught.value).isprintable()
 
 
 def test_a_huge_signature_file_is_refused_before_it_is_parsed(pair: Sealed, policy) -> None:

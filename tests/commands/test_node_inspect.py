@@ -29,6 +29,20 @@ def test_it_needs_no_signature_and_says_so_to_machines_too(template: Sealed, tmp
     assert told["manifest"]["model"] == "tiny"
 
 
+def test_files_that_steer_a_terminal_are_spelled_out(template: Sealed, tmp_path: Path, capsys) -> None:
+    shutil.copytree(template.backup / "payload", tmp_path / "payload")
+    manifest = json.loads((tmp_path / "payload/bundle.json").read_bytes())
+    steering = "\x1b[2J\x9b31m\u202e\rverified\ud800"
+    (tmp_path / "payload/bundle.json").write_text(json.dumps({**manifest, "licence": steering + "\nverified"}))
+    (tmp_path / "payload/scorecard.json").write_text(json.dumps({steering: steering}))
+    (tmp_path / "payload/MODEL_CARD.md").write_text("A card.\n\x1b]0;title\x07\n")
+    assert main(["inspect", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert told.replace("\n", "").isprintable()
+    assert not any(line.startswith("verified") for line in told.splitlines())
+    assert "A card.\n" in told
+
+
 @pytest.mark.parametrize(
     ("name", "content", "code"),
     [("bundle.json", b"[]", 32), ("io.json", b"{", 32), ("scorecard.json", b"[]", 32), ("MODEL_CARD.md", None, 30)],

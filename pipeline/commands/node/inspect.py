@@ -10,6 +10,7 @@ from pipeline.bundle.manifest import CARD_FILE, IO_FILE, MANIFEST_FILE, SCORECAR
 from pipeline.bundle.reading import PAYLOAD, read_small
 from pipeline.bundle.strict_json import fit, parse_strict
 from pipeline.core.errors import Malformed
+from pipeline.core.printable import printable, printable_lines
 from pipeline.core.schema import plain
 
 EXAMPLE = "hotspare inspect artifacts/bundles/credit-backup"
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         told = {"verified": False, "manifest": plain(manifest), "io": plain(io), "scorecard": scorecard, "card": card}
         print(json.dumps(told, indent=2, sort_keys=True))
     else:
-        print("\n".join(_lines(manifest, io, scorecard)), card, _NOTHING_VERIFIED, sep="\n\n")
+        lines = [printable(line) for line in _lines(manifest, io, scorecard)]
+        print("\n".join(lines), printable_lines(card), _NOTHING_VERIFIED, sep="\n\n")
     return 0
 
 
