@@ -42,7 +42,7 @@ def read_json(path: Path, malformed: type[HotspareError], advice: str = "check t
     data = read_bytes(path, malformed, advice)
     try:
         return json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise malformed(f"{path} is not JSON ({error}); {advice}.") from error
 
 
@@ -51,11 +51,15 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 
     Creates missing parent folders. Raises OutOfSpace or FileAccess and leaves no partial file.
     """
+    if path.is_dir():
+        raise FileAccess(f"{path} is a folder; name a file to write.")
     aside = path.with_name(f"{_ASIDE}{path.name}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            # Never into a file that is there: it could be a link, or be open to others where ``mode`` is not.
+            aside.unlink(missing_ok=True)
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)
                 stream.flush()

@@ -1,6 +1,7 @@
 """Named tensors in ``.npz`` files: never pickled, deterministic bytes, members mapped where they can be."""
 
 import io
+import math
 import struct
 import tokenize
 import zipfile
@@ -18,9 +19,15 @@ Array = npt.NDArray[np.generic]
 Tensors = Mapping[str, Array]
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-# What zipfile and numpy raise on damaged bytes (found by flipping bytes); RuntimeError is an encrypted member.
+# What zipfile and numpy raise on damaged bytes (found by flipping bytes) and on headers written to attack: MemoryError
+# is a shape that no machine holds; RuntimeError is an encrypted member.
 _DAMAGE = (
     ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
@@ -68,9 +75,15 @@ def decode_npz(data: bytes, what: str, malformed: type[HotspareError]) -> dict[s
     """Decode npz bytes; raises ``malformed`` when they are not an npz of plain arrays."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in sorted(archive.files)}
+            return {name: _plain_array(name, archive[name]) for name in sorted(archive.files)}
     except _DAMAGE as error:
         raise malformed(f"{what} is not an npz file of plain arrays ({error}); write it with numpy.savez.") from error
+
+
+def _plain_array(name: str, member: object) -> Array:
+    if not isinstance(member, np.ndarray):  # numpy hands out the bytes of a member that is no array
+        raise TypeError(f"{name} is no array")
+    return member
 
 
 def map_npz(path: Path, malformed: type[HotspareError]) -> dict[str, Array]:
@@ -79,7 +92,8 @@ def map_npz(path: Path, malformed: type[HotspareError]) -> dict[str, Array]:
     Raises ``malformed`` when the file is missing or is not an npz of plain arrays.
     """
     if not path.is_file():
-        raise malformed(f"{path} does not exist; check the path, or run the stage that writes it.")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise malformed(f"{path} {problem}; check the path, or run the stage that writes it.")
     try:
         with disk_errors(path), zipfile.ZipFile(path) as archive:
             return {_stem(info.filename): _member(path, archive, info) for info in archive.infolist()}
@@ -108,4 +122,6 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
             raise ValueError(f"{info.filename} holds Python objects")
         if 0 in shape:
             return np.empty(shape, dtype)
+        if math.prod(shape) * dtype.itemsize > info.file_size:  # before numpy counts, whose numbers wrap around
+            raise ValueError(f"{info.filename} is shorter than its shape {shape}")
         return np.memmap(raw, dtype, "r", raw.tell(), shape, "F" if fortran else "C")

@@ -1,5 +1,7 @@
 import io
 import mmap
+import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -120,6 +122,60 @@ def test_damaged_bytes_are_refused_or_read_but_never_crash(tmp_path_factory, sav
             assert all(isinstance(array, np.ndarray) for array in reader().values())
         except DataError as error:
             assert "\n" not in str(error)
+
+
+def crafted(descr: str, shape: str, compression: int) -> bytes:
+    """Return an npz whose one member says of itself what its sixteen bytes do not hold."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + bytes(16))
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    ("descr", "shape"),
+    [
+        ("'<f4'", "(10000000000000,)"),
+        ("'<f4'", "(4294967296, 4294967296)"),
+        ("'<f4'", "(9223372036854775807, 9223372036854775807)"),
+        ("'<f4'", f"(1{'0' * 30},)"),
+        ("'<f4'", f"({'9' * 5000},)"),
+        ("'<f4'", "(-4,)"),
+        ("'<f4'", "(-1, -4)"),
+        ("'<f4'", "(True,)"),
+        ("'<f4'", f"({'-' * 9000}1,)"),
+        ("'<f4'", f"{'(' * 500}{')' * 500}"),
+        ("('<f4', (2147483647, 2147483647))", "(1,)"),
+        ("'<U99999999999'", "(1,)"),
+        ("[('a', '|O')]", "(1,)"),
+    ],
+)
+def test_a_header_that_lies_about_its_array_is_refused(tmp_path, descr, shape, compression):
+    (tmp_path / "crafted.npz").write_bytes(crafted(descr, shape, compression))
+    with pytest.raises(DataError, match="plain arrays"):
+        map_npz(tmp_path / "crafted.npz", DataError)
+    with pytest.raises(DataError, match="plain arrays"):
+        decode_npz((tmp_path / "crafted.npz").read_bytes(), "it", DataError)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.txt"])
+def test_a_member_that_is_no_array_is_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr(name, b"words")
+    with pytest.raises(DataError, match="plain arrays"):
+        map_npz(tmp_path / "odd.npz", DataError)
+    with pytest.raises(DataError, match="plain arrays"):
+        decode_npz((tmp_path / "odd.npz").read_bytes(), "it", DataError)
+
+
+def test_a_single_array_in_place_of_an_npz_is_refused():
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    with pytest.raises(DataError, match="plain arrays"):
+        decode_npz(stream.getvalue(), "it", DataError)
 
 
 def test_a_missing_file_is_named(tmp_path):

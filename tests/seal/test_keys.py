@@ -17,6 +17,19 @@ def test_a_new_key_is_private_and_matches_its_public_half(tmp_path: Path) -> Non
     assert public_pem(load_public_key(tmp_path / "keys")) == public_pem(public)
 
 
+def test_a_key_is_not_written_into_a_file_that_others_laid_there(tmp_path: Path) -> None:
+    for name in ("signing.pem", "signing.pub"):
+        (tmp_path / f"elsewhere-{name}").write_text("theirs")
+        (tmp_path / f".aside-{name}").symlink_to(tmp_path / f"elsewhere-{name}")
+    (tmp_path / ".aside-signing.pem").unlink()
+    (tmp_path / ".aside-signing.pem").write_text("open to all")
+    (tmp_path / ".aside-signing.pem").chmod(0o666)
+    new_key(tmp_path)
+    assert stat.S_IMODE((tmp_path / "signing.pem").stat().st_mode) == 0o600
+    assert (tmp_path / "elsewhere-signing.pub").read_text() == "theirs"
+    assert not (tmp_path / "signing.pub").is_symlink()
+
+
 @pytest.mark.parametrize("kept", ["signing.pem", "signing.pub"])
 def test_a_key_is_never_overwritten(tmp_path: Path, kept: str) -> None:
     (tmp_path / kept).write_text("precious")
