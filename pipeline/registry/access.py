@@ -1,5 +1,6 @@
 """Which registry a project uses, and a quick look whether it answers before MLflow's slow import."""
 
+import http.client
 import os
 import ssl
 import urllib.error
@@ -48,6 +49,7 @@ class Address:
 
 def address(root: Path, tracking_uri: str) -> Address:
     """Return the registry that a project below ``root`` uses; an empty ``tracking_uri`` means the project's own."""
+    _require_address(tracking_uri)
     store = (root / STORE).resolve()
     if not tracking_uri:
         database = store / "mlflow.db"
@@ -60,6 +62,14 @@ def address(root: Path, tracking_uri: str) -> Address:
         )
     served = scheme in ("http", "https") or scheme.startswith("databricks")
     return Address(tracking_uri, None if served else store / "artifacts")
+
+
+def _require_address(tracking_uri: str) -> None:
+    try:
+        _ = urlsplit(tracking_uri).port
+    except ValueError:
+        # Neither the address nor the reason is told: what stands where the port belongs may be a password.
+        raise UsageError("MLFLOW_TRACKING_URI is no address; give one such as http://host:5000, or unset it.") from None
 
 
 def open_registry(root: Path, environ: MutableMapping[str, str] = os.environ) -> Registry:
@@ -85,10 +95,11 @@ def open_registry(root: Path, environ: MutableMapping[str, str] = os.environ) ->
 
 def _probe(place: Address) -> None:
     try:
-        urllib.request.urlopen(f"{place.uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()  # noqa: S310
+        # Without user and password, which urllib takes for a part of the host and tells in its errors.
+        urllib.request.urlopen(f"{place.place.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError:
         return  # It answers; whether it likes us, MLflow will say.
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
@@ -34,6 +35,7 @@ class MlflowRegistry:
         """
         self.place = place
         self._artifacts = artifacts
+        self._userinfo = urlsplit(uri).netloc.rpartition("@")[0]
         _silence()
         _set_address(uri)
         with self._asking("open the store"):
@@ -201,7 +203,8 @@ class MlflowRegistry:
         try:
             yield
         except _FAULTS as error:
-            first_line = str(error).strip().partition("\n")[0][:300]
+            text = str(error).replace(f"{self._userinfo}@", "") if self._userinfo else str(error)
+            first_line = text.strip().partition("\n")[0][:300]
             raise Unreachable(
                 f"MLflow at {self.place} did not {doing} ({first_line}); "
                 "check that it runs, then run the same command again."

@@ -89,6 +89,13 @@ def test_whatever_mlflow_raises_is_one_sentence(
     assert "list the versions of credit" in str(caught.value)
 
 
+def test_a_password_in_a_servers_address_is_not_told_when_it_stops_answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Unreachable, match="did not open the store") as caught:
+        MlflowRegistry("http://user:hunter2@127.0.0.1:1", "http://127.0.0.1:1", None)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_swapped_version_is_still_found_by_its_bundle(store: MlflowRegistry, build: Build) -> None:
     register_build(store, build)
     store.tag_version(build.model, 1, "selected_as", "backup")
