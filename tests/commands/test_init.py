@@ -70,8 +70,16 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_name(begin, tmp_path: Path,
 
 
 def test_a_folder_that_is_no_saved_model_is_refused(begin, tmp_path: Path, capsys) -> None:
-    assert begin(source=tmp_path) == 12
+    (tmp_path / "empty").mkdir()
+    assert begin(source=tmp_path / "empty") == 12
     assert "saved_model.pb" in capsys.readouterr().err
+
+
+def test_a_project_inside_the_model_that_it_copies_is_refused(begin, tmp_path: Path, capsys) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    assert begin(source=tmp_path) == 2
+    assert "copied into itself" in capsys.readouterr().err
+    assert not Path("project").exists()
 
 
 @pytest.mark.parametrize(("option", "value"), [("--max-loss", "-1"), ("--max-loss", "nan"), ("--seed", "-1")])

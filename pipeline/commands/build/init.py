@@ -100,6 +100,8 @@ def _checked_format(args: argparse.Namespace) -> SourceFormat:
         raise UsageError(f"{args.folder} is not empty; name a new folder, so that nothing of yours is overwritten.")
     if not args.data.is_file():
         raise DataError(f"{args.data} is not a file; give an npz file with y and the model's inputs.")
+    if args.folder.resolve().is_relative_to(args.source.resolve()):
+        raise UsageError(f"{args.folder} lies inside {args.source}, which would be copied into itself; name another.")
     if shutil.which("git") is None:
         raise MissingExtra("git is not installed, and dvc keeps its record in a git repository; install git.")
     return _source_format(args.source)
