@@ -1,6 +1,8 @@
 """``hotspare init``: what no stage could use is refused before anything is written."""
 
+import json
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +62,19 @@ def test_a_ranking_needs_its_lists(begin, capsys) -> None:
     assert "add the key 'group'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+@pytest.mark.parametrize(("version", "variants"), [("2.15.0", ["dense", "p50"]), ("3.4.1", ["dense"])])
+def test_variants_are_those_that_the_keras_of_the_model_can_make(
+    begin, tmp_path: Path, monkeypatch, version: str, variants: list[str]
+) -> None:
+    source = tmp_path / "model.keras"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": version}))
+    assert begin(source=source) == 0
+    monkeypatch.chdir("project")
+    assert sorted(load_recipe("tiny").variants) == variants
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx", "keras", "h5"])
 def test_a_model_that_cannot_be_loaded_is_refused_by_name(begin, tmp_path: Path, capsys, suffix: str) -> None:
     source = tmp_path / f"broken.{suffix}"
     source.write_bytes(b"????TFL3" + bytes(100))

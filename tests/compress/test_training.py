@@ -161,6 +161,7 @@ features = keras.Input((8,), name="features")
 hidden = keras.layers.Dense(16, activation="relu")(features)
 model = keras.Model(features, keras.layers.Dense(1, activation="sigmoid", name="probability")(hidden))
 model.save("three.keras")
+keras.Sequential([keras.Input((8,), name="features"), *model.layers[1:]]).save("sequential.keras")
 model.export("saved", verbose=False)
 """
 
@@ -173,7 +174,7 @@ def test_keras_3_file_and_saved_model_are_exported_dense_with_one_answer(project
     plain = yaml.safe_load(recipe.read_text())
     inputs, _ = dense_rows(300, seed=3)
     found = []
-    for path, source_format in (("three.keras", "keras"), ("saved", "savedmodel")):
+    for path, source_format in (("three.keras", "keras"), ("sequential.keras", "keras"), ("saved", "savedmodel")):
         changed = {**plain, "source": {"path": path, "format": source_format}, "schemes": SCHEMES}
         recipe.write_text(yaml.safe_dump(changed))
         make_variant(load_recipe("tiny"), "dense", _unseen)

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Annotated
 
+from pipeline.compress.source import KERAS_2, kind_of_source
 from pipeline.core.errors import DataError, FileAccess, MissingExtra, ModelError, RecipeError, UsageError
 from pipeline.core.files import disk_errors, read_bytes, write_atomic
 from pipeline.core.names import MODEL_NAME, Format
@@ -25,12 +26,8 @@ from pipeline.engines.open import open_session
 EXAMPLE = "hotspare init fraud-project --model fraud --source fraud.keras --data rows.npz --metric auc"
 
 _SCAFFOLD = Path(__file__).parent / "scaffold"
-_VARIANTS = {
-    SourceFormat.KERAS: "  dense: {}\n  p50: {sparsity: 0.5, epochs: 2, learning_rate: 0.0005, batch_size: 256}",
-    SourceFormat.SAVEDMODEL: "  dense: {}",
-    SourceFormat.TFLITE: "  dense: {}",
-    SourceFormat.ONNX: "  dense: {}",
-}
+_DENSE = "  dense: {}"
+_TUNED = "  dense: {}\n  p50: {sparsity: 0.5, epochs: 2, learning_rate: 0.0005, batch_size: 256}"
 _SCHEMES = {
     SourceFormat.ONNX: "  onnx: [f32, w8a8]",
 }
@@ -175,9 +172,14 @@ def _values(args: argparse.Namespace, source_format: SourceFormat) -> dict[str, 
         "metric": args.metric,
         "max_loss": f"{args.max_loss:g}",
         "seed": str(args.seed),
-        "variants": _VARIANTS[source_format],
+        "variants": _TUNED if _is_tunable(args.source, source_format) else _DENSE,
         "schemes": _SCHEMES.get(source_format, _TFLITE_SCHEMES),
     }
+
+
+def _is_tunable(source: Path, source_format: SourceFormat) -> bool:
+    """Tell whether pruning can fine-tune the model; raises ModelError for a Keras file that cannot be read."""
+    return source_format is SourceFormat.KERAS and kind_of_source(source, source_format) == KERAS_2
 
 
 def _write_scaffold(folder: Path, model: str, recipe: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.compress.training.source import KERAS_2, SAVED_MODEL
+from pipeline.compress.source import KERAS_2, SAVED_MODEL
 from pipeline.core.errors import ModelError
 
 _SIGNATURE = "serving_default"
@@ -49,11 +49,13 @@ def of_keras(model: Any, made_by: str) -> Trained:
         )
     specs = tuple(_free_rows(tensor.name.partition(":")[0], tensor) for tensor in model.inputs)
     names = [spec.name for spec in specs]
+    # A sequential model of Keras 3 keeps no names of outputs; its one output is called as in Keras 2.
+    output_names = getattr(model, "output_names", None) or [model.layers[-1].name]
 
     def answer(tensors: Mapping[str, Any]) -> dict[str, Any]:
         values = [tensors[name] for name in names]
         outputs = model(values if len(values) > 1 else values[0], training=False)
-        return dict(zip(model.output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
+        return dict(zip(output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
 
     # A SavedModel saves what TensorFlow can track: of a Keras 3 model that is its variables' values, not the model.
     owner = model if isinstance(model, tf.Module) else [variable.value for variable in model.variables]
