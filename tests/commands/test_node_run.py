@@ -131,3 +131,13 @@ def test_an_io_contract_of_other_tensors_is_malformed(pair: Sealed) -> None:
     manifest = json.loads(payload["bundle.json"]) | {"io_contract_sha256": sha256_hex(io)}
     reseal(pair, io=io, manifest=json.dumps(manifest).encode())
     assert predict(pair) == 32
+
+
+def test_a_folder_is_neither_read_nor_written_as_a_file(pair: Sealed, capsys) -> None:
+    start = ["run", str(pair.backup), "--trust", str(pair.trust)]
+    assert main([*start, "--input", str(pair.folder), "--output", str(pair.folder / "out.npz")]) == 11
+    assert "is not a file" in capsys.readouterr().err
+    np.savez(pair.folder / "rows.npz", **tiny_rows(3))
+    for folder in (".", str(pair.folder)):
+        assert main([*start, "--input", str(pair.folder / "rows.npz"), "--output", folder]) == 43
+        assert f"{folder} is a folder" in capsys.readouterr().err
