@@ -10,13 +10,13 @@ from pipeline.core.files import write_atomic
 from pipeline.core.tensors import Array, Tensors, encode_npz, map_npz
 
 SHARES = {"train": 0.55, "calibration": 0.05, "validation": 0.25, "test": 0.15}
-_ROWS_MIN = 40
+_ROWS_MIN = 200  # a quarter of them must bound a loss
 
 
 def partition(tensors: Tensors, seed: int) -> dict[str, dict[str, Array]]:
     """Deal rows into ``train calibration validation test`` by ``SHARES``; rows of one ``group`` stay together.
 
-    Raises DataError when there are fewer than 40 rows (or groups) or arrays differ in length.
+    Raises DataError when there are fewer than 200 rows (or groups) or arrays differ in length.
     """
     counts = {array.shape[:1] for array in tensors.values()}
     if len(counts) != 1 or () in counts:

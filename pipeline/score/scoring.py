@@ -17,6 +17,7 @@ from pipeline.score.scorecard import Scorecard, Scored, TaskScore
 from pipeline.score.task import Measured, measure, task_score
 
 VALIDATION = "validation"
+UNITS_MIN = 50  # resampling fewer rows says nothing: one row gives an interval of no width, within any budget
 
 Watch = Callable[[Sequence[CandidateRecord]], Iterable[CandidateRecord]]
 
@@ -70,8 +71,15 @@ def score_all(
 
     A candidate that cannot be loaded, or answers in the wrong shape or with NaN, gets no scorecard and is listed with
     its reason: without a scorecard it can never be selected. The reference itself must answer: raises ModelError.
+    Raises DataError for a split with fewer than ``UNITS_MIN`` rows (or lists): its intervals would promise too much.
     """
     judged = judge(recipe, candidates, folder, VALIDATION, Path(recipe.data.validation))
+    if judged.reference_measured.units < UNITS_MIN:
+        kind = "lists" if recipe.metric.is_ranking else "rows"
+        raise DataError(
+            f"{recipe.data.validation} has {judged.reference_measured.units} {kind}, too few to bound a loss: "
+            f"at least {UNITS_MIN} are needed, and thousands make the bound sharp."
+        )
     cards: list[Scorecard] = []
     refused = list(candidates.refused)
     for record in watch(candidates.candidates):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.tensors import Array
 from pipeline.score.intervals import CONFIDENCE, loss_interval, resampled
@@ -16,13 +18,15 @@ class Measured:
     value: float
     resampled: Floats
     rows: int
+    units: int  # what is drawn again and again: rows, or whole lists of a ranking
 
 
 def measure(recipe: Recipe, scores: Array, labels: Array, groups: Array | None) -> Measured:
     """Measure outputs (n, k) against labels (n,); raises DataError when the labels cannot carry the recipe's metric."""
     value = task_metric(recipe.metric, scores, labels, groups, recipe.threshold)
     again = resampled(recipe.metric, scores, labels, groups, recipe.threshold, recipe.seed)
-    return Measured(value, again, len(labels))
+    units = len(labels) if groups is None or not recipe.metric.is_ranking else len(np.unique(groups))
+    return Measured(value, again, len(labels), units)
 
 
 def task_score(metric: Metric, split: str, candidate: Measured, reference: Measured) -> TaskScore:

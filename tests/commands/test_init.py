@@ -13,7 +13,7 @@ from pipeline.cli import main
 from pipeline.commands.build import init
 from pipeline.core.recipe import load_recipe
 
-ROWS = 60
+ROWS = 240
 
 
 @pytest.fixture

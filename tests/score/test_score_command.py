@@ -173,3 +173,10 @@ def test_candidates_made_again_after_scoring_are_not_selected_on_old_figures(pro
 def test_select_before_score_names_the_stage_to_run(project, capsys):
     assert main(["select", "credit"]) == 15
     assert "run `hotspare score credit` first" in capsys.readouterr().err
+
+
+def test_validation_rows_too_few_to_bound_a_loss_are_refused(project, capsys):
+    project.split("validation", keep=slice(49))
+    code, shown = score(capsys)
+    assert code == 11
+    assert "49 rows, too few to bound a loss: at least 50" in shown.err
