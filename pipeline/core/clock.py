@@ -1,23 +1,11 @@
-"""The clock port: decisions take a time as a value, only the edge asks for it."""
+"""Time as a value: decisions take it as an argument, only the edge asks for it."""
 
 from datetime import UTC, datetime
-from typing import Protocol
 
 
-class Clock(Protocol):
-    """Tells the time in UTC."""
-
-    def now(self) -> datetime:
-        """Return the current time, timezone-aware, in UTC."""
-        ...
-
-
-class SystemClock:
-    """The machine's own clock."""
-
-    def now(self) -> datetime:
-        """Return the current time in UTC."""
-        return datetime.now(UTC)
+def utc_now() -> datetime:
+    """Return the machine's time, timezone-aware, in UTC."""
+    return datetime.now(UTC)
 
 
 def to_text(moment: datetime) -> str:

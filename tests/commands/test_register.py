@@ -22,7 +22,7 @@ from pipeline.commands.build import promote as promote_command
 from pipeline.commands.build import promotion_effects, register
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_hex
-from pipeline.core.clock import SystemClock
+from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, MissingStageError, PromotionRefused
 from pipeline.core.names import Format, Role, Scheme
 from pipeline.core.recipe import Metric
@@ -144,12 +144,12 @@ def _swap_roles() -> None:
 
 
 def _bundle_ids() -> dict[str, str]:
-    policy, now = load_policy(layout.TRUST_POLICY), SystemClock().now()
+    policy, now = load_policy(layout.TRUST_POLICY), utc_now()
     return {str(role): verify_bundle(layout.bundle_dir("toy", role), policy, now).bundle_id for role in Role}
 
 
 def _channel() -> dict[str, object]:
-    loaded = load_channel(layout.channel_dir("toy"), load_policy(layout.TRUST_POLICY), SystemClock().now())
+    loaded = load_channel(layout.channel_dir("toy"), load_policy(layout.TRUST_POLICY), utc_now())
     channel = loaded.channel
     return {"seq": channel.seq, "primary": channel.primary.bundle_id, "backup": channel.backup.bundle_id}
 
@@ -168,9 +168,9 @@ def test_registering_promotes_the_pair_and_nodes_accept_its_channel(project: Pat
     assert main(["register"]) == 0
     assert _channel() == {"seq": 1, **_bundle_ids()}
     assert _aliased(registry) == _bundle_ids()
-    channel = load_channel(layout.channel_dir("toy"), load_policy(layout.TRUST_POLICY), SystemClock().now())
+    channel = load_channel(layout.channel_dir("toy"), load_policy(layout.TRUST_POLICY), utc_now())
     for role in Role:
-        now = SystemClock().now()
+        now = utc_now()
         policy = load_policy(layout.TRUST_POLICY)
         assert verify_bundle(layout.bundle_dir("toy", role), policy, now, channel, role).role is role
 
@@ -457,7 +457,7 @@ def test_mlflow_serves_the_promoted_backup_as_the_bare_engine_does(
     )
     assert loaded.returncode == 0, loaded.stderr
     assert "/mlflow/store/artifacts/" in loaded.stdout, "the model must bring its own loading code"
-    bundle = verify_bundle(layout.bundle_dir("toy", "backup"), load_policy(layout.TRUST_POLICY), SystemClock().now())
+    bundle = verify_bundle(layout.bundle_dir("toy", "backup"), load_policy(layout.TRUST_POLICY), utc_now())
     bare = open_session(Format.TFLITE, bundle.files[bundle.manifest.entrypoint.path])
     np.testing.assert_array_equal(np.load("rows_out.npy"), bare.run({"features": rows})["probability"])
 

@@ -8,7 +8,7 @@ from pipeline.bundle.policy import load_policy
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.promotion_effects import current_channel, one_at_a_time, plan_promotion, promote
 from pipeline.core import layout
-from pipeline.core.clock import SystemClock
+from pipeline.core.clock import utc_now
 from pipeline.core.errors import MissingStageError, PromotionRefused, UsageError
 from pipeline.registry.access import open_registry
 from pipeline.registry.loading import experiment_name, load_build, project_root, read_lineage
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     experiment = experiment_name(os.environ)
     if experiment:
         raise UsageError(f"This runs inside the dvc experiment {experiment}, which promotes nothing; apply it first.")
-    policy, trust, now = load_promotion_policy(), load_policy(layout.TRUST_POLICY), SystemClock().now()
+    policy, trust, now = load_promotion_policy(), load_policy(layout.TRUST_POLICY), utc_now()
     build = load_build(args.model, read_lineage(None), now)
     verdict = decide(policy, build.facts())
     if isinstance(verdict, Refuse):

@@ -9,7 +9,7 @@ from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.promotion_effects import align, current_channel, one_at_a_time, promote
 from pipeline.core import layout
-from pipeline.core.clock import SystemClock
+from pipeline.core.clock import utc_now
 from pipeline.core.errors import PromotionRefused
 from pipeline.registry.access import open_registry
 from pipeline.registry.loading import experiment_name, load_build, packed_models, project_root, read_lineage
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify every bundle, then register and promote model by model; a refusal is told after all are registered."""
     policy, trust = load_promotion_policy(), load_policy(layout.TRUST_POLICY)
-    experiment, root, now = experiment_name(os.environ), project_root(os.environ), SystemClock().now()
+    experiment, root, now = experiment_name(os.environ), project_root(os.environ), utc_now()
     lineage = read_lineage(experiment)
     builds = [load_build(model, lineage, now) for model in args.models or packed_models()]
     with one_at_a_time(root):

@@ -12,7 +12,7 @@ from pipeline.bundle.floor import floor_path, raise_floor
 from pipeline.bundle.golden import check_golden, read_golden
 from pipeline.bundle.verify import VerifiedBundle
 from pipeline.commands.node.admission import Admitted, add_trust_arguments, admit, described, told
-from pipeline.core.clock import SystemClock
+from pipeline.core.clock import utc_now
 from pipeline.core.errors import DataError, Malformed
 from pipeline.core.files import write_atomic
 from pipeline.core.tensors import Array, cast_tensors, encode_npz, map_npz
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict every row of the input; the answers are written all or not at all."""
     began = time.monotonic()
-    admitted = admit(args, SystemClock().now())
+    admitted = admit(args, utc_now())
     session = make_ready(admitted.bundle)
     if admitted.channel is not None:
         found = admitted.channel.channel
