@@ -19,10 +19,11 @@ def node(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """A virtual environment with the locked base packages and the wheel, as `pip install .` leaves it."""
     folder = tmp_path_factory.mktemp("node")
     uv = [str(Path(sys.executable).parent / "uv"), "--quiet"]
-    python = folder / "venv/bin/python"
+    # pip compiles what it installs, so that is counted too.
+    install = [*uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "venv/bin/python")]
     for command in (
         [*uv, "venv", "--python", sys.executable, str(folder / "venv")],
-        [*uv, "pip", "install", "--python", str(python), "--require-hashes", "-r", "locks/node.lock"],
+        [*install, "--require-hashes", "-r", "locks/node.lock"],
         [
             *uv,
             "build",
@@ -37,7 +38,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     ):
         subprocess.run(command, cwd=root, check=True)
     wheel = next(folder.glob("hotspare-*.whl"))
-    subprocess.run([*uv, "pip", "install", "--python", str(python), "--no-deps", str(wheel)], check=True)
+    subprocess.run([*install, "--no-deps", str(wheel)], check=True)
     return folder / "venv"
 
 
