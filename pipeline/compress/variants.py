@@ -29,13 +29,12 @@ from pipeline.core.errors import (
 from pipeline.core.files import disk_errors, read_bytes, read_json, replacing_dir, write_atomic
 from pipeline.core.layout import variant_dir
 from pipeline.core.names import Format
-from pipeline.core.recipe import Recipe, SourceFormat
+from pipeline.core.recipe import Recipe
 from pipeline.core.records import VARIANT_FILE, Export, VariantRecord, write_record
 from pipeline.core.schema import SchemaProblems, plain, read
 from pipeline.engines.open import open_session
 
 OnStep = Callable[[Step], None]
-_READY_MADE = {SourceFormat.TFLITE: Format.TFLITE, SourceFormat.ONNX: Format.ONNX}
 _ERRORS = (DataError, FileAccess, MissingExtra, ModelError, OutOfSpace, VariantRefused)
 
 
@@ -52,7 +51,7 @@ def make_variant(recipe: Recipe, variant: str, on_step: OnStep) -> VariantRecord
     if not source.exists():
         raise ModelError(f"{source} does not exist; train the model, or correct source.path of its recipe.")
     formats = tuple(sorted({name.format for name in recipe.candidates() if name.variant == variant}))
-    ready_made = _READY_MADE.get(recipe.source.format)
+    ready_made = recipe.source.format.ready_made
     with TemporaryDirectory(prefix="hotspare-") as scratch:
         out = Path(scratch)
         if ready_made is not None:

@@ -24,6 +24,11 @@ class SourceFormat(StrEnum):
     TFLITE = "tflite"
     ONNX = "onnx"
 
+    @property
+    def ready_made(self) -> Format | None:
+        """Return the format of a source that needs no TensorFlow to export, or None."""
+        return {SourceFormat.TFLITE: Format.TFLITE, SourceFormat.ONNX: Format.ONNX}.get(self)
+
 
 class Metric(StrEnum):
     """A task metric."""
@@ -81,7 +86,7 @@ class Data:
     train: Annotated[str, Rule("Rows that fine-tuning learns from.")]
     calibration: Annotated[str, Rule("Rows that fix the ranges of quantized activations.")]
     validation: Annotated[str, Rule("Rows that score candidates.")]
-    test: Annotated[str, Rule("Locked rows, opened once, for the two chosen candidates.")]
+    test: Annotated[str, Rule("Locked rows, read after the choice, for the two chosen candidates.")]
 
 
 @dataclass(frozen=True)

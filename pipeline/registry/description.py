@@ -92,4 +92,4 @@ def _score(task: TaskScore) -> str:
 
 def _locked(selected: Selected) -> str:
     scores = [f"- **{role}** {_score(score)}" for role in Role if (score := selected.locked_test.get(role)) is not None]
-    return "\n".join(["Locked test rows, opened once, after the choice:", "", *scores]) if scores else ""
+    return "\n".join(["Locked test rows, which took no part in the choice:", "", *scores]) if scores else ""

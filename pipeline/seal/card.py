@@ -47,7 +47,7 @@ def _figures(card: Scorecard, locked: TaskScore) -> str:
     ]
     size = card.size
     words = (
-        f"The locked test rows were opened once, after the choice was made. A positive loss is worse than the float "
+        f"The locked test rows took no part in choosing this candidate. A positive loss is worse than the float "
         f"model.\n\nSize: {size.bytes:,} bytes ({size.bytes_zstd:,} compressed), {size.volume_ratio:.1%} of the float "
         f"file; {size.weight_bits_mean:.1f} bits a weight; {size.sparsity_ratio:.0%} of the weights are zero. "
         f"Deployment efficiency {size.deployment_efficiency:.3f} (bytes × bits against the float file; smaller is "

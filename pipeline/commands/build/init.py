@@ -37,7 +37,6 @@ _BY_SUFFIX = {
     ".tflite": SourceFormat.TFLITE,
     ".onnx": SourceFormat.ONNX,
 }
-_READY_MADE = {SourceFormat.TFLITE: Format.TFLITE, SourceFormat.ONNX: Format.ONNX}
 _TFLITE_SCHEMES = "  tflite: [f32, f16, w8, w8d, w8a8]"
 
 
@@ -125,7 +124,7 @@ def _check_recipe(recipe: str) -> None:
 
 def _check_data(args: argparse.Namespace, source_format: SourceFormat) -> None:
     """Raise DataError, or ModelError, for rows that the stages would refuse: here the row numbers are the user's."""
-    ready_made = _READY_MADE.get(source_format)
+    ready_made = source_format.ready_made
     split = _fitting(args, ready_made) if ready_made else open_split(args.data, _likely_inputs(args.data))
     if split.labels is None:
         raise DataError(f"{args.data} has no labels, and {args.metric} needs them; add the key 'y', one number a row.")
