@@ -15,7 +15,7 @@ from pipeline.compress.tflite_schemes import quantizable, quantize_tflite
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import MissingStageError, SchemeRefused
 from pipeline.core.files import read_bytes, replacing_dir, write_atomic
-from pipeline.core.layout import candidates_dir, variant_dir
+from pipeline.core.layout import ARTIFACTS, candidates_dir, variant_dir
 from pipeline.core.names import CandidateName, Format, Scheme
 from pipeline.core.recipe import Recipe
 from pipeline.core.records import (
@@ -56,8 +56,8 @@ class Made:
 Follow = Callable[[Sequence[CandidateName]], Iterable[CandidateName]]
 
 
-def make_candidates(recipe: Recipe, follow: Follow = lambda names: names) -> Candidates:
-    """Make every candidate that the recipe asks for and write ``artifacts/candidates/<model>/``.
+def make_candidates(recipe: Recipe, follow: Follow = lambda names: names, root: Path = ARTIFACTS) -> Candidates:
+    """Make every candidate that the recipe asks for and write ``<root>/candidates/<model>/``.
 
     ``follow`` may show progress over the names. A scheme that does not work is recorded as refused.
     Raises MissingStageError without the float exports, DataError for bad calibration rows, and SchemeRefused with
@@ -69,20 +69,20 @@ def make_candidates(recipe: Recipe, follow: Follow = lambda names: names) -> Can
     for name in follow(recipe.candidates()):
         key = (name.variant, name.format)
         if key not in parents:
-            parents[key] = load_parent(recipe.model, *key)
+            parents[key] = load_parent(recipe.model, *key, root)
         try:
             made.append(make_candidate(parents[key], name, Path(recipe.data.calibration)))
         except SchemeRefused as error:
             refused.append(RefusedCandidate(str(name), str(error)))
     _require_enough(recipe, made, refused)
     result = Candidates(recipe.model, tuple(item.record for item in made), tuple(refused))
-    _write(candidates_dir(recipe.model), made, result)
+    _write(candidates_dir(recipe.model, root), made, result)
     return result
 
 
-def load_parent(model: str, variant: str, model_format: Format) -> Parent:
+def load_parent(model: str, variant: str, model_format: Format, root: Path = ARTIFACTS) -> Parent:
     """Load a variant's float export; raises MissingStageError when ``prune`` did not write it or it has changed."""
-    folder = variant_dir(model, variant)
+    folder = variant_dir(model, variant, root)
     stage = f"prune {model} {variant}"
     export = read_record(VariantRecord, folder / VARIANT_FILE, stage).exports.get(model_format)
     if export is None:
@@ -100,7 +100,7 @@ def make_candidate(parent: Parent, name: CandidateName, calibration: Path) -> Ma
     """
     model = _in_scheme(parent, name, calibration)
     found = coverage(parent.weights, stored_weights(name.format, model))
-    if name.scheme is not Scheme.F32:
+    if name.scheme != Scheme.F32:
         require_coverage(str(name), found)
         _require_same_answers_form(parent, name, model, calibration)
     record = CandidateRecord(
@@ -120,14 +120,14 @@ def make_candidate(parent: Parent, name: CandidateName, calibration: Path) -> Ma
 
 
 def _in_scheme(parent: Parent, name: CandidateName, calibration: Path) -> bytes:
-    if name.scheme is Scheme.F32:
+    if name.scheme == Scheme.F32:
         return parent.model
     rows = session_batches(parent.session, calibration, CALIBRATION_ROWS_A_BATCH)
     if name.format is Format.ONNX:
-        return quantize_onnx(parent.model, name.scheme, rows)
+        return quantize_onnx(parent.model, Scheme(name.scheme), rows)
     prepared = quantizable(parent.model)
-    ranges = activation_ranges(prepared, rows) if name.scheme is Scheme.W8A8 else None
-    return quantize_tflite(prepared, name.scheme, ranges)
+    ranges = activation_ranges(prepared, rows) if name.scheme == Scheme.W8A8 else None
+    return quantize_tflite(prepared, Scheme(name.scheme), ranges)
 
 
 def _require_same_answers_form(parent: Parent, name: CandidateName, model: bytes, calibration: Path) -> None:
@@ -143,7 +143,7 @@ def _require_same_answers_form(parent: Parent, name: CandidateName, model: bytes
 
 def _made_by(name: CandidateName) -> str:
     package = _QUANTIZERS[name.format]
-    return "copy of the float export" if name.scheme is Scheme.F32 else f"{package} {version(package)}"
+    return "copy of the float export" if name.scheme == Scheme.F32 else f"{package} {version(package)}"
 
 
 def _require_enough(recipe: Recipe, made: Sequence[Made], refused: Sequence[RefusedCandidate]) -> None:

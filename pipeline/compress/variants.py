@@ -27,7 +27,7 @@ from pipeline.core.errors import (
     VariantRefused,
 )
 from pipeline.core.files import disk_errors, read_bytes, read_json, replacing_dir, write_atomic
-from pipeline.core.layout import variant_dir
+from pipeline.core.layout import ARTIFACTS, variant_dir
 from pipeline.core.names import Format
 from pipeline.core.recipe import Recipe
 from pipeline.core.records import VARIANT_FILE, Export, VariantRecord, write_record
@@ -38,8 +38,8 @@ OnStep = Callable[[Step], None]
 _ERRORS = (DataError, FileAccess, MissingExtra, ModelError, OutOfSpace, VariantRefused)
 
 
-def make_variant(recipe: Recipe, variant: str, on_step: OnStep) -> VariantRecord:
-    """Make a variant of a recipe's model and write ``artifacts/variants/<model>/<variant>/``.
+def make_variant(recipe: Recipe, variant: str, on_step: OnStep, root: Path = ARTIFACTS) -> VariantRecord:
+    """Make a variant of a recipe's model and write ``<root>/variants/<model>/<variant>/``.
 
     Raises RecipeError for a variant that the recipe does not name, ModelError for a source that cannot be read,
     DataError for bad rows, VariantRefused for a variant that cannot be made or collapsed.
@@ -58,7 +58,7 @@ def make_variant(recipe: Recipe, variant: str, on_step: OnStep) -> VariantRecord
             result = _copy_source(recipe, variant, ready_made, formats, out)
         else:
             result = _train(_job(recipe, variant, formats, out), on_step)
-        return _publish(recipe.model, variant, result, out)
+        return _publish(variant_dir(recipe.model, variant, root), recipe.model, variant, result, out)
 
 
 def _copy_source(recipe: Recipe, variant: str, source_format: Format, formats: tuple[Format, ...], out: Path) -> Result:
@@ -162,11 +162,11 @@ def _error(job: Job, failure: Failure | None, exit_code: int, log_file: Path) ->
     return InternalError(f"The process that made {job.variant} failed with code {exit_code}: {lines[-1]}")
 
 
-def _publish(model: str, variant: str, result: Result, out: Path) -> VariantRecord:
+def _publish(target: Path, model: str, variant: str, result: Result, out: Path) -> VariantRecord:
     exports = {name: read_bytes(out / export.file) for name, export in sorted(result.exports.items())}
     zeros = max(sparsity(stored_weights(name, data)) for name, data in exports.items())
     record = VariantRecord(model, variant, result.made_by, zeros, result.exports)
-    with replacing_dir(variant_dir(model, variant)) as folder:
+    with replacing_dir(target) as folder:
         for name, data in exports.items():
             write_atomic(folder / result.exports[name].file, data)
         write_record(folder / VARIANT_FILE, record)

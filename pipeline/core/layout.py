@@ -7,41 +7,41 @@ TRUST_POLICY = ARTIFACTS / "trust.yaml"
 KEYS = ARTIFACTS / "keys"
 
 
-def trained_dir(model: str) -> Path:
+def trained_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``train`` (examples): the Keras model and its four splits."""
-    return ARTIFACTS / "trained" / model
+    return root / "trained" / model
 
 
-def variant_dir(model: str, variant: str) -> Path:
+def variant_dir(model: str, variant: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``prune``: ``model.tflite``, perhaps ``model.onnx``, and ``variant.json``."""
-    return ARTIFACTS / "variants" / model / variant
+    return root / "variants" / model / variant
 
 
-def candidates_dir(model: str) -> Path:
+def candidates_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``quantize``: one file a candidate, and ``candidates.json``."""
-    return ARTIFACTS / "candidates" / model
+    return root / "candidates" / model
 
 
-def scorecards_dir(model: str) -> Path:
+def scorecards_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``score``: one JSON a candidate, ``scorecards.csv`` for plots and ``metrics.json``."""
-    return ARTIFACTS / "scorecards" / model
+    return root / "scorecards" / model
 
 
-def selection_dir(model: str) -> Path:
+def selection_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``select``: ``selection.json``."""
-    return ARTIFACTS / "selections" / model
+    return root / "selections" / model
 
 
-def bundle_dir(model: str, role: str) -> Path:
+def bundle_dir(model: str, role: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``pack``: ``bundle.sig`` and ``payload/``."""
-    return ARTIFACTS / "bundles" / f"{model}-{role}"
+    return root / "bundles" / f"{model}-{role}"
 
 
-def report_dir(model: str) -> Path:
+def report_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``report``: ``index.html``."""
-    return ARTIFACTS / "reports" / model
+    return root / "reports" / model
 
 
-def channel_dir(model: str) -> Path:
+def channel_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by promotion: ``channel.json`` and ``channel.sig``; state, not a stage's output."""
-    return ARTIFACTS / "channels" / model
+    return root / "channels" / model

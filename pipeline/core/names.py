@@ -5,17 +5,35 @@ import re
 from dataclasses import dataclass
 
 MODEL_NAME = r"[a-z][a-z0-9_-]{0,62}"
-VARIANT = r"dense|qat|p24|p[1-9]0|p[1-9]5"
+# [pruning][clustering][quantization-aware], at least one of them: p50, p24, p50s, p50b, c16, p50c16, qat, p50c16qat …
+VARIANT = r"dense|(?=[pcq])(?:p24|p[1-9][05][sb]?)?(?:c(?:4|8|16|32|64|128))?(?:qat)?"
+MIXED = r"mixed-[1-9][0-9]{0,2}"
 
 
 class Scheme(enum.StrEnum):
-    """A number format of weights and activations."""
+    """A number format of weights and activations, the same for every layer of a file.
+
+    ``w8`` stores int8 weights and computes in float, ``w8d`` quantizes activations as they come, ``w8a8`` and ``w8a16``
+    by calibrated ranges; ``b32`` gives 32 weights one scale.
+    """
 
     F32 = "f32"
     F16 = "f16"
     W8 = "w8"
     W8D = "w8d"
     W8A8 = "w8a8"
+    W8A16 = "w8a16"
+    W4 = "w4"
+    W4D = "w4d"
+    W4B32 = "w4b32"
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Tell whether the ranges of activations must be known beforehand."""
+        return self in (Scheme.W8A8, Scheme.W8A16)
+
+
+SCHEME = "|".join([*Scheme, MIXED])
 
 
 class Format(enum.StrEnum):
@@ -34,10 +52,13 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, order=True)
 class CandidateName:
-    """One candidate; ``str()`` gives its name and :meth:`parse` reads it back."""
+    """One candidate; ``str()`` gives its name and :meth:`parse` reads it back.
+
+    ``scheme`` is a :class:`Scheme`, or ``mixed-<n>`` for the n-th file of a search, whose layers differ.
+    """
 
     variant: str
-    scheme: Scheme
+    scheme: str
     format: Format = Format.TFLITE
 
     def __str__(self) -> str:
@@ -55,17 +76,49 @@ class CandidateName:
         variant, _, rest = text.partition(".")
         scheme, _, suffix = rest.partition(".")
         name_format = {"": Format.TFLITE, "onnx": Format.ONNX}.get(suffix)
-        if not re.fullmatch(VARIANT, variant) or scheme not in set(Scheme) or name_format is None:
-            raise ValueError(f"{text!r} is not a candidate name such as p50.w8a8 or dense.w8d.onnx")
-        name = cls(variant, Scheme(scheme), name_format)
+        if not re.fullmatch(VARIANT, variant) or not re.fullmatch(SCHEME, scheme) or name_format is None:
+            raise ValueError(f"{text!r} is not a candidate name such as p50.w8a8, dense.w8d.onnx or p50s.mixed-1")
+        name = cls(variant, scheme, name_format)
         if str(name) != text:
             raise ValueError(f"{text!r} is not a candidate name; did you mean {name}?")
         return name
 
 
+class Pruning(enum.StrEnum):
+    """How weights are taken away: single ones, two of every four, whole blocks, or channels, so that shapes shrink."""
+
+    MAGNITUDE = ""
+    TWO_OF_FOUR = "24"
+    BLOCK = "b"
+    STRUCTURED = "s"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a variant's name asks for; ``dense`` asks for nothing."""
+
+    pruning: Pruning | None = None
+    sparsity: float | None = None  # share of weights (structured: of channels) to take away, 0..1
+    clusters: int | None = None
+    quantization_aware: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> "Variant":
+        """Read a variant's name; raises ValueError for any other text."""
+        if not re.fullmatch(VARIANT, name):
+            raise ValueError(f"{name!r} is not a variant such as dense, p50, p24, p50s, c16 or p50c16qat")
+        pruned = re.match(r"p(24|\d\d)([sb]?)", name)
+        clustered = re.search(r"c(\d+)", name)
+        kind = None if pruned is None else Pruning("24" if pruned.group(1) == "24" else pruned.group(2))
+        return cls(
+            pruning=kind,
+            sparsity=None if pruned is None else 0.5 if kind is Pruning.TWO_OF_FOUR else int(pruned.group(1)) / 100,
+            clusters=int(clustered.group(1)) if clustered else None,
+            quantization_aware=name.endswith("qat"),
+        )
+
+
 def sparsity_of(variant: str) -> float | None:
     """Return the share of zero weights that a variant's name promises (0..1), or None where it promises none."""
-    if variant == "p24":
-        return 0.5
-    match = re.fullmatch(r"p(\d\d)", variant)
-    return int(match.group(1)) / 100 if match else None
+    parts = Variant.parse(variant)
+    return None if parts.pruning is Pruning.STRUCTURED else parts.sparsity

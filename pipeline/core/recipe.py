@@ -38,6 +38,7 @@ class Metric(StrEnum):
     HIT_RATE_AT_10 = "hit_rate_at_10"
     NDCG_AT_10 = "ndcg_at_10"
     RMSE = "rmse"
+    FIDELITY = "fidelity"  # to the float model's own answers; needs no labels
 
     @property
     def higher_is_better(self) -> bool:
@@ -97,6 +98,18 @@ class Budgets:
     bytes_max: Annotated[int | None, Rule("Model file size.", minimum=1)] = None
     latency_p95_ms_max: Annotated[float | None, Rule("95th percentile of one-row latency.", minimum=0)] = None
     rss_mb_max: Annotated[float | None, Rule("Resident memory of a fresh process that serves it.", minimum=1)] = None
+    confidence: Annotated[
+        float,
+        Rule("Two-sided level of the loss's interval; its upper end gates.", minimum=0.5, maximum=0.999),
+    ] = 0.9
+
+
+class Distribution(StrEnum):
+    """Which tf.distribute strategy fine-tunes."""
+
+    NONE = "none"
+    MIRRORED = "mirrored"
+    MULTI_WORKER = "multi_worker"
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,36 @@ class FineTuning:
     sparsity: Annotated[
         float | None, Rule("Share of zero weights to reach; by default what the name says.", minimum=0, maximum=0.99)
     ] = None
+    distill_ratio: Annotated[
+        float,
+        Rule("Share of the loss that follows the float model, not the labels.", minimum=0, maximum=1),
+    ] = 0.0
+    patience: Annotated[
+        int | None,
+        Rule("Epochs without a better validation loss before it stops.", minimum=1),
+    ] = None
+    distribute: Annotated[
+        Distribution, Rule("none, mirrored (over local devices) or multi_worker (processes, `workers` of them).")
+    ] = Distribution.NONE
+    workers: Annotated[int, Rule("Processes of multi_worker, started here.", minimum=1, maximum=64)] = 2
+
+
+class Minimize(StrEnum):
+    """What a search makes as small as the loss budget allows."""
+
+    BYTES = "bytes"
+    BYTES_ZSTD = "bytes_zstd"
+    LATENCY = "latency"
+    RSS = "rss"
+
+
+@dataclass(frozen=True)
+class Search:
+    """Look for a number format for every layer, over all variants and file formats of the recipe together."""
+
+    minimize: Annotated[Minimize, Rule("What to make small.")] = Minimize.BYTES
+    seconds_max: Annotated[float, Rule("Wall-clock time to spend.", minimum=1)] = 300.0
+    keep: Annotated[int, Rule("How many found files become candidates, at most.", minimum=1, maximum=50)] = 4
 
 
 @dataclass(frozen=True)
@@ -172,8 +215,13 @@ class Recipe:
         dict[Annotated[str, Rule(pattern=VARIANT)], FineTuning], Rule("Training-aware forms, by name: dense, p50 …")
     ]
     schemes: Annotated[dict[Format, tuple[Scheme, ...]], Rule("Number formats to try, by file format.")]
+    search: Annotated[Search | None, Rule("Search number formats layer by layer, beside `schemes`.")] = None
     select: Selection = Selection()
     serving: Serving = Serving()
+    output: Annotated[str | None, Rule("Which output is judged; needed only where a model has several.")] = None
+    slices: Annotated[
+        tuple[str, ...], Rule("Arrays of the data (one value a row) that name groups of rows to look at one by one.")
+    ] = ()
     threshold: Annotated[float, Rule("Operating threshold of a binary decision.", minimum=0, maximum=1)] = 0.5
     seed: Annotated[int, Rule("Seed of every random choice.", minimum=0, maximum=2**32 - 1)] = 0
 
@@ -206,9 +254,9 @@ class Recipe:
 
     def build_sha256(self) -> str:
         """Return the digest of what shapes the candidates' bytes: not the budgets, the selection or the words."""
-        keys = ("model", "source", "data", "variants", "schemes", "seed")
+        keys = ("model", "source", "data", "variants", "schemes", "search", "seed")
         full = plain(self)
-        return sha256_hex(canonical_json({key: full[key] for key in keys}))
+        return sha256_hex(canonical_json({key: full[key] for key in keys if key in full}))
 
 
 def parse_recipe(text: str | bytes, place: str) -> Recipe:

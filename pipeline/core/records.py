@@ -1,13 +1,13 @@
 """What one stage writes down for the next: variants and candidates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import MissingStageError
 from pipeline.core.files import read_json, write_atomic
-from pipeline.core.names import CandidateName, Format, Scheme
+from pipeline.core.names import SCHEME, CandidateName, Format, Scheme
 from pipeline.core.schema import Rule, SchemaProblems, plain, read
 
 R = TypeVar("R")
@@ -42,7 +42,7 @@ class CandidateRecord:
     """One candidate file and what was measured of its weights while it was made."""
 
     variant: str
-    scheme: Scheme
+    scheme: Annotated[str, Rule("f32, f16, w8 …, or mixed-<n> of a search.", pattern=SCHEME)]
     format: Format
     file: str
     sha256: str
@@ -52,6 +52,9 @@ class CandidateRecord:
     weight_bits_mean: Annotated[float, Rule("Mean stored bits per weight.", minimum=0)]
     quantized_ratio: Annotated[float, Rule("Share of float weight bytes now stored quantized.", minimum=0, maximum=1)]
     sparsity_ratio: Annotated[float, Rule("Measured share of zero weights.", minimum=0, maximum=1)]
+    assignment: Annotated[dict[str, Scheme], Rule("Of a mixed file: the scheme of each weight group.")] = field(
+        default_factory=dict
+    )
 
     @property
     def name(self) -> CandidateName:

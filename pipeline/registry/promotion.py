@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pipeline.core.errors import RecipeError
 from pipeline.core.files import read_bytes
-from pipeline.core.names import Format, Role, Scheme
+from pipeline.core.names import Format, Role
 from pipeline.core.recipe import Diversity
 from pipeline.core.schema import Rule
 from pipeline.core.strict_yaml import read_yaml
@@ -66,7 +66,7 @@ class Standing:
     role: Role
     bundle_id: str
     candidate: str
-    scheme: Scheme
+    scheme: str
     format: Format
     io_contract_sha256: str
     loss_high: float

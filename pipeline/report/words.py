@@ -12,6 +12,7 @@ METRIC_NAMES = {
     Metric.HIT_RATE_AT_10: "hit rate at 10",
     Metric.NDCG_AT_10: "NDCG at 10",
     Metric.RMSE: "root mean squared error",
+    Metric.FIDELITY: "fidelity",
 }
 PREFERENCE_WORDS = {
     Preference.ACCURACY: "the least loss at the upper end of its interval",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pipeline.core.names import CandidateName, Format, Scheme
+from pipeline.core.names import SCHEME, CandidateName, Format
 from pipeline.core.recipe import Metric
 from pipeline.core.records import RefusedCandidate
 from pipeline.core.schema import Rule, plain
@@ -87,7 +87,7 @@ class Scorecard:
     model: str
     candidate: str
     variant: str
-    scheme: Scheme
+    scheme: Annotated[str, Rule("f32, f16, w8 …, or mixed-<n> of a search.", pattern=SCHEME)]
     format: Format
     file: str
     sha256: str

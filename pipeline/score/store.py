@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.files import replacing_dir, write_atomic
-from pipeline.core.layout import scorecards_dir
+from pipeline.core.layout import ARTIFACTS, scorecards_dir
 from pipeline.core.records import read_record, write_record
 from pipeline.score.scorecard import METRICS_FILE, SCORED_FILE, TABLE_FILE, Scorecard, Scored, card_file
 
@@ -22,9 +22,9 @@ def write_scored(folder: Path, scored: Scored, cards: Sequence[Scorecard]) -> No
         write_atomic(aside / METRICS_FILE, readable_json({card.candidate: main_figures(card) for card in cards}))
 
 
-def read_scored(model: str, root: Path = Path()) -> tuple[Scored, tuple[Scorecard, ...]]:
+def read_scored(model: str, root: Path = ARTIFACTS) -> tuple[Scored, tuple[Scorecard, ...]]:
     """Read what ``hotspare score`` wrote for a model; raises MissingStageError naming the stage when it did not."""
-    folder = root / scorecards_dir(model)
+    folder = scorecards_dir(model, root)
     stage = f"score {model}"
     scored = read_record(Scored, folder / SCORED_FILE, stage)
     return scored, tuple(read_record(Scorecard, folder / card_file(name), stage) for name in scored.candidates)
@@ -58,7 +58,7 @@ def _row(card: Scorecard) -> dict[str, object]:
     return {
         "candidate": card.candidate,
         "variant": card.variant,
-        "scheme": card.scheme.value,
+        "scheme": card.scheme,
         "format": card.format.value,
         "value": card.task.value,
         "loss_abs": card.task.loss_abs,

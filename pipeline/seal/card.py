@@ -1,6 +1,8 @@
 """``MODEL_CARD.md``: what a person needs to know before using the model, with its figures."""
 
-from pipeline.core.names import Scheme, sparsity_of
+from collections import Counter
+
+from pipeline.core.names import Pruning, Scheme, Variant
 from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import CandidateRecord
 from pipeline.score.scorecard import Scorecard, TaskScore
@@ -11,6 +13,16 @@ _SCHEMES = {
     Scheme.W8: "weights in 8-bit integers, calculation in floating point",
     Scheme.W8D: "weights in 8-bit integers, activations quantized on the fly",
     Scheme.W8A8: "weights and activations in 8-bit integers, ranges fixed on calibration rows",
+    Scheme.W8A16: "weights in 8-bit, activations in 16-bit integers, ranges fixed on calibration rows",
+    Scheme.W4: "weights in 4-bit integers, calculation in floating point",
+    Scheme.W4D: "weights in 4-bit integers, activations quantized on the fly",
+    Scheme.W4B32: "weights in 4-bit integers with one scale for every 32, calculation in floating point",
+}
+_PRUNINGS = {
+    Pruning.MAGNITUDE: "pruned by magnitude ({:.0%} asked for by its name)",
+    Pruning.TWO_OF_FOUR: "pruned by magnitude, two of four neighbouring weights",
+    Pruning.BLOCK: "pruned by magnitude in blocks ({:.0%} asked for by its name)",
+    Pruning.STRUCTURED: "{:.0%} of the channels taken away",
 }
 _METRICS = {
     Metric.ACCURACY: "accuracy",
@@ -18,6 +30,7 @@ _METRICS = {
     Metric.HIT_RATE_AT_10: "hit rate at 10",
     Metric.NDCG_AT_10: "NDCG at 10",
     Metric.RMSE: "root mean squared error",
+    Metric.FIDELITY: "fidelity to the float model",
 }
 
 
@@ -79,22 +92,29 @@ def _decisions(card: Scorecard) -> str:
 
 
 def _making(record: CandidateRecord) -> str:
-    quantized = record.scheme in (Scheme.W8, Scheme.W8D, Scheme.W8A8)
+    quantized = record.scheme not in (Scheme.F32, Scheme.F16)
     share = f" ({record.quantized_ratio:.0%} of the float weight bytes are quantized)" if quantized else ""
     return (
-        f"Variant `{record.variant}`: {_variant(record)}. Scheme `{record.scheme}`: {_SCHEMES[record.scheme]}{share}. "
+        f"Variant `{record.variant}`: {_variant(record)}. Scheme `{record.scheme}`: {_scheme(record)}{share}. "
         f"Made by {record.made_by} from the float export with sha256 `{record.parent_sha256}`."
     )
 
 
+def _scheme(record: CandidateRecord) -> str:
+    if not record.assignment:
+        return _SCHEMES[Scheme(record.scheme)]
+    counts = Counter(record.assignment.values())
+    return "found by search, " + ", ".join(f"{count} × {scheme}" for scheme, count in sorted(counts.items()))
+
+
 def _variant(record: CandidateRecord) -> str:
+    parts = Variant.parse(record.variant)
     if record.variant == "dense":
         return "the trained model as it was"
-    if record.variant == "qat":
-        return "fine-tuned with quantization in mind"
-    if record.variant == "p24":
-        return "pruned by magnitude, two of four neighbouring weights, and fine-tuned"
-    return f"pruned by magnitude ({sparsity_of(record.variant) or 0:.0%} asked for by its name) and fine-tuned"
+    words = [_PRUNINGS[parts.pruning].format(parts.sparsity)] if parts.pruning is not None else []
+    words += [f"at most {parts.clusters} different weights a layer"] if parts.clusters else []
+    words += ["with quantization in mind"] if parts.quantization_aware else []
+    return f"fine-tuned: {', '.join(words)}"
 
 
 def _usage(recipe: Recipe) -> str:

@@ -35,7 +35,7 @@ from pipeline.seal.synthetic import synthetic_rows
 
 GOLDEN_ROWS = 32
 _CALIBRATION_ROWS = 1024
-_INTEGER_ACTIVATIONS = (Scheme.W8A8, Scheme.W8D)
+_INTEGER_ACTIVATIONS = {Scheme.W8A8, Scheme.W8A16, Scheme.W8D, Scheme.W4D}
 _RUNTIMES = {
     Engine.LITERT: ("ai-edge-litert", ">=2.3,<3"),
     Engine.ONNXRUNTIME: ("onnxruntime", ">=1.20,<2"),
@@ -70,7 +70,9 @@ def build_payload(given: PayloadInputs) -> dict[str, bytes]:
     recipe, record = given.recipe, given.record
     rows = {name: array[:_CALIBRATION_ROWS] for name, array in given.calibration.items()}
     synthetic = synthetic_rows(rows, GOLDEN_ROWS, recipe.seed)
-    golden = measure_golden(record.format, given.model, synthetic, record.scheme in _INTEGER_ACTIVATIONS)
+    golden = measure_golden(
+        record.format, given.model, synthetic, bool(_INTEGER_ACTIVATIONS & {record.scheme, *record.assignment.values()})
+    )
     session = open_session(record.format, given.model)
     io = readable_json(plain(describe_io(session, rows, recipe.metric is not Metric.RMSE, _NOTES)))
     manifest = _manifest(recipe, record, sha256_hex(io))
