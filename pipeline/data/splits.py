@@ -21,7 +21,7 @@ _ROWS_A_LOOK = 1 << 16
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split. ``inputs``: arrays by input name, first axis n. The others: (n,), if there are any.
+    """Rows of one split: ``inputs`` by name, first axis n; ``labels`` (n,) or (n, ...); ``groups``, ``weights`` (n,).
 
     ``weights`` say how much a row counts in training; scores ignore them.
     """
@@ -41,7 +41,8 @@ def open_split(path: Path, input_names: Sequence[str]) -> Split:
     """Map the npz at ``path`` read-only and pick the model's inputs, ``y``, ``group`` and ``weight``.
 
     A model with one input also takes it by the name ``x``. Raises DataError when the file or an input is missing,
-    row counts differ, there are no rows, a row holds NaN or infinity, or ``y`` is not one number a row.
+    row counts differ, there are no rows, a row holds NaN or infinity, or ``group`` is not one number a row. A column of
+    labels (n, 1) comes back as (n,); whether labels fit the metric is for the scores to say.
     """
     tensors = map_npz(path, DataError)
     inputs = {name: _input(path, tensors, name, len(input_names) == 1) for name in input_names}
@@ -50,8 +51,11 @@ def open_split(path: Path, input_names: Sequence[str]) -> Split:
     _check_rows(path, named)
     for name, array in named.items():
         _check_finite(path, name, array)
+    labels = beside.pop(LABELS, None)
     flat = {key: _one_a_row(path, key, array) for key, array in beside.items()}
-    return Split(inputs, flat.get(LABELS), flat.get(GROUPS), flat.get(WEIGHTS))
+    if labels is not None and labels.size == len(labels):
+        labels = labels.reshape(len(labels))
+    return Split(inputs, labels, flat.get(GROUPS), flat.get(WEIGHTS))
 
 
 def batches(split: Split, rows: int) -> Iterator[dict[str, Array]]:
@@ -84,7 +88,7 @@ def _check_rows(path: Path, named: Mapping[str, Array]) -> None:
 
 
 def _one_a_row(path: Path, name: str, array: Array) -> Array:
-    """Return a column (n, 1) as (n,): with labels of another shape numpy would silently compare all rows with all."""
+    """Return a column (n, 1) as (n,); raises DataError for any other shape."""
     if array.size != len(array):
         raise DataError(f"{path}: {name} has shape {array.shape}, but one number a row is needed; save it as (n,).")
     return array.reshape(len(array))

@@ -92,8 +92,13 @@ def test_a_column_of_labels_is_taken_as_one_label_a_row(tmp_path):
     np.testing.assert_array_equal(split.labels, good()["y"])
 
 
-@pytest.mark.parametrize("key", ["y", "group"])
-def test_several_labels_a_row_are_refused_before_numpy_compares_all_with_all(tmp_path, key):
+def test_labels_of_several_numbers_a_row_keep_their_shape(tmp_path):
+    path = write(tmp_path, y=np.ones((ROWS, 2, 3), np.float32))
+    assert open_split(path, ["features"]).labels.shape == (ROWS, 2, 3)
+
+
+@pytest.mark.parametrize("key", ["group", "weight"])
+def test_lists_and_weights_of_several_numbers_a_row_are_refused(tmp_path, key):
     said = refusal(write(tmp_path, **{key: np.ones((ROWS, 2), np.float32)}))
     assert key in said
     assert f"({ROWS}, 2)" in said
