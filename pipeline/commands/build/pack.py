@@ -1,6 +1,7 @@
 """``hotspare pack MODEL``: seal the primary and the backup into signed bundles."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -10,7 +11,7 @@ from pipeline.commands.build.console import show_json, show_table
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import MissingStageError
 from pipeline.core.files import read_bytes
-from pipeline.core.layout import bundle_dir, candidates_dir, scorecards_dir, selection_dir
+from pipeline.core.layout import ARTIFACTS, bundle_dir, candidates_dir, scorecards_dir, selection_dir
 from pipeline.core.names import Role
 from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.core.records import CANDIDATES_FILE, CandidateRecord, Candidates, read_record
@@ -26,6 +27,16 @@ from pipeline.seal.signing import seal_bundle
 EXAMPLE = "hotspare pack credit"
 
 
+@dataclass(frozen=True)
+class Packed:
+    """One sealed bundle."""
+
+    role: Role
+    path: Path
+    id: str
+    bytes: int
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", help="a model of recipes/models/")
@@ -34,20 +45,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build both payloads, then sign and publish them, each all or nothing."""
-    recipe = load_recipe(args.model)
-    key = load_private_key()
-    selected = read_record(Selected, selection_dir(args.model) / SELECTION_FILE, f"select {args.model}")
-    payloads = {role: build_payload(_inputs(recipe, selected, role)) for role in Role}
-    packed = [_publish(args.model, role, payload, key) for role, payload in payloads.items()]
-    _report(args, packed)
+    packed = seal_pair(load_recipe(args.model), load_private_key())
+    if args.json:
+        show_json({item.role: {"path": str(item.path), "bundle_id": item.id, "size": item.bytes} for item in packed})
+        return 0
+    rows = [(str(item.path), item.id, f"{item.bytes:,}") for item in packed]
+    show_table(f"{args.model}: sealed", ["bundle", "id", "bytes"], rows)
     return 0
 
 
-def _inputs(recipe: Recipe, selected: Selected, role: Role) -> PayloadInputs:
+def seal_pair(recipe: Recipe, key: ec.EllipticCurvePrivateKey, root: Path = ARTIFACTS) -> tuple[Packed, ...]:
+    """Seal the selected pair; both payloads are built before either is signed. Raises MissingStageError."""
+    selected = read_record(Selected, selection_dir(recipe.model, root) / SELECTION_FILE, f"select {recipe.model}")
+    payloads = {role: build_payload(_inputs(recipe, selected, role, root)) for role in Role}
+    return tuple(_publish(bundle_dir(recipe.model, role, root), role, payload, key) for role, payload in payloads.items())
+
+
+def _inputs(recipe: Recipe, selected: Selected, role: Role, root: Path) -> PayloadInputs:
     candidate = selected.primary if role is Role.PRIMARY else selected.backup
-    record = _record(recipe.model, candidate)
-    model = _model_bytes(recipe.model, record)
-    cards = scorecards_dir(recipe.model)
+    folder = candidates_dir(recipe.model, root)
+    record = _record(folder, recipe.model, candidate)
+    model = _model_bytes(folder, recipe.model, record)
+    cards = scorecards_dir(recipe.model, root)
     return PayloadInputs(
         recipe=recipe,
         record=record,
@@ -58,17 +77,17 @@ def _inputs(recipe: Recipe, selected: Selected, role: Role) -> PayloadInputs:
     )
 
 
-def _record(model: str, candidate: str) -> CandidateRecord:
+def _record(folder: Path, model: str, candidate: str) -> CandidateRecord:
     stage = f"quantize {model}"
-    found = read_record(Candidates, candidates_dir(model) / CANDIDATES_FILE, stage)
+    found = read_record(Candidates, folder / CANDIDATES_FILE, stage)
     for record in found.candidates:
         if str(record.name) == candidate:
             return record
     raise MissingStageError(f"The selected {candidate} is not among the candidates; run `hotspare {stage}` again.")
 
 
-def _model_bytes(model: str, record: CandidateRecord) -> bytes:
-    path = candidates_dir(model) / record.file
+def _model_bytes(folder: Path, model: str, record: CandidateRecord) -> bytes:
+    path = folder / record.file
     data = read_bytes(path, MissingStageError, f"run `hotspare quantize {model}` first")
     if sha256_hex(data) != record.sha256:
         raise MissingStageError(f"{path} is not what was measured; run `hotspare quantize {model}` again.")
@@ -81,18 +100,7 @@ def _calibration(recipe: Recipe, record: CandidateRecord, model: bytes) -> Tenso
     return cast_tensors(open_split(path, sorted(dtypes)).inputs, dtypes, str(path))
 
 
-def _publish(
-    model: str, role: Role, payload: dict[str, bytes], key: ec.EllipticCurvePrivateKey
-) -> tuple[Role, Path, str, int]:
-    folder = bundle_dir(model, role)
+def _publish(folder: Path, role: Role, payload: dict[str, bytes], key: ec.EllipticCurvePrivateKey) -> Packed:
     seal_bundle(folder, payload, key)
     files = tuple(sorted((name, sha256_hex(data)) for name, data in payload.items()))
-    return role, folder, bundle_id(files), sum(map(len, payload.values()))
-
-
-def _report(args: argparse.Namespace, packed: list[tuple[Role, Path, str, int]]) -> None:
-    if args.json:
-        show_json({role: {"path": str(path), "bundle_id": name, "size": size} for role, path, name, size in packed})
-        return
-    rows = [(str(path), name, f"{size:,}") for _, path, name, size in packed]
-    show_table(f"{args.model}: sealed", ["bundle", "id", "bytes"], rows)
+    return Packed(role, folder, bundle_id(files), sum(map(len, payload.values())))
