@@ -4,6 +4,7 @@ A moving average of ranges, the quantizer's own way, learnt maxima of 0.29 to 0.
 is clipped. The true range needs no more memory than one batch.
 """
 
+import enum
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,14 @@ from pipeline.compress.tflite_file import constant_of, parse_tflite, text_of
 from pipeline.core.errors import DataError, ModelError
 from pipeline.core.tensors import Tensors
 from pipeline.engines.tflite_session import TfliteSession
+
+
+class Clipping(enum.StrEnum):
+    """How much of an activation's range is kept: all, all but rare extremes, or what rounds with the least error."""
+
+    NONE = "none"
+    PERCENTILE = "percentile"
+    MSE = "mse"
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Range:
 Ranges = dict[str, Range]
 
 
-def activation_ranges(model: bytes, batches: Iterable[Tensors]) -> Ranges:
+def activation_ranges(model: bytes, batches: Iterable[Tensors], clipping: Clipping = Clipping.NONE) -> Ranges:
     """Run a float ``.tflite`` model over batches of its inputs; returns the range of each float activation by name.
 
     Raises DataError when there are no rows, or when a row makes an activation NaN or infinite.

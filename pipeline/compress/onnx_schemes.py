@@ -1,19 +1,57 @@
 """Number formats of ``.onnx`` files, by onnxruntime's quantizer; inputs and outputs keep their names and types."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import QuantizationMode
+from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from pipeline.core.errors import SchemeRefused
+from pipeline.compress.calibration import Clipping, Ranges
+from pipeline.compress.groups import Assignment, WeightGroup
+from pipeline.compress.onnx_calibration import onnx_ranges
+from pipeline.compress.onnx_graph import NodeGroup, name_nodes, node_groups
+from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Format, Scheme
 from pipeline.core.tensors import Tensors
 from pipeline.engines.open import open_session
+
+__all__ = ["onnx_groups", "onnx_ranges", "prepared_onnx", "quantize_onnx", "store_onnx"]
+_DYNAMIC_TYPES = tuple(sorted(IntegerOpsRegistry))
+_STATIC_TYPES = tuple(sorted({*QLinearOpsRegistry, *QDQRegistry}))
+_DYNAMIC_KINDS = ("Conv", "Gather", "Gemm", "MatMul", "LSTM")
+_STATIC_KINDS = ("Conv", "ConvTranspose", "Gather", "Gemm", "MatMul")
+
+
+def prepared_onnx(export: bytes) -> bytes:
+    """Return a model with shapes inferred and what belongs together fused (MatMul + Add to Gemm), nodes named.
+
+    Raises ModelError for bytes that are not an onnx model.
+    """
+    open_session(Format.ONNX, export)
+    with TemporaryDirectory() as folder:
+        source, ready = Path(folder, "float.onnx"), Path(folder, "ready.onnx")
+        source.write_bytes(export)
+        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+        model = onnx.load(ready)
+    name_nodes(model)
+    return bytes(model.SerializeToString())
+
+
+def onnx_groups(prepared: bytes) -> tuple[WeightGroup, ...]:
+    """List what can be decided in a prepared model."""
+    return tuple(
+        WeightGroup(group.name, group.kind, group.count, 4 * group.count, _choices(group))
+        for group in node_groups(onnx.load_from_string(prepared))
+    )
 
 
 def quantize_onnx(parent: bytes, scheme: Scheme, batches: Iterable[Tensors] = ()) -> bytes:
@@ -22,53 +60,97 @@ def quantize_onnx(parent: bytes, scheme: Scheme, batches: Iterable[Tensors] = ()
     Equal inputs give equal bytes. Raises SchemeRefused for a scheme that onnx does not have or that fails,
     ModelError for bytes that are not an onnx model.
     """
-    if scheme is Scheme.W8:
-        raise SchemeRefused("w8 (int8 weights only) is made for tflite alone; ask for w8d in schemes.onnx.")
-    open_session(Format.ONNX, parent)
-    with TemporaryDirectory() as folder:
-        path, result = Path(folder, "float.onnx"), Path(folder, "quantized.onnx")
-        path.write_bytes(parent)
-        try:
-            _apply(scheme, path, result, batches)
-        except (ValueError, RuntimeError, KeyError, NotImplementedError, TypeError) as error:
-            brief = " ".join(str(error).split())
-            raise SchemeRefused(f"{scheme} cannot be applied to this onnx model: {brief[:200]}.") from error
-        return result.read_bytes()
+    prepared = prepared_onnx(parent)
+    ranges = onnx_ranges(prepared, batches, Clipping.NONE) if scheme.needs_ranges else None
+    return store_onnx(prepared, scheme, ranges)
 
 
-def _apply(scheme: Scheme, path: Path, result: Path, batches: Iterable[Tensors]) -> None:
+def store_onnx(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | None) -> bytes:
+    """Store a prepared model; raises SchemeRefused for a scheme that onnx does not have or that fails."""
+    model = onnx.load_from_string(prepared)
+    groups = node_groups(model)
+    try:
+        stored = (
+            _uniform(model, scheme, ranges) if isinstance(scheme, Scheme) else _mixed(model, groups, scheme, ranges)
+        )
+        data = bytes(stored.SerializeToString())
+        open_session(Format.ONNX, data)
+    except (ValueError, RuntimeError, KeyError, NotImplementedError, TypeError, ModelError) as error:
+        brief = " ".join(str(error).split())
+        title = str(scheme) if isinstance(scheme, Scheme) else "This mix of schemes"
+        raise SchemeRefused(f"{title} cannot be applied to this onnx model: {brief[:200]}.") from error
+    return data
+
+
+def _choices(group: NodeGroup) -> tuple[Scheme, ...]:
+    choices = [Scheme.F32]
+    if group.kind in _DYNAMIC_KINDS:
+        choices.append(Scheme.W8D)
+    if group.kind in _STATIC_KINDS:
+        choices.append(Scheme.W8A8)
+    return tuple(choices)
+
+
+def _uniform(model: onnx.ModelProto, scheme: Scheme, ranges: Ranges | None) -> onnx.ModelProto:
     if scheme is Scheme.F16:
-        half = convert_float_to_float16(onnx.load(path), keep_io_types=True)
-        result.write_bytes(half.SerializeToString())
-        return
-    ready = path.with_name("ready.onnx")
-    # Fuses what belongs together (MatMul + Add to Gemm), so that fewer activations are rounded.
-    quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+        return convert_float_to_float16(model, keep_io_types=True)
     if scheme is Scheme.W8D:
-        # Unsigned weights: the signed-by-unsigned kernels of processors without VNNI saturate and answer differently.
-        # Symmetric: zeros of a pruned model stay one value, so they still compress.
-        quantize_dynamic(
-            ready, result, per_channel=True, weight_type=QuantType.QUInt8, extra_options={"WeightSymmetric": True}
-        )
-    else:
-        quantize_static(
-            ready,
-            result,
-            _Reader(batches),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            activation_type=QuantType.QInt8,
-        )
+        return _dynamic(model, [])
+    if scheme is Scheme.W8A8:
+        return _static(model, [], ranges or {})
+    raise SchemeRefused("w8 (int8 weights only) is made for tflite alone; ask for w8d in schemes.onnx.")
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Hands onnxruntime one batch at a time; its calibrator keeps a minimum and a maximum of each."""
+def _mixed(
+    model: onnx.ModelProto, groups: Collection[NodeGroup], assignment: Assignment, ranges: Ranges | None
+) -> onnx.ModelProto:
+    nodes: Mapping[str, tuple[str, ...]] = {group.name: group.nodes for group in groups}
+    unknown = sorted(assignment.keys() - nodes.keys())
+    if unknown:
+        raise SchemeRefused(f"There is no weight group {unknown[0]!r} in this model; make the assignment again.")
+    dynamic = [node for name, scheme in assignment.items() if scheme is Scheme.W8D for node in nodes[name]]
+    static = [node for name, scheme in assignment.items() if scheme is Scheme.W8A8 for node in nodes[name]]
+    if static:
+        model = _static(model, static, ranges or {})
+    if dynamic:
+        model = _dynamic(model, dynamic)
+    return model
 
-    def __init__(self, batches: Iterable[Tensors]) -> None:
-        self._batches: Iterator[Tensors] = iter(batches)
 
-    def get_next(self) -> dict[str, Any] | None:
-        """Return the next batch by input name, or None at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else dict(batch)
+def _dynamic(model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelProto:
+    # Unsigned weights: the signed-by-unsigned kernels of processors without VNNI saturate and answer differently.
+    # Symmetric: zeros of a pruned model stay one value, so they still compress.
+    quantizer = ONNXQuantizer(
+        model,
+        True,  # a scale a channel
+        False,  # no reduced range
+        QuantizationMode.IntegerOps,
+        False,  # dynamic
+        QuantType.QUInt8,
+        QuantType.QUInt8,
+        None,
+        nodes,
+        [],
+        list(_DYNAMIC_TYPES),
+        {"WeightSymmetric": True, "MatMulConstBOnly": True},
+    )
+    quantizer.quantize_model()
+    return quantizer.model.model
+
+
+def _static(model: onnx.ModelProto, nodes: list[str], ranges: Ranges) -> onnx.ModelProto:
+    limits = {name: (np.float32(found.low), np.float32(found.high)) for name, found in ranges.items()}
+    quantizer = QDQQuantizer(
+        model,
+        True,  # a scale a channel
+        False,  # no reduced range
+        QuantType.QInt8,
+        QuantType.QInt8,
+        TensorsData(CalibrationMethod.MinMax, limits),
+        nodes,
+        [],
+        list(_STATIC_TYPES),
+        {},
+    )
+    quantizer.quantize_model()
+    return quantizer.model.model

@@ -1,53 +1,127 @@
 """Number formats of ``.tflite`` files, by ai-edge-quantizer; inputs and outputs stay float32 and int32."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_quantizer import qtyping
-from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.quantizer import Quantizer
 
 from pipeline.compress.calibration import Ranges
 from pipeline.compress.embedding import look_up_embeddings
-from pipeline.compress.tflite_file import TfliteModel, operators, parse_tflite, write_tflite
-from pipeline.core.errors import SchemeRefused
+from pipeline.compress.groups import Assignment, WeightGroup
+from pipeline.compress.tflite_file import TfliteModel, operators, parse_tflite, text_of, write_tflite
+from pipeline.compress.tflite_following import followed
+from pipeline.compress.tflite_groups import OperatorGroup, operator_groups, scope_of
+from pipeline.compress.tflite_rules import Rule, Target, recipe, rule_of
+from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Scheme
 
-_Op = qtyping.TFLOperationName
-_ANY = ".*"
 # The version that says "one scale a channel"; tflite-runtime 2.14 stops at 10. Without it, it would load the file and
 # take each scale for zero: wrong answers where a refusal belongs.
 _DENSE_PER_CHANNEL_VERSION = 12
+Place = tuple[int, int]  # of an operator: its graph, and its position there
 
 
 def quantizable(parent: bytes) -> bytes:
     """Return a float model with its embedding tables where the quantizer finds them; answers stay bit-identical.
 
+    Operator codes are upgraded to the field that newer readers use, and tensors get names of their own.
     Raises ModelError for bytes that are not a ``.tflite`` model.
     """
     model = parse_tflite(parent)
     look_up_embeddings(model)
+    _tell_tensors_apart(model)
     return write_tflite(model)
 
 
-def quantize_tflite(prepared: bytes, scheme: Scheme, ranges: Ranges | None = None) -> bytes:
-    """Store a model that :func:`quantizable` prepared in another number format; ``w8a8`` needs ``ranges``.
+def tflite_groups(prepared: bytes) -> tuple[WeightGroup, ...]:
+    """List what can be decided in a prepared model; a choice that stores the same as an earlier one is left out."""
+    model = parse_tflite(prepared)
+    return tuple(_weight_group(model, group) for group in operator_groups(model))
+
+
+def quantize_tflite(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | None = None) -> bytes:
+    """Store a model that :func:`quantizable` prepared in another number format; static schemes need ``ranges``.
 
     Equal inputs give equal bytes. Raises SchemeRefused when the quantizer cannot apply the scheme.
     """
+    model = parse_tflite(prepared)
+    rules = _uniform(model, scheme) if isinstance(scheme, Scheme) else _mixed(model, scheme)
+    if not rules:
+        raise SchemeRefused(
+            f"{_title(scheme)} changes nothing in this model: the quantizer has no kernel for its layers."
+        )
     quantizer = Quantizer(prepared)
-    _RECIPES[scheme](quantizer)
+    quantizer.load_quantization_recipe(recipe((_target(model, place), rule) for place, rule in rules.items()))
     try:
-        found = _quantize(quantizer, ranges)
-    except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+        found = _quantize(quantizer, ranges if any(rule.is_static for rule in rules.values()) else None)
+        model = parse_tflite(bytes(found.quantized_model))
+    except (ValueError, RuntimeError, KeyError, NotImplementedError, IndexError, ModelError) as error:
         brief = " ".join(str(error).split())
-        raise SchemeRefused(f"{scheme} cannot be applied to this model: {brief[:200]}.") from error
-    model = parse_tflite(bytes(found.quantized_model))
+        raise SchemeRefused(f"{_title(scheme)} cannot be applied to this model: {brief[:200]}.") from error
     _state_versions(model)
     return write_tflite(model)
+
+
+def _title(scheme: Scheme | Assignment) -> str:
+    return str(scheme) if isinstance(scheme, Scheme) else "this mix of schemes"
+
+
+def _weight_group(model: TfliteModel, group: OperatorGroup) -> WeightGroup:
+    size = sum(len(model.buffers[buffer].data) for buffer in group.buffers)
+    choices: dict[tuple[Rule | None, ...], Scheme] = {(): Scheme.F32}
+    for scheme in Scheme:
+        rules = tuple(_rule(model, (item.graph, item.position), scheme) for item in group.operators)
+        if any(rule is not None for rule in rules):
+            choices.setdefault(rules, scheme)
+    return WeightGroup(group.name, group.kind, size // 4, size, tuple(choices.values()))
+
+
+def _uniform(model: TfliteModel, scheme: Scheme) -> dict[Place, Rule]:
+    found = {place: _rule(model, place, scheme) for place in _places(model)}
+    return {place: rule for place, rule in found.items() if rule is not None}
+
+
+def _mixed(model: TfliteModel, assignment: Assignment) -> dict[Place, Rule]:
+    groups = {group.name: group for group in operator_groups(model)}
+    unknown = sorted(assignment.keys() - groups.keys())
+    if unknown:
+        raise SchemeRefused(f"There is no weight group {unknown[0]!r} in this model; make the assignment again.")
+    decided = {
+        (operator.graph, operator.position): _rule(model, (operator.graph, operator.position), scheme)
+        for name, scheme in assignment.items()
+        for operator in groups[name].operators
+    }
+    schemes = {
+        (operator.graph, operator.position): assignment.get(name, Scheme.F32)
+        for name, group in groups.items()
+        for operator in group.operators
+    }
+    own = {place: rule for place, rule in decided.items() if rule is not None}
+    static = {place: schemes[place] for place, rule in own.items() if rule.is_static}
+    after = {place: _rule(model, place, scheme) for place, scheme in followed(model, static, schemes.keys()).items()}
+    return {**own, **{place: rule for place, rule in after.items() if rule is not None and rule.is_static}}
+
+
+def _places(model: TfliteModel) -> Iterator[Place]:
+    for graph_index, graph in enumerate(model.subgraphs):
+        yield from ((graph_index, position) for position in range(len(graph.operators)))
+
+
+def _rule(model: TfliteModel, place: Place, scheme: Scheme) -> Rule | None:
+    # Activations of inner graphs (loop bodies) are not calibrated: only their last turn could be read.
+    return rule_of(_target(model, place), scheme, is_calibrated=place[0] == 0)
+
+
+def _target(model: TfliteModel, place: Place) -> Target:
+    graph = model.subgraphs[place[0]]
+    operator = graph.operators[place[1]]
+    code = int(model.operatorCodes[operator.opcodeIndex].builtinCode)
+    weights = graph.tensors[operator.inputs[1]] if len(operator.inputs) > 1 else None
+    row = int(weights.shape[-1]) if weights is not None and len(weights.shape) else 0
+    return Target(code, scope_of(graph, operator), row)
 
 
 def _quantize(quantizer: Any, ranges: Ranges | None) -> Any:
@@ -56,52 +130,25 @@ def _quantize(quantizer: Any, ranges: Ranges | None) -> Any:
         return quantizer.quantize(_statistics(ranges), enable_progress_report=False, enable_progress_bar=False)
 
 
-def _float16(quantizer: Any) -> None:
-    half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
-    config = qtyping.OpQuantizationConfig(
-        weight_tensor_config=half, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
-    )
-    quantizer.update_quantization_recipe(_ANY, _Op.ALL_SUPPORTED, config, AlgorithmName.FLOAT_CASTING)
-
-
-def _weights_only(quantizer: Any) -> None:
-    quantizer.add_weight_only_config(_ANY, _Op.ALL_SUPPORTED, num_bits=8)
-    _int8_tables(quantizer)
-
-
-def _dynamic(quantizer: Any) -> None:
-    quantizer.add_dynamic_config(_ANY, _Op.ALL_SUPPORTED, num_bits=8)
-    _int8_tables(quantizer)
-
-
-def _static(quantizer: Any) -> None:
-    quantizer.add_static_config(_ANY, _Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
-    _int8_tables(quantizer)
-    for end in (_Op.INPUT, _Op.OUTPUT):
-        quantizer.update_quantization_recipe(_ANY, end, algorithm_key=AlgorithmName.NO_QUANTIZE)
-
-
-def _int8_tables(quantizer: Any) -> None:
-    # "Dynamic" for a lookup means: the looked-up rows alone are dequantized. Explicit dequantization would build the
-    # whole float table in memory. One scale a table: one a row costs 12 bytes each (17 % of the recommendation model)
-    # for no better ranking, and tflite-runtime 2.14 cannot read it.
-    quantizer.add_dynamic_config(
-        _ANY, _Op.EMBEDDING_LOOKUP, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE
-    )
-
-
-_RECIPES: Mapping[Scheme, Callable[[Any], None]] = {
-    Scheme.F16: _float16,
-    Scheme.W8: _weights_only,
-    Scheme.W8D: _dynamic,
-    Scheme.W8A8: _static,
-}
-
-
 def _statistics(ranges: Ranges | None) -> Any:
     if ranges is None:
         return None
     return {name: {"min": np.array([found.low]), "max": np.array([found.high])} for name, found in ranges.items()}
+
+
+def _tell_tensors_apart(model: TfliteModel) -> None:
+    """Give tensors that share a name another one each, where nothing outside can know it; the quantizer wants that."""
+    seen: set[str] = set()
+    for graph in model.subgraphs:
+        outside = {*graph.inputs, *graph.outputs}
+        for index, tensor in sorted(enumerate(graph.tensors), key=lambda item: item[0] not in outside):
+            name = text_of(tensor.name or b"")
+            number = 1
+            while not name or name in seen:
+                number += 1
+                name = f"{text_of(tensor.name or b'tensor')}#{number}"
+            seen.add(name)
+            tensor.name = name.encode() if index not in outside or not tensor.name else tensor.name
 
 
 def _state_versions(model: TfliteModel) -> None:
@@ -115,5 +162,5 @@ def _state_versions(model: TfliteModel) -> None:
 def _is_hybrid_per_channel(graph: Any, operator: Any) -> bool:
     weights, result = graph.tensors[operator.inputs[1]], graph.tensors[operator.outputs[0]]
     scales = weights.quantization.scale if weights.quantization is not None else None
-    is_int8 = weights.type == schema.TensorType.INT8 and result.type == schema.TensorType.FLOAT32
-    return is_int8 and scales is not None and len(scales) > 1
+    is_integer = weights.type in (schema.TensorType.INT8, schema.TensorType.INT4)
+    return is_integer and result.type == schema.TensorType.FLOAT32 and scales is not None and len(scales) > 1

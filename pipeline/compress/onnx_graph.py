@@ -1,0 +1,97 @@
+"""Reading ``.onnx`` graphs: nodes with constant weights, and which of them can only be stored alike."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from pipeline.core.printable import printable
+
+# Nodes that multiply by or look up constants, and which of their inputs those are.
+WEIGHT_INPUTS: Mapping[str, tuple[int, ...]] = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "FusedMatMul": (0, 1),
+    "Gather": (0,),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+}
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes that share weights, by name; ``weights`` are the names of their float initializers."""
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    weights: tuple[str, ...]
+    count: int
+
+
+def node_groups(model: onnx.ModelProto) -> tuple[NodeGroup, ...]:
+    """List what can be decided, in the order of the graph; node names must be unique."""
+    counts = {
+        item.name: _elements(item) for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT
+    }
+    leader: dict[str, str] = {}
+
+    def find(weight: str) -> str:
+        while leader.setdefault(weight, weight) != weight:
+            weight = leader[weight]
+        return weight
+
+    found = [(node, weights) for node in model.graph.node if (weights := _weights(node, counts))]
+    for _, weights in found:
+        for weight in weights[1:]:
+            leader[find(weight)] = find(weights[0])
+    joined: dict[str, list[tuple[onnx.NodeProto, list[str]]]] = defaultdict(list)
+    for node, weights in found:
+        joined[find(weights[0])].append((node, weights))
+    return tuple(_group(members, counts) for members in joined.values())
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Return the graph's constants by name."""
+    return {item.name: item for item in model.graph.initializer}
+
+
+def _group(members: Sequence[tuple[onnx.NodeProto, list[str]]], counts: Mapping[str, int]) -> NodeGroup:
+    weights = tuple(dict.fromkeys(weight for _, names in members for weight in names))
+    first = members[0][0]
+    count = sum(counts[weight] for weight in weights)
+    return NodeGroup(printable(first.name), first.op_type, tuple(node.name for node, _ in members), weights, count)
+
+
+def _weights(node: onnx.NodeProto, counts: Mapping[str, int]) -> list[str]:
+    places = WEIGHT_INPUTS.get(node.op_type, ())
+    names = [node.input[place] for place in places if place < len(node.input)]
+    return [name for name in names if counts.get(name, 0) > 1]
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for axis in tensor.dims:
+        count *= axis
+    return count
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a unique name, in place, because quantizers and assignments tell nodes by it."""
+    seen: set[str] = set()
+    for node, name in zip(model.graph.node, _names(model.graph.node), strict=True):
+        candidate, number = name, 1
+        while candidate in seen:
+            number += 1
+            candidate = f"{name}#{number}"
+        seen.add(candidate)
+        node.name = candidate
+
+
+def _names(nodes: Sequence[onnx.NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield node.name or next((name for name in node.output if name), node.op_type)

