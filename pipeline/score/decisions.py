@@ -36,10 +36,12 @@ def calibration_error(scores: Array, labels: Array) -> float | None:
     """
     if scores.min() < 0 or scores.max() > 1:
         return None
-    if scores.ndim == 2 and scores.shape[1] > 1:
-        confidence, came = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == labels
+    labels = labels.ravel()
+    if scores.ndim > 1 and scores.shape[-1] > 1:
+        rows = scores.reshape(-1, scores.shape[-1])
+        confidence, came = rows.max(axis=1).astype(np.float64), rows.argmax(axis=1) == labels
     else:
-        confidence, came = column(scores), labels == 1
+        confidence, came = np.asarray(scores, np.float64).ravel(), labels == 1
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, confidence - came, minlength=BINS)
     return round(float(np.abs(gaps).sum() / len(labels)), PLACES)

@@ -1,17 +1,62 @@
 """How close a candidate's outputs are to the reference's, without looking at labels."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.recipe import Metric
 from pipeline.core.tensors import Array
 from pipeline.score.decisions import in_top
-from pipeline.score.metrics import Floats, Lists, column, decisions, lists_of
+from pipeline.score.forms import are_probabilities
+from pipeline.score.metrics import Floats, Lists, column, decisions, lists_of, row_means
 from pipeline.score.scorecard import PLACES, Fidelity
 
 # float32 rounding alone is noise at about -150 dB: above this, outputs are the same for any purpose.
 SNR_CAP_DB = 150.0
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """How one output's fidelity is measured: by its decisions, or by the share of its variance that is kept."""
+
+    decides: bool
+    energy: float  # mean squared distance of the reference's rows from their mean row
+    threshold: float
+
+    def kept(self, answers: Array, reference: Array) -> Floats:
+        """Return each row's part (n,) of the fidelity, whose mean is 1 for answers equal to the reference's."""
+        if self.decides:
+            return row_means(decisions(answers, self.threshold) == decisions(reference, self.threshold))
+        lost = row_means((np.asarray(answers, np.float64) - np.asarray(reference, np.float64)) ** 2)
+        return 1 - lost / self.energy if self.energy else np.asarray(lost == 0, np.float64)
+
+
+def yardstick(reference: Array, threshold: float) -> Yardstick:
+    """Choose how an output is measured, from the float model's own answers to the rows of a split."""
+    numbers = np.asarray(reference, np.float64)
+    energy = float(np.mean((numbers - numbers.mean(axis=0)) ** 2))
+    return Yardstick(decides(reference, threshold), energy, threshold)
+
+
+def decides(reference: Array, threshold: float) -> bool:
+    """Tell whether answers are probabilities that decide: softmax rows or one column within 0..1.
+
+    Answers that all decide the same show nothing by their decisions, and are taken as numbers.
+    """
+    one_column = reference.size == len(reference) and reference.min() >= 0 and reference.max() <= 1
+    if not one_column and not are_probabilities(reference):
+        return False
+    decided = decisions(reference, threshold)
+    return bool(decided.min() != decided.max())
+
+
+def kept_rows(
+    yardsticks: Mapping[str, Yardstick], answers: Mapping[str, Array], reference: Mapping[str, Array]
+) -> Floats:
+    """Return each row's fidelity (n,), averaged over all outputs."""
+    return np.asarray(np.mean([rule.kept(answers[name], reference[name]) for name, rule in yardsticks.items()], axis=0))
 
 
 def compare_outputs(

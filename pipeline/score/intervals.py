@@ -6,21 +6,41 @@ a vector of row weights; one sort then serves every resample of AUC.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.recipe import Metric
 from pipeline.core.tensors import Array
-from pipeline.score.metrics import Floats, binary, column, correct, list_gains, squared_errors
+from pipeline.score.metrics import Floats, binary, column, gains, squared_errors
 
 RESAMPLES = 1000
-CONFIDENCE = 0.9
 _CELLS_AT_ONCE = 4_000_000
+_CELLS_KEPT = 40_000_000  # one byte each
 
 Weights = npt.NDArray[np.float64]
 # Row weights (r, n) of r resamples to the metric of each (r,); NaN where a resample cannot carry the metric.
 Weighted = Callable[[Weights], Floats]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The seeded resamples of one split: drawn once where they fit into memory, for all of its candidates."""
+
+    units: int
+    seed: int
+
+    def apply(self, weighted: Weighted) -> Floats:
+        """Return a metric on every resample, shape (1000,); equal draws resample the same rows for every model."""
+        fits = self.units * RESAMPLES <= _CELLS_KEPT
+        blocks = self._kept if fits else resamples(self.units, self.seed)
+        return np.concatenate([weighted(block.astype(np.float64)) for block in blocks])
+
+    @cached_property
+    def _kept(self) -> list[npt.NDArray[np.uint8]]:
+        return list(resamples(self.units, self.seed))
 
 
 def weighted_metric(
@@ -30,33 +50,28 @@ def weighted_metric(
     if metric is Metric.AUC:
         return _weighted_auc(column(scores), binary(labels)), len(labels)
     if metric is Metric.RMSE:
-        squares = _weighted_mean(squared_errors(scores, labels))
+        squares = weighted_mean(squared_errors(scores, labels))
         return lambda weights: np.sqrt(squares(weights)), len(labels)
-    gains = correct(scores, labels, threshold) if not metric.is_ranking else list_gains(metric, scores, labels, groups)
-    return _weighted_mean(gains), len(gains)
+    each = gains(metric, scores, labels, groups, threshold)
+    return weighted_mean(each), len(each)
 
 
-def resampled(
-    metric: Metric, scores: Array, labels: Array, groups: Array | None, threshold: float, seed: int
-) -> Floats:
-    """Return the metric of every resample, shape (1000,); an equal seed draws the same rows for every model."""
-    weighted, units = weighted_metric(metric, scores, labels, groups, threshold)
-    return np.concatenate([weighted(weights) for weights in resamples(units, seed)])
+def weighted_mean(each: Floats) -> Weighted:
+    """Return the mean of what each unit gives (n,) as a function of resampling weights."""
+    return lambda weights: np.asarray(weights @ each / weights.sum(axis=1))
 
 
-def loss_interval(metric: Metric, candidate: Floats, reference: Floats) -> tuple[float, float]:
-    """Return the (low, high) ends of the 90 % interval of the candidate's loss from both models' resampled metrics.
+def percentiles(losses: Floats, confidence: float) -> tuple[float, float]:
+    """Return the (low, high) ends of the two-sided interval of resampled losses.
 
-    Above 0 is worse than the reference, whatever the metric's direction. Resamples that cannot carry the metric (AUC
-    with one class) are left out.
+    Resamples that cannot carry the metric (AUC with one class) are NaN and left out.
     """
-    losses = reference - candidate if metric.higher_is_better else candidate - reference
-    tail = (1.0 - CONFIDENCE) / 2
+    tail = (1.0 - confidence) / 2
     low, high = np.nanquantile(losses, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
-def resamples(units: int, seed: int) -> Iterator[Weights]:
+def resamples(units: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield the seeded row weights of every resample in blocks (r, units), so that memory stays bounded."""
     random = np.random.default_rng(seed)
     block = max(1, _CELLS_AT_ONCE // units)
@@ -64,11 +79,8 @@ def resamples(units: int, seed: int) -> Iterator[Weights]:
         count = min(block, RESAMPLES - start)
         drawn = random.integers(0, units, (count, units))
         flat = (drawn + np.arange(count)[:, None] * units).ravel()
-        yield np.bincount(flat, minlength=count * units).reshape(count, units).astype(np.float64)
-
-
-def _weighted_mean(gains: Floats) -> Weighted:
-    return lambda weights: np.asarray(weights @ gains / weights.sum(axis=1))
+        # A row is drawn more than 255 times in no resample: the chance is below 1e-500.
+        yield np.bincount(flat, minlength=count * units).reshape(count, units).astype(np.uint8)
 
 
 def _weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_]) -> Weighted:

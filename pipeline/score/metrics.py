@@ -30,55 +30,79 @@ class Lists:
 def task_metric(
     metric: Metric, scores: Array, labels: Array, groups: Array | None = None, threshold: float = 0.5
 ) -> float:
-    """Return the metric of ``scores`` (n,), (n, 1) or, for accuracy over k classes, (n, k) against ``labels`` (n,).
+    """Return the metric of ``scores`` against ``labels`` (n,), or (n, ...) for accuracy and rmse.
 
+    ``scores`` have the labels' shape, perhaps with an axis of 1 behind; for accuracy over k classes an axis of k.
     ``groups`` (n,) names each row's list for the ranking metrics; ``threshold`` is the operating point of a binary
     accuracy. All metrics lie in 0..1 but rmse, which has the labels' unit. Raises DataError when the labels cannot
     carry the metric (one class only for AUC, a list without exactly one positive).
     """
-    if metric is Metric.ACCURACY:
-        return float(np.mean(correct(scores, labels, threshold)))
     if metric is Metric.AUC:
         return auc(column(scores), labels)
     if metric is Metric.RMSE:
         return float(np.sqrt(np.mean(squared_errors(scores, labels))))
-    return float(np.mean(list_gains(metric, scores, labels, groups)))
+    return float(np.mean(gains(metric, scores, labels, groups, threshold)))
+
+
+def gains(metric: Metric, scores: Array, labels: Array, groups: Array | None, threshold: float) -> Floats:
+    """Return what each row (for rankings: each list) adds to a metric that is a mean: accuracy and the rankings."""
+    if metric is Metric.ACCURACY:
+        return correct(scores, labels, threshold)
+    return list_gains(metric, scores, labels, groups)
 
 
 def column(scores: Array) -> Floats:
     """Return scores of shape (n,) or (n, 1) as float64 (n,); raises DataError for several columns."""
-    if scores.ndim == 2 and scores.shape[1] == 1:
-        scores = scores[:, 0]
-    if scores.ndim != 1:
+    if scores.size != len(scores):
         raise DataError(f"The metric needs one score a row, the model gives {scores.shape}; use accuracy for classes.")
-    return np.asarray(scores, np.float64)
+    return np.asarray(scores.reshape(len(scores)), np.float64)
 
 
 def decisions(scores: Array, threshold: float) -> Ints:
-    """Return each row's decided class: the largest of k columns, or whether one score reaches the threshold."""
-    if scores.ndim == 2 and scores.shape[1] > 1:
-        return np.asarray(np.argmax(scores, axis=1), np.int64)
-    return np.asarray(column(scores) >= threshold, np.int64)
+    """Return the decided classes: the largest on a last axis of two or more, or whether one score reaches a threshold.
+
+    The shape is that of ``scores`` without its last axis; scores (n,) give (n,).
+    """
+    if scores.ndim > 1 and scores.shape[-1] > 1:
+        return np.asarray(np.argmax(scores, axis=-1), np.int64)
+    flat = scores if scores.ndim == 1 else scores[..., 0]
+    return np.asarray(np.asarray(flat, np.float64) >= threshold, np.int64)
+
+
+def with_class_axis(scores: Array) -> Floats:
+    """Return scores as float64 with a last axis for classes: (n,) becomes (n, 1)."""
+    return np.asarray(scores, np.float64).reshape(scores.shape if scores.ndim > 1 else (len(scores), 1))
 
 
 def correct(scores: Array, labels: Array, threshold: float) -> Floats:
-    """Return 1.0 where the decided class is the label, else 0.0, of shape (n,).
+    """Return the share of right decisions of each row (n,): 0.0 or 1.0 where a row has one label.
 
     Raises DataError for labels that are none of the classes: classes counted from 1 would only look like a bad model.
     """
-    classes = scores.shape[1] if scores.ndim == 2 and scores.shape[1] > 1 else 2
+    require_classes(labels, scores.shape[-1] if scores.ndim > 1 else 1)
+    return row_means(decisions(scores, threshold) == labels)
+
+
+def require_classes(labels: Array, scores: int) -> None:
+    """Raise DataError unless all labels are classes that ``scores`` scores a decision (1: a binary one) stand for."""
+    classes = max(scores, 2)
     strangers = labels[~np.isin(labels, np.arange(classes))]
     if strangers.size:
         raise DataError(
             f"Accuracy over {classes} classes needs labels of 0 to {classes - 1}; {strangers.size} of the "
-            f"{labels.size} rows hold others, such as {strangers[0]:g}."
+            f"{labels.size} {'rows' if labels.ndim == 1 else 'labels'} hold others, such as {strangers[0]:g}."
         )
-    return np.asarray(decisions(scores, threshold) == labels, np.float64)
 
 
 def squared_errors(scores: Array, labels: Array) -> Floats:
-    """Return the squared error of each row (n,), in the labels' unit squared."""
-    return np.asarray((column(scores) - np.asarray(labels, np.float64)) ** 2)
+    """Return the mean squared error of each row (n,), in the labels' unit squared."""
+    wanted = np.asarray(labels, np.float64)
+    return row_means((np.asarray(scores, np.float64).reshape(wanted.shape) - wanted) ** 2)
+
+
+def row_means(values: npt.NDArray[np.generic]) -> Floats:
+    """Return the mean of each row (n, ...) as (n,)."""
+    return np.asarray(np.asarray(values, np.float64).reshape(len(values), -1).mean(axis=1))
 
 
 def auc(scores: Floats, labels: Array) -> float:

@@ -43,10 +43,13 @@ class TaskScore:
     value: float
     reference_value: float
     loss_abs: Annotated[float, Rule("How much worse than the reference, in the metric's unit.")]
-    loss_low: Annotated[float, Rule("Lower end of the loss's paired-bootstrap interval.")]
-    loss_high: Annotated[float, Rule("Upper end of the loss's paired-bootstrap interval.")]
+    loss_low: Annotated[float, Rule("Lower end of the loss's interval.")]
+    loss_high: Annotated[float, Rule("Upper end of the loss's interval.")]
     confidence: Annotated[float, Rule("Two-sided level of the interval.", minimum=0, maximum=1)]
     loss_relative: Annotated[float | None, Rule("loss_abs over the reference's value; absent where that is 0.")] = None
+    units: Annotated[int | None, Rule("Lists measured, of a ranking; absent where single rows count.")] = None
+    extra_rows: Annotated[int | None, Rule("Unlabelled rows that sharpened the interval; absent: none did.")] = None
+    width_ratio: Annotated[float | None, Rule("Its width against the plain paired bootstrap's.", minimum=0)] = None
 
 
 @dataclass(frozen=True)

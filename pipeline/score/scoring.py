@@ -5,33 +5,43 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import DataError, ModelError
-from pipeline.core.recipe import Recipe
+from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import CandidateRecord, Candidates, RefusedCandidate
-from pipeline.core.tensors import Array, cast_tensors
+from pipeline.core.tensors import cast_tensors
 from pipeline.data.splits import Split, batches, open_split
+from pipeline.engines.base import Session
+from pipeline.score.comparison import decision_of, fidelity_of
 from pipeline.score.cost import measure_size, measure_timings
-from pipeline.score.decisions import compare_decisions
-from pipeline.score.fidelity import compare_outputs
-from pipeline.score.predict import Loaded, load_candidate, predict
+from pipeline.score.judgeable import require_judgeable, required_labels
+from pipeline.score.predict import Loaded, judged_outputs, load_candidate, predict
 from pipeline.score.scorecard import Scorecard, Scored, TaskScore
-from pipeline.score.task import Measured, measure, task_score
+from pipeline.score.soft import soft_losses
+from pipeline.score.task import Answers, Measured, Question, ask, doubt, measure, task_score, units_needed
+
+__all__ = ["Judged", "judge", "judge_session", "score_all", "score_one", "session_score", "units_needed"]
 
 VALIDATION = "validation"
-UNITS_MIN = 50  # resampling fewer rows says nothing: one row gives an interval of no width, within any budget
 
 Watch = Callable[[Sequence[CandidateRecord]], Iterable[CandidateRecord]]
 
 
 @dataclass(frozen=True)
+class Further:
+    """Rows that nobody trained on, taken without their labels, and the float reference's answers to them."""
+
+    split: Split
+    answers: Answers
+
+
+@dataclass(frozen=True)
 class Judged:
-    """A split with its labels, and the float reference's answers to it."""
+    """A split, what answers to it are judged by, and how the float reference did."""
 
     name: str
     split: Split
-    labels: Array
-    reference: Loaded
-    reference_scores: Array
+    question: Question
     reference_measured: Measured
+    further: Further | None
 
 
 def judge(recipe: Recipe, candidates: Candidates, folder: Path, split_name: str, path: Path) -> Judged:
@@ -39,20 +49,69 @@ def judge(recipe: Recipe, candidates: Candidates, folder: Path, split_name: str,
 
     Raises ModelError when there is no reference or its answers are unusable, DataError for an unusable split.
     """
-    record = reference_record(recipe, candidates)
-    reference = load_candidate(folder, record, recipe.serving.threads)
-    split = open_split(path, [spec.name for spec in reference.session.inputs])
-    labels = split.labels
-    if labels is None:
-        raise DataError(f"{path} has no labels, and scoring needs them; add the key 'y'.")
-    dtypes = {spec.name: spec.dtype for spec in reference.session.inputs}
-    split = replace(split, inputs=cast_tensors(split.inputs, dtypes, str(path)))
-    scores = predict(reference, split)
+    reference = load_candidate(folder, reference_record(recipe, candidates), recipe.serving.threads)
+    return judge_session(recipe, reference.session, split_name, path)
+
+
+def judge_session(recipe: Recipe, reference: Session, split_name: str, path: Path) -> Judged:
+    """Let a float reference answer the split at ``path`` and, unlabelled, the recipe's calibration rows.
+
+    Raises RecipeError when the output to judge is not clear, ModelError for unusable answers, DataError for an
+    unusable split.
+    """
+    outputs = judged_outputs(recipe, reference)
+    split = _open(path, reference)
+    answers = predict(reference, split, outputs, f"The float reference of {recipe.model}")
     try:
-        measured = measure(recipe, scores, labels, split.groups)
+        labels = None if recipe.metric is Metric.FIDELITY else required_labels(recipe, split)
+        question = ask(recipe, answers, labels, split.groups)
+        measured = measure(question, answers)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return Judged(split_name, split, labels, reference, scores, measured)
+    return Judged(split_name, split, question, measured, _further(recipe, reference, outputs, path))
+
+
+def _open(path: Path, session: Session) -> Split:
+    split = open_split(path, [spec.name for spec in session.inputs])
+    dtypes = {spec.name: spec.dtype for spec in session.inputs}
+    return replace(split, inputs=cast_tensors(split.inputs, dtypes, str(path)))
+
+
+def _further(recipe: Recipe, reference: Session, outputs: Sequence[str], judged: Path) -> Further | None:
+    path = Path(recipe.data.calibration)
+    if recipe.metric.is_ranking or path == judged or not path.is_file():
+        return None
+    split = _open(path, reference)
+    return Further(split, predict(reference, split, outputs, f"The float reference of {recipe.model}"))
+
+
+def session_score(recipe: Recipe, judged: Judged, session: Session) -> TaskScore:
+    """Return the task score of a candidate from its session; raises ModelError when it cannot answer the rows."""
+    answers = candidate_answers(judged, session, f"A candidate of {recipe.model}")
+    return judged_score(judged, session, answers)
+
+
+def candidate_answers(judged: Judged, session: Session, place: str) -> Answers:
+    """Return a candidate's answers to the judged split; raises ModelError when their shapes are not the reference's."""
+    reference = judged.question.reference
+    answers = predict(session, judged.split, tuple(reference), place)
+    for name, array in answers.items():
+        if array.shape != reference[name].shape:
+            raise ModelError(
+                f"{place} answers in the shape {array.shape}, its float reference in {reference[name].shape}."
+            )
+    return answers
+
+
+def judged_score(judged: Judged, session: Session, answers: Answers) -> TaskScore:
+    """Return the task score of a candidate's answers to the judged split; it also answers the further rows."""
+    question, further = judged.question, judged.further
+    extra = None
+    if further is not None:
+        there = predict(session, further.split, tuple(further.answers), "The candidate")
+        extra = soft_losses(question, answers, there, further.answers)
+    measured = measure(question, answers)
+    return task_score(judged.name, question, measured, judged.reference_measured, doubt(question, answers), extra)
 
 
 def reference_record(recipe: Recipe, candidates: Candidates) -> CandidateRecord:
@@ -71,35 +130,31 @@ def score_all(
 
     A candidate that cannot be loaded, or answers in the wrong shape or with NaN, gets no scorecard and is listed with
     its reason: without a scorecard it can never be selected. The reference itself must answer: raises ModelError.
-    Raises DataError for a split with fewer than ``UNITS_MIN`` rows (or lists): its intervals would promise too much.
+    Raises DataError for a split that cannot bound a loss (see :func:`require_judgeable`).
     """
-    judged = judge(recipe, candidates, folder, VALIDATION, Path(recipe.data.validation))
-    if judged.reference_measured.units < UNITS_MIN:
-        kind = "lists" if recipe.metric.is_ranking else "rows"
-        raise DataError(
-            f"{recipe.data.validation} has {judged.reference_measured.units} {kind}, too few to bound a loss: "
-            f"at least {UNITS_MIN} are needed, and thousands make the bound sharp."
-        )
+    reference = load_candidate(folder, reference_record(recipe, candidates), recipe.serving.threads)
+    path = Path(recipe.data.validation)
+    require_judgeable(recipe, reference.session, _open(path, reference.session), str(path))
+    judged = judge_session(recipe, reference.session, VALIDATION, path)
     cards: list[Scorecard] = []
     refused = list(candidates.refused)
     for record in watch(candidates.candidates):
         try:
-            cards.append(score_one(recipe, judged, load_candidate(folder, record, recipe.serving.threads)))
+            loaded = load_candidate(folder, record, recipe.serving.threads)
+            cards.append(score_one(recipe, judged, reference, loaded))
         except (ModelError, DataError) as error:
-            if record == judged.reference.record:
+            if record == reference.record:
                 raise
             refused.append(RefusedCandidate(str(record.name), f"unusable: {error}"))
     names = tuple(card.candidate for card in cards)
     return Scored(recipe.model, str(recipe.reference), names, tuple(refused)), tuple(cards)
 
 
-def score_one(recipe: Recipe, judged: Judged, loaded: Loaded) -> Scorecard:
+def score_one(recipe: Recipe, judged: Judged, reference: Loaded, loaded: Loaded) -> Scorecard:
     """Measure one candidate; raises ModelError or DataError when it cannot be run on the split's rows."""
-    record, split, reference = loaded.record, judged.split, judged.reference
-    scores = predict(loaded, split)
-    _check_same_shape(loaded.path, scores, judged.reference_scores)
-    outputs = (recipe.metric, scores, judged.reference_scores)
-    rows = next(iter(batches(split, recipe.serving.latency_rows)))
+    record, question = loaded.record, judged.question
+    answers = candidate_answers(judged, loaded.session, str(loaded.path))
+    rows = next(iter(batches(judged.split, recipe.serving.latency_rows)))
     return Scorecard(
         model=recipe.model,
         candidate=str(record.name),
@@ -110,26 +165,15 @@ def score_one(recipe: Recipe, judged: Judged, loaded: Loaded) -> Scorecard:
         sha256=record.sha256,
         made_by=record.made_by,
         size=measure_size(record, loaded.model, reference.record, len(reference.model)),
-        task=judged_score(recipe, judged, scores),
-        decision=compare_decisions(*outputs, judged.labels, split.groups, recipe.threshold),
-        fidelity=compare_outputs(*outputs, split.groups, recipe.threshold),
+        task=judged_score(judged, loaded.session, answers),
+        decision=decision_of(question, answers),
+        fidelity=fidelity_of(question, answers),
         timings=measure_timings(
             loaded.path,
             record.format,
-            min(recipe.serving.latency_rows, split.rows),
+            min(recipe.serving.latency_rows, judged.split.rows),
             recipe.serving.threads,
             lambda: loaded.session.run(rows),
             lambda: reference.session.run(rows),
         ),
     )
-
-
-def judged_score(recipe: Recipe, judged: Judged, scores: Array) -> TaskScore:
-    """Return the task score of a candidate's outputs (n, k) to the judged split."""
-    measured = measure(recipe, scores, judged.labels, judged.split.groups)
-    return task_score(recipe.metric, judged.name, measured, judged.reference_measured)
-
-
-def _check_same_shape(path: Path, scores: Array, reference: Array) -> None:
-    if scores.shape != reference.shape:
-        raise ModelError(f"{path} answers in the shape {scores.shape}, its float reference in {reference.shape}.")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.recipe import Metric
-from pipeline.score.intervals import RESAMPLES, loss_interval, resampled, resamples, weighted_metric
+from pipeline.score.intervals import RESAMPLES, Draws, percentiles, resamples, weighted_metric
 from pipeline.score.metrics import task_metric
 
 
@@ -20,8 +20,9 @@ def binary_task(rows, noise, seed=0):
 
 
 def interval(metric, candidate, reference, labels, groups=None, seed=1):
-    ours, theirs = (resampled(metric, scores, labels, groups, 0.5, seed) for scores in (candidate, reference))
-    return loss_interval(metric, ours, theirs)
+    weighted = [weighted_metric(metric, scores, labels, groups, 0.5) for scores in (candidate, reference)]
+    ours, theirs = (Draws(units, seed).apply(of_weights) for of_weights, units in weighted)
+    return percentiles(theirs - ours if metric.higher_is_better else ours - theirs, 0.9)
 
 
 @settings(max_examples=40)

@@ -40,8 +40,8 @@ def _watch(records: Sequence[CandidateRecord]) -> Iterable[CandidateRecord]:
 
 def _show(scored: Scored, cards: Sequence[Scorecard]) -> None:
     metric = cards[0].task.metric.value
-    headers = ["candidate", metric, "loss", "90 % interval", "bytes", "zstd", "bits", "efficiency"]
-    headers += ["p50 ms", "x float", "load ms", "RSS MB"]
+    headers = ["candidate", metric, "loss", f"{100 * cards[0].task.confidence:g} % interval", "bytes", "zstd", "bits"]
+    headers += ["efficiency", "p50 ms", "x float", "load ms", "RSS MB"]
     title = f"{scored.model}: {len(cards)} candidates against {scored.reference}, {cards[0].task.rows} validation rows"
     show_table(title, headers, map(_cells, cards))
     for item in scored.refused:
