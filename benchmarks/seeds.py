@@ -55,15 +55,15 @@ class SeedResult:
     made_of: str
     model: str
     seed: int
-    searched: Picked | None
-    uniform: Picked | None
-    uniform_any_variant: Picked | None
-    latency_ratio: float | None
-    latency_ratio_smallest: float | None
     seconds_search: float
     seconds: float
     complete: bool
     why: tuple[str, ...]
+    searched: Picked | None = None
+    uniform: Picked | None = None
+    uniform_any_variant: Picked | None = None
+    latency_ratio: float | None = None
+    latency_ratio_smallest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def run_seeds(
     made_of, results, pool = _made_of(case, search), [], None
     for seed in range(seeds):
         path = case.root / "seeds" / f"{case.name}-{search.minimize}-{seed:02}.json"
-        result = _read(path, made_of)
+        result = read_result(path, made_of)
         if result is None:
             pool = pool or open_pool(bench, files)
             result = run_seed(case, bench, pool, search, seed, made_of)
@@ -210,7 +210,8 @@ def run_seeds(
     return results
 
 
-def _read(path: Path, made_of: str) -> SeedResult | None:
+def read_result(path: Path, made_of: str) -> SeedResult | None:
+    """Read a seed's result; None when there is none, or it is of other code, settings or exports."""
     if not path.exists():
         return None
     try:
