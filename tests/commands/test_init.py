@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from rows import tiny_rows
 
@@ -39,14 +40,14 @@ def with_nan() -> np.ndarray:
     ("changes", "words"),
     [
         ({"y": None}, "add the key 'y'"),
-        ({"y": np.ones((ROWS, 2))}, f"y has shape ({ROWS}, 2)"),
+        ({"y": np.ones((ROWS, 2))}, "y has shape (n, 2)"),
         ({"y": np.array(["a"] * ROWS)}, "not numbers"),
         ({"y": np.ones(ROWS - 1)}, "different row counts"),
         ({"x": with_nan()}, "the first is row 7"),
         ({"x": np.ones((ROWS, 3), np.float32)}, "takes (n, 8)"),
         ({"x": None, "other": np.ones((ROWS, 8))}, "'features'"),
         ({"x": np.ones((10, 8), np.float32), "y": np.ones(10)}, "too few"),
-        ({"note": np.float32(3)}, "note ()"),
+        ({"note": np.float32(3)}, "note has no rows axis"),
     ],
 )
 def test_rows_that_no_stage_could_use_are_refused_in_one_sentence(begin, capsys, changes, words: str) -> None:
@@ -64,10 +65,12 @@ def test_a_ranking_needs_its_lists(begin, capsys) -> None:
 
 @pytest.mark.parametrize(("version", "variants"), [("2.15.0", ["dense", "p50"]), ("3.4.1", ["dense"])])
 def test_variants_are_those_that_the_keras_of_the_model_can_make(
-    begin, tmp_path: Path, monkeypatch, version: str, variants: list[str]
+    begin, tmp_path: Path, monkeypatch, fixture_models: Path, version: str, variants: list[str]
 ) -> None:
     source = tmp_path / "model.keras"
-    with zipfile.ZipFile(source, "w") as archive:
+    with zipfile.ZipFile(fixture_models / "tiny_dense.keras") as old, zipfile.ZipFile(source, "w") as archive:
+        for name in ("config.json", "model.weights.h5"):
+            archive.writestr(name, old.read(name))
         archive.writestr("metadata.json", json.dumps({"keras_version": version}))
     assert begin(source=source) == 0
     monkeypatch.chdir("project")
@@ -100,6 +103,31 @@ def test_a_project_inside_the_model_that_it_copies_is_refused(begin, tmp_path: P
 def test_a_value_that_no_recipe_may_hold_is_a_wrong_argument(begin, option: str, value: str) -> None:
     assert begin(option, value) == 2
     assert not Path("project").exists()
+
+
+def test_a_table_with_a_column_map_becomes_the_same_splits_as_arrays(begin, monkeypatch) -> None:
+    monkeypatch.setattr(init, "_init_repositories", lambda _: None)
+    rows = tiny_rows(ROWS, seed=1)
+    header = ",".join([f"f{index}" for index in range(8)] + ["label"])
+    table = np.column_stack([rows["x"], rows["y"]])
+    np.savetxt("rows.csv", table, delimiter=",", header=header, comments="", fmt="%.9g")
+    columns = f"features={header.removesuffix(',label')};y=label"
+    assert begin("--columns", columns, "--data", "rows.csv") == 0
+    with np.load("project/data/tiny/train.npz") as written:
+        assert written["features"].shape == (132, 8)
+        assert np.isin(written["features"], rows["x"]).all()
+
+
+def test_external_data_of_an_onnx_model_comes_along(begin, tmp_path: Path, fixture_models: Path, monkeypatch) -> None:
+    monkeypatch.setattr(init, "_init_repositories", lambda _: None)
+    source = tmp_path / "apart" / "net.bin"
+    source.parent.mkdir()
+    model = onnx.load(fixture_models / "tiny_dense.onnx")
+    onnx.save(model, source, save_as_external_data=True, location="net.weights", size_threshold=0)
+    assert begin(source=source) == 0
+    assert Path("project/models/tiny/net.weights").read_bytes() == (source.parent / "net.weights").read_bytes()
+    monkeypatch.chdir("project")
+    assert load_recipe("tiny").source.path == "models/tiny/model.onnx"
 
 
 def test_a_small_budget_reaches_the_recipe_as_it_was_given(begin, monkeypatch) -> None:

@@ -104,6 +104,21 @@ def test_lists_and_weights_of_several_numbers_a_row_are_refused(tmp_path, key):
     assert f"({ROWS}, 2)" in said
 
 
+def test_arrays_that_name_slices_are_kept_apart_from_the_inputs(tmp_path):
+    region = np.array(["north", "south"] * (ROWS // 2))
+    split = open_split(write(tmp_path, region=region, age=np.arange(ROWS)[:, None]), ["features"], ["region", "age"])
+    assert list(split.inputs) == ["features"]
+    np.testing.assert_array_equal(split.slices["region"], region)
+    np.testing.assert_array_equal(split.slices["age"], np.arange(ROWS))
+
+
+@pytest.mark.parametrize(("region", "words"), [(None, "no array 'region'"), (np.ones((ROWS, 2)), "one value a row")])
+def test_a_slice_that_names_no_rows_is_refused(tmp_path, region, words):
+    path = write(tmp_path, region=region)
+    with pytest.raises(DataError, match=words):
+        open_split(path, ["features"], ["region"])
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nowhere.npz")
 

@@ -4,6 +4,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +12,22 @@ from pathlib import Path
 from string import Template
 from typing import Annotated
 
-from pipeline.compress.source import KERAS_2, kind_of_source
+from pipeline.compress.source import (
+    KERAS_2,
+    files_beside,
+    kind_of_source,
+    read_ready_made,
+    require_supported,
+    source_format_of,
+    split_signature,
+)
 from pipeline.core.errors import DataError, FileAccess, MissingExtra, ModelError, RecipeError, UsageError
-from pipeline.core.files import disk_errors, read_bytes, write_atomic
+from pipeline.core.files import disk_errors, write_atomic
 from pipeline.core.names import MODEL_NAME, Format
 from pipeline.core.recipe import Metric, SourceFormat, parse_recipe
 from pipeline.core.schema import Rule, SchemaProblems, read
 from pipeline.core.tensors import cast_tensors, map_npz
-from pipeline.data.partition import write_partition
+from pipeline.data.sources import parse_columns, write_splits
 from pipeline.data.splits import BESIDE_INPUTS, Split, open_split
 from pipeline.engines.base import count_rows
 from pipeline.engines.open import open_session
@@ -30,12 +39,6 @@ _DENSE = "  dense: {}"
 _TUNED = "  dense: {}\n  p50: {sparsity: 0.5, epochs: 2, learning_rate: 0.0005, batch_size: 256}"
 _SCHEMES = {
     SourceFormat.ONNX: "  onnx: [f32, w8a8]",
-}
-_BY_SUFFIX = {
-    ".keras": SourceFormat.KERAS,
-    ".h5": SourceFormat.KERAS,
-    ".tflite": SourceFormat.TFLITE,
-    ".onnx": SourceFormat.ONNX,
 }
 _TFLITE_SCHEMES = "  tflite: [f32, f16, w8, w8d, w8a8]"
 
@@ -53,8 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", required=True, type=Path, help="trained model: .keras .h5 .tflite .onnx or SavedModel"
     )
     parser.add_argument(
-        "--data", required=True, type=Path, help="npz with y and the inputs (x, or by name); split in four"
+        "--data",
+        required=True,
+        help="npz (y, and x or the inputs by name), parquet, csv or module:function; split in four",
     )
+    parser.add_argument("--columns", metavar="MAP", help="of a table: 'x=age,income;y=default'")
     parser.add_argument("--metric", default="accuracy", choices=[item.value for item in Metric])
     parser.add_argument(
         "--max-loss", type=float, default=0.01, help="loss of the metric that you accept (default 0.01)"
@@ -68,13 +74,12 @@ def run(args: argparse.Namespace) -> int:
     values = _values(args, source_format)
     recipe = Template((_SCAFFOLD / "recipe.yaml").read_text()).substitute(values)
     _check_recipe(recipe)
-    _check_data(args, source_format)
+    columns = parse_columns(args.columns) if args.columns else None
     with _all_or_nothing(args.folder):
-        write_partition(args.data, args.folder / "data" / args.model, args.seed)
-        target = args.folder / "models" / args.model / values["file"]
-        with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if args.source.is_dir() else shutil.copyfile)(args.source, target)
+        data = args.folder / "data" / args.model
+        write_splits(args.data, columns, data, args.seed)
+        _check_data(args, source_format, data / "train.npz")
+        _copy_source(args.source, source_format, args.folder / "models" / args.model)
         _write_scaffold(args.folder, args.model, recipe)
         _init_repositories(args.folder)
     print(
@@ -94,25 +99,13 @@ def _checked_format(args: argparse.Namespace) -> SourceFormat:
         raise UsageError(f"--{error}; use a name such as fraud or churn-2.") from error
     if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
         raise UsageError(f"{args.folder} is not empty; name a new folder, so that nothing of yours is overwritten.")
-    if not args.data.is_file():
-        raise DataError(f"{args.data} is not a file; give an npz file with y and the model's inputs.")
-    if args.folder.resolve().is_relative_to(args.source.resolve()):
+    source_format = source_format_of(args.source)
+    if args.folder.resolve().is_relative_to(split_signature(args.source)[0].resolve()):
         raise UsageError(f"{args.folder} lies inside {args.source}, which would be copied into itself; name another.")
     if shutil.which("git") is None:
         raise MissingExtra("git is not installed, and dvc keeps its record in a git repository; install git.")
-    return _source_format(args.source)
-
-
-def _source_format(source: Path) -> SourceFormat:
-    if not source.exists():
-        raise ModelError(f"{source} does not exist; give the path of your trained model.")
-    if source.is_dir():
-        if not (source / "saved_model.pb").is_file():
-            raise ModelError(f"{source} is no SavedModel: it holds no saved_model.pb; give the model's own folder.")
-        return SourceFormat.SAVEDMODEL
-    if source.suffix not in _BY_SUFFIX:
-        raise ModelError(f"{source}: expected .keras, .h5, .tflite, .onnx or a SavedModel folder.")
-    return _BY_SUFFIX[source.suffix]
+    require_supported(args.source, source_format)
+    return source_format
 
 
 def _check_recipe(recipe: str) -> None:
@@ -122,30 +115,63 @@ def _check_recipe(recipe: str) -> None:
         raise UsageError(str(error)) from error
 
 
-def _check_data(args: argparse.Namespace, source_format: SourceFormat) -> None:
-    """Raise DataError, or ModelError, for rows that the stages would refuse: here the row numbers are the user's."""
+def _check_data(args: argparse.Namespace, source_format: SourceFormat, rows: Path) -> None:
+    """Raise DataError, or ModelError, for rows that the stages would refuse; ``rows`` is one of the splits."""
     ready_made = source_format.ready_made
-    split = _fitting(args, ready_made) if ready_made else open_split(args.data, _likely_inputs(args.data))
-    if split.labels is None:
-        raise DataError(f"{args.data} has no labels, and {args.metric} needs them; add the key 'y', one number a row.")
-    if Metric(args.metric).is_ranking and split.groups is None:
-        raise DataError(f"{args.data} has no lists, and {args.metric} needs them; add the key 'group', one id a row.")
-
-
-def _fitting(args: argparse.Namespace, model_format: Format) -> Split:
     try:
-        session = open_session(model_format, read_bytes(args.source, ModelError))
+        split = _fitting(args.source, ready_made, rows) if ready_made else open_split(rows, _likely_inputs(rows))
+    except DataError as error:
+        raise DataError(str(error).replace(str(rows), args.data)) from error
+    metric = Metric(args.metric)
+    if split.labels is None and metric is not Metric.FIDELITY:
+        raise DataError(f"{args.data} has no labels, and {metric} needs them; add the key 'y', one number a row.")
+    if split.labels is not None and split.labels.ndim > 1 and metric not in (Metric.RMSE, Metric.FIDELITY):
+        shape = ", ".join(map(str, ("n", *split.labels.shape[1:])))
+        raise DataError(f"{args.data}: y has shape ({shape}), and {metric} needs one number a row; save it as (n,).")
+    if metric.is_ranking and split.groups is None:
+        raise DataError(f"{args.data} has no lists, and {metric} needs them; add the key 'group', one id a row.")
+
+
+def _fitting(source: Path, model_format: Format, rows: Path) -> Split:
+    try:
+        session = open_session(model_format, read_ready_made(source, model_format))
     except ModelError as error:
-        raise ModelError(f"{args.source}: {error}") from error
+        raise ModelError(f"{source}: {error}") from error
     dtypes = {spec.name: spec.dtype for spec in session.inputs}
-    split = open_split(args.data, sorted(dtypes))
-    count_rows(session.inputs, cast_tensors(split.inputs, dtypes, str(args.data)))
+    split = open_split(rows, sorted(dtypes))
+    count_rows(session.inputs, cast_tensors(split.inputs, dtypes, str(rows)))
     return split
 
 
 def _likely_inputs(data: Path) -> list[str]:
-    """Return every array that is not labels, lists or weights: only TensorFlow could say what a Keras model takes."""
-    return sorted(map_npz(data, DataError).keys() - BESIDE_INPUTS)
+    """Return every array of numbers beside labels, lists and weights: only TensorFlow could say what Keras takes."""
+    tensors = map_npz(data, DataError)
+    return sorted(name for name in tensors.keys() - BESIDE_INPUTS if tensors[name].dtype.kind != "U")
+
+
+def _copy_source(source: Path, source_format: SourceFormat, folder: Path) -> None:
+    """Copy the model, all the files of it."""
+    place, _ = split_signature(source)
+    target = folder / _file_name(source, source_format).partition("#")[0]
+    with disk_errors(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
+            shutil.copytree(place, target)
+            return
+        shutil.copyfile(place, target)
+        for beside in files_beside(place, source_format):
+            copy = folder / beside.relative_to(place.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(beside, copy)
+
+
+def _file_name(source: Path, source_format: SourceFormat) -> str:
+    place, signature = split_signature(source)
+    if source_format is SourceFormat.SAVEDMODEL:
+        return f"saved_model#{signature}" if signature else "saved_model"
+    if source_format is SourceFormat.KERAS:
+        return "model.keras" if zipfile.is_zipfile(place) else "model.h5"
+    return f"model.{source_format}"
 
 
 @contextmanager
@@ -163,10 +189,9 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
 
 
 def _values(args: argparse.Namespace, source_format: SourceFormat) -> dict[str, str]:
-    name = "saved_model" if args.source.is_dir() else f"model{args.source.suffix}"
     return {
         "model": args.model,
-        "file": name,
+        "file": _file_name(args.source, source_format),
         "format": source_format.value,
         "metric": args.metric,
         "max_loss": f"{args.max_loss:g}",
