@@ -5,10 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 
-from pipeline.compress.calibration import Clipping, Range, Ranges
+from pipeline.compress.calibration import ACTIVATION_BYTES_A_CALL, ROWS_A_CALL_MAX, steps
+from pipeline.compress.ranges import Clipping, RangeRecorder, Ranges
 from pipeline.core.errors import DataError, ModelError
 from pipeline.core.names import Format
 from pipeline.core.tensors import Array, Tensors
+from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
 
 
@@ -17,25 +19,19 @@ def onnx_ranges(prepared: bytes, batches: Iterable[Tensors], clipping: Clipping 
 
     Raises DataError when there are no rows, or when a row makes an activation NaN or infinite.
     """
-    session = open_session(Format.ONNX, _telling(prepared))
-    ranges: Ranges = {}
+    session = open_session(Format.ONNX, with_activations(prepared))
+    recorder = RangeRecorder(clipping)
+    rows: int | None = None
     for batch in batches:
-        try:
-            values = session.run(batch)
-        except ModelError as error:
-            raise DataError(
-                f"Calibration rows do not run through the model: {error} Check data.calibration."
-            ) from error
-        for name, array in [*values.items(), *batch.items()]:
-            if array.dtype == np.float32 and array.size:
-                found = _range(array, name)
-                ranges[name] = found.widened(ranges.get(name, found))
-    if not ranges:
-        raise DataError("Calibration needs at least one row, and there is none; check data.calibration of the recipe.")
-    return ranges
+        rows = _rows_a_call(session, batch) if rows is None else rows
+        for part in steps([batch], rows):
+            for name, array in [*_run(session, part).items(), *part.items()]:
+                if array.dtype == np.float32 and array.size:
+                    recorder.add(name, array)
+    return recorder.ranges()
 
 
-def _telling(prepared: bytes) -> bytes:
+def with_activations(prepared: bytes) -> bytes:
     """Return the model with every intermediate float tensor among its outputs."""
     model = onnx.load_from_string(prepared)
     inferred = onnx.shape_inference.infer_shapes(model)
@@ -48,8 +44,20 @@ def _telling(prepared: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _range(values: Array, name: str) -> Range:
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise DataError(f"Calibration rows drive {name!r} to NaN or infinity; remove them from data.calibration.")
-    return Range(low, high)
+def _run(session: Session, batch: Tensors) -> dict[str, Array]:
+    try:
+        return session.run(batch)
+    except ModelError as error:
+        raise DataError(f"Calibration rows do not run through the model: {error} Check data.calibration.") from error
+
+
+def _rows_a_call(session: Session, batch: Tensors) -> int:
+    """Return the model's fixed number of rows, or as many as have room by what one row takes."""
+    fixed = {spec.shape[0] for spec in session.inputs if spec.shape} - {-1}
+    if fixed:
+        return max(1, min(fixed))
+    row = next(steps([batch], 1), None)
+    if row is None:
+        return 1
+    bytes_a_row = sum(array.nbytes for array in _run(session, row).values())
+    return max(1, min(ROWS_A_CALL_MAX, ACTIVATION_BYTES_A_CALL // max(1, bytes_a_row)))
