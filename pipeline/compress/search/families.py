@@ -24,7 +24,7 @@ GUIDE_ROWS = 1024
 GUIDE_ROWS_OF_PICTURES = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FloatExport:
     """What the candidates of one variant in one file format are made from."""
 
@@ -36,7 +36,7 @@ class FloatExport:
     ranges: Ranges | None  # None where no scheme needs them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """All files that a search can make from one float export."""
 
@@ -68,9 +68,7 @@ def open_family(recipe: Recipe, export: FloatExport, backend: SearchBackend, fol
         ranges=_ranges(export, rows),
         latency_rows=recipe.serving.latency_rows,
     )
-    return Family(
-        export, weight_groups(export.format, export.prepared), kit, backend.parcel(encode_kit(kit), folder)
-    )
+    return Family(export, weight_groups(export.format, export.prepared), kit, backend.parcel(encode_kit(kit), folder))
 
 
 def guide_rows(path: Path, session: Session, seed: int) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import joblib
+import joblib  # type: ignore[import-untyped]  # it ships no types
 
 from pipeline.compress.search.trial import Figures, Parcel, Trial, measure
 from pipeline.core.canonical import sha256_hex
@@ -68,7 +68,9 @@ def open_backend(name: str, address: str | None, workers: int | None) -> SearchB
     try:
         from pipeline.compress.search.ray_cluster import RayBackend
     except ImportError as error:
-        raise MissingExtra("Searching on a Ray cluster needs the package ray: pip install 'hotspare[cluster]'.") from error
+        raise MissingExtra(
+            "Searching on a Ray cluster needs the package ray: pip install 'hotspare[cluster]'."
+        ) from error
     return RayBackend(address)
 
 

@@ -18,7 +18,7 @@ from pipeline.core.tensors import Array, Tensors, decode_npz, encode_npz
 _MODEL, _ABOUT = "model", "about"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kit:
     """All that measuring files of one export takes."""
 
@@ -42,8 +42,10 @@ class _About:
 
 def encode_kit(kit: Kit) -> bytes:
     """Encode a kit as an npz; equal kits give equal bytes."""
-    ranges = {clip: {name: (found.low, found.high) for name, found in r.items()} for clip, r in kit.ranges.items()}
-    about = _About(kit.format, kit.yardstick.measure, kit.yardstick.logits, dict(ranges), kit.latency_rows)
+    ranges: dict[Clipping, dict[str, tuple[float, ...]]] = {
+        clip: {name: (found.low, found.high) for name, found in r.items()} for clip, r in kit.ranges.items()
+    }
+    about = _About(kit.format, kit.yardstick.measure, kit.yardstick.logits, ranges, kit.latency_rows)
     arrays: dict[str, Array] = {
         _MODEL: np.frombuffer(kit.prepared, np.uint8),
         _ABOUT: np.frombuffer(canonical_json(plain(about)), np.uint8),

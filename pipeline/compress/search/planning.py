@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_matrix
+from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]  # it ships no types
+from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # it ships no types
 
 CAPS = 32
 _CAP_SPAN = 1e-5  # the smallest cap that is tried, of the cheapest plan's divergence
@@ -176,9 +176,7 @@ def _upper(divergence: Floats, cap: float, options: int) -> Floats:
     return allowed
 
 
-def _products(
-    place: Mapping[tuple[str, str], int], pairs: Sequence[Interaction], width: int
-) -> list[LinearConstraint]:
+def _products(place: Mapping[tuple[str, str], int], pairs: Sequence[Interaction], width: int) -> list[LinearConstraint]:
     if not pairs:
         return []
     first_product = width - len(pairs)

@@ -13,6 +13,7 @@ from pipeline.compress.search.fanout import SearchBackend
 from pipeline.compress.search.journal import Journal
 from pipeline.compress.search.trial import Build, Figures, Trial
 from pipeline.core.canonical import canonical_json, sha256_hex
+from pipeline.core.names import Scheme
 from pipeline.core.schema import plain, read
 
 _PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "numpy", "onnx", "onnxruntime", "scipy", "zstandard")
@@ -134,5 +135,5 @@ def front_of(points: Sequence[Point], cost: Callable[[Figures], float]) -> tuple
     return tuple(kept)
 
 
-def _simplest(build: Build) -> tuple[bool, bool, str, bytes]:
-    return build.uniform is None, build.corrected, build.clipping, canonical_json(plain(build.assignment))
+def _simplest(build: Build) -> tuple[bool, bool, str, tuple[tuple[str, Scheme], ...]]:
+    return build.uniform is None, build.corrected, build.clipping, build.assignment

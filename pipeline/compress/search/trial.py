@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,15 +33,15 @@ _SECONDS_MOST = 0.15
 class Build:
     """How one file is made from a float export: ``uniform`` for all of it, or a scheme for each group named."""
 
-    uniform: Scheme | None
-    assignment: Mapping[str, Scheme] = field(default_factory=dict)
+    uniform: Scheme | None = None
+    assignment: tuple[tuple[str, Scheme], ...] = ()  # sorted; groups that are left out stay float32
     clipping: Clipping = Clipping.NONE
     corrected: bool = False  # biases take over the mean error
 
     @property
     def schemes(self) -> frozenset[Scheme]:
         """Return the number formats that occur, without float32."""
-        found = {self.uniform} if self.uniform is not None else set(self.assignment.values())
+        found = {self.uniform} if self.uniform is not None else {scheme for _, scheme in self.assignment}
         return frozenset(found - {Scheme.F32})
 
     @property
@@ -91,7 +91,7 @@ def measure(parcel: Parcel, trial: Trial) -> Figures:
 
 def build_file(kit: Kit, build: Build) -> bytes:
     """Return the file; equal arguments give equal bytes. Raises SchemeRefused when it cannot be made."""
-    wanted = build.uniform if build.uniform is not None else build.assignment
+    wanted = build.uniform if build.uniform is not None else dict(build.assignment)
     ranges = kit.ranges.get(build.clipping) if build.needs_ranges else None
     stored = store(kit.format, kit.prepared, wanted, ranges)
     return correct_biases(kit.format, kit.prepared, stored, [kit.rows]) if build.corrected else stored

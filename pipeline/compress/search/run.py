@@ -1,0 +1,189 @@
+"""A whole search: explore by guide rows, fix an order, ask the validation rows, choose, write down."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.compress.search.certifying import Certificate, Judge, certify, chain_of
+from pipeline.compress.search.choosing import Kept, keep
+from pipeline.compress.search.exploring import Survey, cost_of, explore, weigh
+from pipeline.compress.search.families import Family, FloatExport, open_family
+from pipeline.compress.search.fanout import SearchBackend
+from pipeline.compress.search.finding import family_finding
+from pipeline.compress.search.journal import Journal
+from pipeline.compress.search.pool import Clock, Point, Watcher, Workshop
+from pipeline.compress.search.proposing import FLOAT, schemes_of
+from pipeline.compress.search.trial import build_file
+from pipeline.compress.search.wording import mends, why
+from pipeline.core.canonical import sha256_file, sha256_hex
+from pipeline.core.errors import DataError, InternalError, ModelError, SchemeRefused
+from pipeline.core.findings import Findings
+from pipeline.core.names import CandidateName, Scheme
+from pipeline.core.recipe import Minimize, Recipe, Search
+from pipeline.core.schema import read
+from pipeline.engines.open import open_session
+from pipeline.score.scorecard import TaskScore
+from pipeline.score.scoring import VALIDATION, Judged, judge_session, session_score
+
+JOURNAL_FILE = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A found file that is not among the candidates yet."""
+
+    name: CandidateName
+    export: FloatExport
+    model: bytes
+    assignment: dict[str, Scheme]
+    words: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search hands over."""
+
+    findings: Findings
+    new: tuple[NewFile, ...]
+
+
+def search(
+    recipe: Recipe,
+    exports: Sequence[FloatExport],
+    existing: Mapping[str, CandidateName],
+    folder: Path,
+    backend: SearchBackend,
+    watcher: Watcher,
+    clock: Clock = time.monotonic,
+) -> Found:
+    """Search all exports together, the recipe's reference among them.
+
+    ``existing`` maps digests of files to the candidates that are there anyway; ``folder`` keeps what is found while
+    the search lasts.
+
+    One seed gives one answer, whatever the workers do and however often it is killed on the way; latencies and
+    memory are measurements and may differ. Raises DataError for unusable rows, SurroundingsError when workers die.
+    """
+    settings = recipe.search or Search()
+    journal = Journal(folder / JOURNAL_FILE)
+    try:
+        workshop = Workshop(backend, journal, settings.seconds_max, watcher, clock)
+        workshop.tell(stage="opening")
+        families = [open_family(recipe, export, backend, folder) for export in exports]
+        surveys = explore(workshop, families, settings.minimize)
+        certificates = _certify(recipe, _reference(recipe, exports), workshop, surveys, settings.minimize)
+        return _conclude(recipe, settings, workshop, surveys, certificates, existing)
+    finally:
+        journal.close()
+
+
+def _certify(
+    recipe: Recipe, reference: FloatExport, workshop: Workshop, surveys: Sequence[Survey], minimize: Minimize
+) -> tuple[Certificate, ...]:
+    cost = cost_of(minimize)
+    drafts = [(one.family, chain_of(one.front(cost), _whole(one), cost)) for one in surveys]
+    weighed = weigh(workshop, drafts)
+    chains = [(family, tuple(chain)) for (family, _), chain in zip(drafts, weighed, strict=True)]
+    judged = judge_session(recipe, reference.session, VALIDATION, Path(recipe.data.validation))
+    total = sum(len(chain) for _, chain in chains)
+    judge = _judge(recipe, judged, sha256_hex(reference.model), workshop, total)
+    budgets = recipe.budgets
+    return certify(chains, judge, budgets.loss_max_abs, budgets.confidence, cost, workshop.has_time)
+
+
+def _reference(recipe: Recipe, exports: Sequence[FloatExport]) -> FloatExport:
+    name = recipe.reference
+    return next(one for one in exports if (one.variant, one.format) == (name.variant, name.format))
+
+
+def _whole(survey: Survey) -> Point:
+    figures = survey.tried.get(FLOAT)
+    if figures is None or figures.refused is not None:
+        reason = figures.refused if figures is not None else "there was no time to; raise search.seconds_max"
+        raise ModelError(f"The float export of {survey.family.words} could not be measured: {reason}")
+    return Point(FLOAT, figures)
+
+
+def _judge(recipe: Recipe, judged: Judged, reference: str, workshop: Workshop, total: int) -> Judge:
+    against = [reference, *(sha256_file(Path(path)) for path in (recipe.data.validation, recipe.data.calibration))]
+    asked = 0
+
+    def ask(family: Family, point: Point, confidence: float) -> TaskScore | str:
+        nonlocal asked
+        asked += 1
+        workshop.tell(stage="certifying", done=asked, total=total)
+        strict = _at(judged, confidence)
+        question = [
+            point.figures.sha256,
+            against,
+            recipe.metric,
+            recipe.threshold,
+            recipe.seed,
+            recipe.output,
+            confidence,
+        ]
+        said = workshop.remembered(question, lambda: _score(recipe, strict, family, point))
+        return said if isinstance(said, str) else read(TaskScore, said)
+
+    return ask
+
+
+def _at(judged: Judged, confidence: float) -> Judged:
+    recipe = judged.question.recipe
+    budgets = replace(recipe.budgets, confidence=confidence)
+    return replace(judged, question=replace(judged.question, recipe=replace(recipe, budgets=budgets)))
+
+
+def _score(recipe: Recipe, judged: Judged, family: Family, point: Point) -> TaskScore | str:
+    try:
+        session = open_session(family.export.format, _file(family, point), recipe.serving.threads)
+        return session_score(recipe, judged, session)
+    except (ModelError, DataError, SchemeRefused) as error:
+        return str(error)
+
+
+def _file(family: Family, point: Point) -> bytes:
+    """Make a file again; its bytes are those that were measured."""
+    model = build_file(family.kit, point.build)
+    if sha256_hex(model) != point.figures.sha256:
+        raise InternalError(f"A file of {family.words} came out differently the second time; report this.")
+    return model
+
+
+def _conclude(
+    recipe: Recipe,
+    settings: Search,
+    workshop: Workshop,
+    surveys: Sequence[Survey],
+    certificates: Sequence[Certificate],
+    existing: Mapping[str, CandidateName],
+) -> Found:
+    cost = cost_of(settings.minimize)
+    bytes_max = recipe.budgets.bytes_max
+    kept = keep(
+        certificates,
+        settings.keep,
+        cost,
+        existing,
+        lambda point: bytes_max is None or point.figures.bytes <= bytes_max,
+    )
+    by_family = {id(one.family): one for one in certificates}
+    findings = Findings(
+        model=recipe.model,
+        minimize=settings.minimize,
+        loss_max_abs=recipe.budgets.loss_max_abs,
+        confidence=recipe.budgets.confidence,
+        seed=recipe.seed,
+        families=tuple(family_finding(one, by_family[id(one.family)], kept) for one in surveys),
+        chosen=str(kept[0].name) if kept else None,
+        why=why(recipe, certificates, kept, cost, workshop.complete),
+        complete=workshop.complete,
+    )
+    workshop.tell(stage="done", best=findings.chosen or "")
+    return Found(findings, tuple(_new_file(one) for one in kept if one.is_new))
+
+
+def _new_file(kept: Kept) -> NewFile:
+    assignment = schemes_of(kept.point.build, kept.family.groups)
+    return NewFile(kept.name, kept.family.export, _file(kept.family, kept.point), assignment, mends(kept.point))
