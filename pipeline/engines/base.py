@@ -1,12 +1,12 @@
 """What every engine offers: named tensors in, named tensors out, any number of rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, ModelError
 from pipeline.core.tensors import Array, Tensors
 
 
@@ -90,3 +90,40 @@ def pad_rows(array: Array, rows: int) -> Array:
     """Return ``array`` with its last row repeated until it has ``rows`` rows."""
     missing = rows - array.shape[0]
     return array if missing <= 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+
+
+def fixed_rows(first_axes: Mapping[str, int]) -> int | None:
+    """Return the batch that a model was exported with, or None where the inputs' first axes are free (-1).
+
+    Raises ModelError when the inputs do not share one.
+    """
+    if set(first_axes.values()) == {-1}:
+        return None
+    fixed = {axis for axis in first_axes.values() if axis != -1}
+    if len(fixed) != 1 or fixed == {0}:
+        listing = ", ".join(f"{name} {axis}" for name, axis in sorted(first_axes.items()))
+        raise ModelError(f"The model's inputs do not share a first axis of rows ({listing}); export it with one.")
+    return fixed.pop()
+
+
+def run_in_steps(
+    call: Callable[[Tensors], Mapping[str, Array]], inputs: Tensors, rows: int, step: int | None
+) -> dict[str, Array]:
+    """Answer ``rows`` rows by calls of ``step`` rows each (all at once where it is None), the last one padded.
+
+    Raises ModelError for an output that does not have one entry a row.
+    """
+    step = step or rows
+    parts = []
+    for start in range(0, rows, step):
+        part = call({name: pad_rows(array[start : start + step], step) for name, array in inputs.items()})
+        for name, values in part.items():
+            if values.shape[:1] != (step,):
+                raise ModelError(
+                    f"The model answers {step} rows with {name!r} of shape {values.shape}; every output needs one "
+                    "entry a row as its first axis."
+                )
+        parts.append(part)
+    if len(parts) == 1 and step == rows:
+        return dict(parts[0])
+    return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}

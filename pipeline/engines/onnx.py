@@ -1,6 +1,7 @@
 """onnxruntime on the CPU: the ``.onnx`` engine."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import onnxruntime as ort
@@ -8,7 +9,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from pipeline.core.errors import ModelError
 from pipeline.core.tensors import Array, Tensors
-from pipeline.engines.base import TensorSpec, count_rows
+from pipeline.engines.base import TensorSpec, count_rows, fixed_rows, run_in_steps
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -44,12 +45,17 @@ class OnnxSession:
             self._session = ort.InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])
         except _FAILURES as error:
             raise ModelError(f"The onnx model cannot be loaded ({_brief(error)}); export it again.") from error
-        self.inputs = _specs(self._session.get_inputs())
-        self.outputs = _specs(self._session.get_outputs())
+        declared = _specs(self._session.get_inputs())
+        # An export for one row, or k, declares that number; any number of rows is answered, k at a time.
+        self._fixed_rows = fixed_rows({spec.name: (spec.shape or (0,))[0] for spec in declared})
+        self.inputs = tuple(_any_rows(spec) for spec in declared)
+        self.outputs = tuple(_any_rows(spec) for spec in _specs(self._session.get_outputs()))
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Predict ``n`` rows; raises DataError for inputs that do not fit, ModelError when the model cannot be run."""
-        count_rows(self.inputs, inputs)
+        return run_in_steps(self._call, inputs, count_rows(self.inputs, inputs), self._fixed_rows)
+
+    def _call(self, inputs: Tensors) -> dict[str, Array]:
         names = [spec.name for spec in self.outputs]
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
@@ -90,3 +96,7 @@ def _spec(tensor: Any) -> TensorSpec:
         raise ModelError(f"The tensor {tensor.name!r} is {tensor.type}, which is not supported; export plain tensors.")
     shape = tuple(axis if isinstance(axis, int) else -1 for axis in tensor.shape)
     return TensorSpec(tensor.name, _DTYPES[tensor.type], shape)
+
+
+def _any_rows(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, shape=(-1, *spec.shape[1:]))

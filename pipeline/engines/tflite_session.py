@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.core.errors import ModelError
 from pipeline.core.tensors import Array, Tensors
-from pipeline.engines.base import Quantization, TensorSpec, count_rows, pad_rows
+from pipeline.engines.base import Quantization, TensorSpec, count_rows, fixed_rows, run_in_steps
 
 InterpreterFactory = Callable[[bytes], Any]
 
@@ -26,7 +26,7 @@ class TfliteSession:
         self._model = model  # the interpreter reads these bytes for as long as it lives
         self._interpreter = _load(model, make_interpreter)
         self._call = _by_signature(self._interpreter) or _TensorCall(self._interpreter)
-        self._fixed_rows = _fixed_rows(self._call.input_details)
+        self._fixed_rows = fixed_rows(_first_axes(self._call.input_details))
         self.inputs = _specs(self._call.input_details)
         self.outputs = _specs(self._call.output_details)
 
@@ -36,12 +36,7 @@ class TfliteSession:
         Raises DataError for inputs that do not fit, ModelError when the model cannot be run.
         """
         rows = count_rows(self.inputs, inputs)
-        step = self._fixed_rows or rows
-        parts = [
-            self._invoke({name: pad_rows(array[start : start + step], step) for name, array in inputs.items()})
-            for start in range(0, rows, step)
-        ]
-        return {spec.name: np.concatenate([part[spec.name] for part in parts])[:rows] for spec in self.outputs}
+        return run_in_steps(self._invoke, inputs, rows, self._fixed_rows)
 
     def _invoke(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         try:
@@ -70,11 +65,15 @@ class _TensorCall:
         self._interpreter = interpreter
         self.input_details = {detail["name"]: detail for detail in interpreter.get_input_details()}
         self.output_details = {detail["name"]: detail for detail in interpreter.get_output_details()}
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        for name, array in inputs.items():
-            self._interpreter.resize_tensor_input(self.input_details[name]["index"], array.shape)
-        self._interpreter.allocate_tensors()
+        shapes = {name: array.shape for name, array in inputs.items()}
+        if shapes != self._shapes:
+            for name, shape in shapes.items():
+                self._interpreter.resize_tensor_input(self.input_details[name]["index"], shape)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
         for name, array in inputs.items():
             self._interpreter.set_tensor(self.input_details[name]["index"], array)
         self._interpreter.invoke()
@@ -113,15 +112,8 @@ def _declared_shape(detail: Mapping[str, Any]) -> list[int]:
     return signature if len(signature) == len(shape) else shape
 
 
-def _fixed_rows(details: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """Return the batch that the model was exported with, or None where it is free."""
-    first_axes = {name: (_declared_shape(detail) or [0])[0] for name, detail in details.items()}
-    if set(first_axes.values()) == {-1}:
-        return None
-    fixed = {axis for axis in first_axes.values() if axis != -1}
-    if len(fixed) != 1 or fixed == {0}:
-        raise ModelError(f"The model's inputs do not share a first axis of rows ({first_axes}); export it with one.")
-    return fixed.pop()
+def _first_axes(details: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    return {name: (_declared_shape(detail) or [0])[0] for name, detail in details.items()}
 
 
 def _specs(details: Mapping[str, Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
