@@ -100,6 +100,7 @@ class Scorecard:
     decision: Decision
     fidelity: Fidelity
     timings: Timings
+    variant_made_by: Annotated[str | None, Rule("What trained or converted the variant, as its record says.")] = None
 
     @property
     def name(self) -> CandidateName:

@@ -1,20 +1,23 @@
 """Every candidate of a model, measured on its exported file against the float reference."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import DataError, ModelError
 from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import CandidateRecord, Candidates, RefusedCandidate
-from pipeline.core.tensors import cast_tensors
+from pipeline.core.tensors import Array, cast_tensors
 from pipeline.data.splits import Split, batches, open_split
 from pipeline.engines.base import Session
 from pipeline.score.comparison import decision_of, fidelity_of
 from pipeline.score.cost import measure_size, measure_timings
+from pipeline.score.diagnosis import Diagnosis, changes_of
 from pipeline.score.judgeable import require_judgeable, required_labels
+from pipeline.score.origins import Origins, TensorComparer
 from pipeline.score.predict import Loaded, judged_outputs, load_candidate, predict
 from pipeline.score.scorecard import Scorecard, Scored, TaskScore
+from pipeline.score.slices import read_slices, slice_scores, worst_slice
 from pipeline.score.soft import soft_losses
 from pipeline.score.task import Answers, Measured, Question, ask, doubt, measure, task_score, units_needed
 
@@ -123,39 +126,66 @@ def reference_record(recipe: Recipe, candidates: Candidates) -> CandidateRecord:
     raise ModelError(f"Every loss of {recipe.model} is measured against {recipe.reference}, which is not there: {why}")
 
 
-def score_all(
-    recipe: Recipe, candidates: Candidates, folder: Path, watch: Watch = iter
-) -> tuple[Scored, tuple[Scorecard, ...]]:
+@dataclass(frozen=True)
+class Scores:
+    """All that the score stage finds out, in the candidates' order."""
+
+    scored: Scored
+    cards: tuple[Scorecard, ...]
+    diagnoses: tuple[Diagnosis, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What every candidate of one model is examined with."""
+
+    recipe: Recipe
+    judged: Judged
+    reference: Loaded
+    made_by: Mapping[str, str]
+    tensors: TensorComparer
+    slices: Mapping[str, Array]
+
+
+def score_all(recipe: Recipe, candidates: Candidates, folder: Path, origins: Origins, watch: Watch = iter) -> Scores:
     """Measure every candidate on the recipe's validation split, in the record's order.
 
     A candidate that cannot be loaded, or answers in the wrong shape or with NaN, gets no scorecard and is listed with
     its reason: without a scorecard it can never be selected. The reference itself must answer: raises ModelError.
     Raises DataError for a split that cannot bound a loss (see :func:`require_judgeable`).
     """
-    reference = load_candidate(folder, reference_record(recipe, candidates), recipe.serving.threads)
-    path = Path(recipe.data.validation)
-    require_judgeable(recipe, reference.session, _open(path, reference.session), str(path))
-    judged = judge_session(recipe, reference.session, VALIDATION, path)
-    cards: list[Scorecard] = []
+    examination = _prepare(recipe, candidates, folder, origins)
+    found: list[tuple[Scorecard, Diagnosis]] = []
     refused = list(candidates.refused)
     for record in watch(candidates.candidates):
         try:
-            loaded = load_candidate(folder, record, recipe.serving.threads)
-            cards.append(score_one(recipe, judged, reference, loaded))
+            found.append(score_one(examination, load_candidate(folder, record, recipe.serving.threads)))
         except (ModelError, DataError) as error:
-            if record == reference.record:
+            if record == examination.reference.record:
                 raise
             refused.append(RefusedCandidate(str(record.name), f"unusable: {error}"))
-    names = tuple(card.candidate for card in cards)
-    return Scored(recipe.model, str(recipe.reference), names, tuple(refused)), tuple(cards)
+    cards = tuple(card for card, _ in found)
+    scored = Scored(recipe.model, str(recipe.reference), tuple(card.candidate for card in cards), tuple(refused))
+    return Scores(scored, cards, tuple(diagnosis for _, diagnosis in found))
 
 
-def score_one(recipe: Recipe, judged: Judged, reference: Loaded, loaded: Loaded) -> Scorecard:
+def _prepare(recipe: Recipe, candidates: Candidates, folder: Path, origins: Origins) -> Examination:
+    reference = load_candidate(folder, reference_record(recipe, candidates), recipe.serving.threads)
+    path = Path(recipe.data.validation)
+    split = _open(path, reference.session)
+    require_judgeable(recipe, reference.session, split, str(path))
+    slices = read_slices(recipe, path, split.rows)
+    judged = judge_session(recipe, reference.session, VALIDATION, path)
+    return Examination(recipe, judged, reference, origins.made_by, TensorComparer(origins, judged.split), slices)
+
+
+def score_one(examination: Examination, loaded: Loaded) -> tuple[Scorecard, Diagnosis]:
     """Measure one candidate; raises ModelError or DataError when it cannot be run on the split's rows."""
-    record, question = loaded.record, judged.question
+    recipe, judged, reference = examination.recipe, examination.judged, examination.reference
+    record = loaded.record
     answers = candidate_answers(judged, loaded.session, str(loaded.path))
     rows = next(iter(batches(judged.split, recipe.serving.latency_rows)))
-    return Scorecard(
+    card = Scorecard(
         model=recipe.model,
         candidate=str(record.name),
         variant=record.variant,
@@ -166,8 +196,8 @@ def score_one(recipe: Recipe, judged: Judged, reference: Loaded, loaded: Loaded)
         made_by=record.made_by,
         size=measure_size(record, loaded.model, reference.record, len(reference.model)),
         task=judged_score(judged, loaded.session, answers),
-        decision=decision_of(question, answers),
-        fidelity=fidelity_of(question, answers),
+        decision=decision_of(judged.question, answers),
+        fidelity=fidelity_of(judged.question, answers),
         timings=measure_timings(
             loaded.path,
             record.format,
@@ -176,4 +206,19 @@ def score_one(recipe: Recipe, judged: Judged, reference: Loaded, loaded: Loaded)
             lambda: loaded.session.run(rows),
             lambda: reference.session.run(rows),
         ),
+        variant_made_by=examination.made_by.get(record.variant),
+    )
+    return card, _diagnose(examination, loaded, answers)
+
+
+def _diagnose(examination: Examination, loaded: Loaded, answers: Answers) -> Diagnosis:
+    question = examination.judged.question
+    slices = slice_scores(question, answers, examination.slices)
+    return Diagnosis(
+        model=examination.recipe.model,
+        candidate=str(loaded.record.name),
+        tensors=examination.tensors.compare(loaded),
+        changes=changes_of(question, answers),
+        slices=slices,
+        worst_slice=worst_slice(slices),
     )

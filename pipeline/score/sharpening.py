@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.score.intervals import Draws, weighted_mean
+from pipeline.score.intervals import RESAMPLES, Draws, weighted_mean
 from pipeline.score.metrics import Floats
 
+FURTHER_MIN = 50  # the mean of fewer rows is not near enough to normal
 _WORTH_IT = 0.98  # an interval that would shrink by less stays the plain one
 
 
@@ -36,7 +37,7 @@ def sharpened(losses: Floats, extra: Extra | None, draws: Draws) -> tuple[Floats
     The losses come back as they were, with None, when there is nothing to correct by or it would not help.
     """
     valid = np.isfinite(losses)
-    if extra is None or not np.ptp(extra.labelled) or not np.ptp(losses[valid]):
+    if extra is None or extra.rows < FURTHER_MIN or not np.ptp(extra.labelled) or not np.ptp(losses[valid]):
         return losses, None
     gap = further_draws(extra, draws) - draws.apply(weighted_mean(extra.labelled))
     spread = np.var(gap[valid])
@@ -47,5 +48,6 @@ def sharpened(losses: Floats, extra: Extra | None, draws: Draws) -> tuple[Floats
 
 
 def further_draws(extra: Extra, draws: Draws) -> Floats:
-    """Return the further rows' mean soft loss on resamples of their own (r,)."""
-    return Draws(extra.rows, draws.seed + 1).apply(weighted_mean(extra.further))
+    """Return the further rows' mean soft loss as other such rows might give it (r,): normal, around what they gave."""
+    noise = np.random.default_rng([draws.seed, 2]).standard_normal(RESAMPLES)
+    return np.asarray(extra.further.mean() + extra.further.std() / np.sqrt(extra.rows) * noise)

@@ -9,15 +9,18 @@ from pipeline.core.canonical import readable_json
 from pipeline.core.files import replacing_dir, write_atomic
 from pipeline.core.layout import ARTIFACTS, scorecards_dir
 from pipeline.core.records import read_record, write_record
+from pipeline.score.diagnosis import Diagnosis, diagnosis_file
 from pipeline.score.scorecard import METRICS_FILE, SCORED_FILE, TABLE_FILE, Scorecard, Scored, card_file
 
 
-def write_scored(folder: Path, scored: Scored, cards: Sequence[Scorecard]) -> None:
-    """Replace the folder with these scorecards, all or nothing; raises OutOfSpace or FileAccess."""
+def write_scored(folder: Path, scored: Scored, cards: Sequence[Scorecard], diagnoses: Sequence[Diagnosis] = ()) -> None:
+    """Replace the folder with these scorecards and diagnoses, all or nothing; raises OutOfSpace or FileAccess."""
     with replacing_dir(folder) as aside:
         write_record(aside / SCORED_FILE, scored)
         for card in cards:
             write_record(aside / card_file(card.candidate), card)
+        for diagnosis in diagnoses:
+            write_record(aside / diagnosis_file(diagnosis.candidate), diagnosis)
         write_atomic(aside / TABLE_FILE, table(cards).encode("utf-8"))
         write_atomic(aside / METRICS_FILE, readable_json({card.candidate: main_figures(card) for card in cards}))
 
@@ -28,6 +31,12 @@ def read_scored(model: str, root: Path = ARTIFACTS) -> tuple[Scored, tuple[Score
     stage = f"score {model}"
     scored = read_record(Scored, folder / SCORED_FILE, stage)
     return scored, tuple(read_record(Scorecard, folder / card_file(name), stage) for name in scored.candidates)
+
+
+def read_diagnoses(model: str, scored: Scored, root: Path = ARTIFACTS) -> dict[str, Diagnosis]:
+    """Read the diagnoses that are there, by candidate; raises MissingStageError for one of another version."""
+    paths = {name: scorecards_dir(model, root) / diagnosis_file(name) for name in scored.candidates}
+    return {name: read_record(Diagnosis, path, f"score {model}") for name, path in paths.items() if path.is_file()}
 
 
 def main_figures(card: Scorecard) -> dict[str, float]:
