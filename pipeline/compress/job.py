@@ -27,15 +27,18 @@ class Job:
     formats: tuple[Format, ...]
     seed: int
     out: Annotated[str, Rule("An empty folder for the exports and the result.")]
+    state: Annotated[str, Rule("Folder of the checkpoints; what is left there by an equal job is taken up.")]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One event: how far the fine-tuning is."""
+    """One event: how far the fine-tuning is, in steps of all its phases; the loss is that of the last batch."""
 
     doing: str
     done: int
     total: int
+    loss: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)

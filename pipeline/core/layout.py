@@ -17,6 +17,11 @@ def variant_dir(model: str, variant: str, root: Path = ARTIFACTS) -> Path:
     return root / "variants" / model / variant
 
 
+def tuning_dir(model: str, variant: str, root: Path = ARTIFACTS) -> Path:
+    """Written by ``prune`` while it fine-tunes: checkpoints of what was not finished; removed when it is."""
+    return root / "work" / "tuning" / f"{model}-{variant}"
+
+
 def candidates_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``quantize``: one file a candidate, and ``candidates.json``."""
     return root / "candidates" / model

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TextIO
 
 from pipeline.compress.job import RESULT_FILE, Failure, Job, Step
 from pipeline.compress.source import KERAS_3, kind_of_source, require_tunable
-from pipeline.core.errors import HotspareError, InternalError, MissingExtra
+from pipeline.core.errors import HotspareError, InternalError, MissingExtra, SurroundingsError
 from pipeline.core.files import read_json
 from pipeline.core.records import write_record
 from pipeline.core.schema import plain, read
@@ -20,6 +21,7 @@ from pipeline.core.schema import plain, read
 def main() -> int:
     """Run the job that the first argument names; returns the exit code of ``core/errors.py``."""
     events = _claim_stdout()
+    _end_with_parent()
     try:
         job = read(Job, read_json(Path(sys.argv[1]), InternalError, "this process is started by `hotspare prune`"))
         _run(job, lambda step: _say(events, step))
@@ -33,6 +35,16 @@ def main() -> int:
         )
         return MissingExtra.exit_code
     return 0
+
+
+def _end_with_parent() -> None:
+    """End this process when its standard input ends: its parent is gone, and workers would wait for ever."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(SurroundingsError.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _claim_stdout() -> TextIO:
@@ -57,7 +69,10 @@ def _run(job: Job, on_step: Callable[[Step], None]) -> None:
         os.environ["TF_USE_LEGACY_KERAS"] = "0"
     from pipeline.compress.training.variant import make_result
 
-    write_record(Path(job.out, RESULT_FILE), make_result(job, kind, on_step))
+    result = make_result(job, kind, on_step)
+    if result is None:
+        threading.Event().wait()  # a worker that leaves would fail the others; the parent ends it
+    write_record(Path(job.out, RESULT_FILE), result)
 
 
 if __name__ == "__main__":

@@ -1,110 +1,185 @@
-"""Fine-tuning of Keras 2 models: magnitude pruning and quantization-aware training, both stripped to plain layers."""
+"""Fine-tunes a Keras model into a variant, phase by phase, and checks that the variant keeps its promise."""
 
-import math
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
-import tensorflow_model_optimization as tfmot
-import tf_keras as keras
+import numpy as np
+import tensorflow as tf
 
-from pipeline.compress.job import Job, Step
-from pipeline.compress.training.pruning import with_pruning, without_pruning
+from pipeline.compress.job import ROWS_CHECKED_MAX, Job
+from pipeline.compress.training.checkpointing import Checkpoints
+from pipeline.compress.training.feeding import Rows, open_rows
+from pipeline.compress.training.identity import digest_of
+from pipeline.compress.training.loop import Course, OnStep, Pace, put, run, values_of
+from pipeline.compress.training.objective import Objective, compiled_loss, kind_of, label_loss_of
+from pipeline.compress.training.phases import SETTLE, Phase, native_phase, plan, prunes
+from pipeline.compress.training.promise import require_clusters, require_zeros
+from pipeline.compress.training.schedule import steps_an_epoch
+from pipeline.compress.training.stepping import Stepper, ask
+from pipeline.compress.training.strategies import Team
+from pipeline.compress.training.trained import Trained
+from pipeline.compress.training.weights import able_weights, variables
 from pipeline.core.errors import VariantRefused
-from pipeline.core.recipe import Metric
-from pipeline.core.tensors import Array, Tensors
+from pipeline.core.names import Pruning, Variant
+from pipeline.core.recipe import Distribution
 
-OnStep = Callable[[Step], None]
-
-_QAT_LAYERS = (keras.layers.Dense, keras.layers.Conv2D)
-_QAT_ACTIVATIONS = {"linear", "relu", "sigmoid", "softmax", "tanh", "swish", "gelu"}
+_NOT_TAKEN = (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError)
 
 
-def tune(model: Any, job: Job, inputs: Tensors, labels: Array, on_step: OnStep) -> Any:
-    """Fine-tune a compiled or uncompiled Keras 2 model into the job's variant; returns a model of the same layers.
+@dataclass(frozen=True)
+class Tuned:
+    """A plain model with what was learnt, and which paths made it, e.g. ``tfmot 0.8.1``."""
 
-    Raises VariantRefused when the model has nothing to tune, cannot be wrapped, or the loss becomes NaN.
+    model: Any
+    path: str
+
+
+def tune(trained: Trained, teacher: Any, job: Job, team: Team, on_step: OnStep) -> Tuned:
+    """Fine-tune ``trained.keras_model`` into the job's variant; ``teacher`` is the float model, loaded once more.
+
+    Takes up a checkpoint of an equal job. Raises DataError for bad rows, VariantRefused when the model has nothing to
+    tune, the loss becomes NaN, or the promise is not kept.
     """
+    dtypes = {spec.name: np.dtype(spec.dtype.as_numpy_dtype) for spec in trained.inputs}
+    rows, validation = open_rows(job.train, dtypes), open_rows(job.validation, dtypes)
+    variant = Variant.parse(job.variant)
+    objective = _objective(trained.keras_model, teacher, job, rows, validation)
+    plain = _shrunk(trained.keras_model, variant, job, rows)
+    student = plain if job.fine_tuning.distribute is Distribution.NONE else _under(team.strategy, plain)
+    checkpoints = Checkpoints(Path(job.state), digest_of(job, trained.made_by), team.is_chief)
+    work = _Work(job, variant, rows, validation, objective, teacher, team, checkpoints)
+    paths = work.run_all(student, on_step)
+    put(variables(plain), values_of(variables(student)))
+    _require_promise(plain, job, variant)
+    return Tuned(plain, ", ".join(dict.fromkeys([*paths, *([team.words] if team.words else [])])))
+
+
+@dataclass(frozen=True)
+class _Work:
+    job: Job
+    variant: Variant
+    rows: Rows
+    validation: Rows
+    objective: Objective
+    teacher: Any
+    team: Team
+    checkpoints: Checkpoints
+
+    def run_all(self, model: Any, on_step: OnStep) -> list[str]:
+        """Run the phases that are left on ``model``; returns the path that made each of all phases."""
+        names, first = plan(self.variant), self.checkpoints.progress.phase
+        if self.checkpoints.progress.start is not None:
+            put(variables(model), self.checkpoints.arrays(self.checkpoints.progress.start))
+        pace = self._pace(len(names), on_step)
+        paths = list(self.checkpoints.progress.paths)
+        for index, name in enumerate(names[first:], first):
+            if self.checkpoints.progress.phase != index or self.checkpoints.progress.start is None:
+                self.checkpoints.begin(index, values_of(variables(model)), paths)
+            tf.keras.utils.set_random_seed(self.job.seed + index)
+            phase = self._phase(name, model)
+            paths.append(phase.path)
+            run(self._course(index, name, phase, pace))
+        return paths
+
+    @property
+    def _steps(self) -> int:
+        replicas = self.team.strategy.num_replicas_in_sync
+        return steps_an_epoch(self.rows.count, self.job.fine_tuning.batch_size, replicas)
+
+    def _pace(self, phases: int, on_step: OnStep) -> Pace:
+        progress, setting = self.checkpoints.progress, self.job.fine_tuning
+        done = (progress.phase * setting.epochs + progress.epoch) * self._steps
+        return Pace(phases, on_step, monotonic(), done)
+
+    def _phase(self, name: str, model: Any) -> Phase:
+        """Set up a phase: by tfmot where it can take all of a Keras 2 model, else by our own masks and clusters."""
+        steps = self._steps * self.job.fine_tuning.epochs
+        is_alone = self.job.fine_tuning.distribute is Distribution.NONE
+        try:
+            if is_alone and name != SETTLE and _is_keras_2(model):
+                from pipeline.compress.training.tfmot_phases import tfmot_phase
+
+                return tfmot_phase(name, model, self.variant, asked_sparsity(self.job), steps)
+        except _NOT_TAKEN:
+            pass  # one layer that tfmot does not know aborts all: its exceptions are as many as its layers
+        try:
+            return native_phase(name, model, self.variant, asked_sparsity(self.job), steps, self.team.strategy)
+        except ValueError as error:
+            raise VariantRefused(f"{self.job.variant} cannot be made of this model: {error}.") from error
+
+    def _course(self, index: int, name: str, phase: Phase, pace: Pace) -> Course:
+        rate = self.job.fine_tuning.learning_rate
+        stepper = Stepper(phase, self.teacher, self.objective, rate, self.team.strategy)
+        return Course(self.job, index, name, phase, stepper, self.rows, self.validation, self.checkpoints, pace)
+
+
+def asked_sparsity(job: Job) -> float:
+    """Return the share of zeros (0..1) that the recipe asks for, or else the one that the variant's name promises."""
+    variant, asked = Variant.parse(job.variant), job.fine_tuning.sparsity
+    return asked if asked is not None and variant.pruning is not Pruning.TWO_OF_FOUR else variant.sparsity or 0.0
+
+
+def _is_keras_2(model: Any) -> bool:
+    return type(model).__module__.startswith("tf_keras")
+
+
+def _library(model: Any) -> Any:
+    import importlib
+
+    return importlib.import_module("tf_keras" if _is_keras_2(model) else "keras")
+
+
+def _shrunk(model: Any, variant: Variant, job: Job, rows: Rows) -> Any:
+    if variant.pruning is not Pruning.STRUCTURED:
+        return model
+    from pipeline.compress.training.structured import shrink
+
+    sample = rows.take(np.linspace(0, rows.count - 1, min(rows.count, ROWS_CHECKED_MAX)).astype(np.int64))
     try:
-        wrapped = _quantize_aware(model) if job.variant == "qat" else with_pruning(model, job, len(labels))
-    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-        brief = " ".join(str(error).split())[:200]
-        raise VariantRefused(f"{job.variant} cannot be made of this model: {brief}.") from error
-    _fit(wrapped, model, job, inputs, labels, on_step)
-    if job.variant == "qat":
-        return _without_wrappers(model, wrapped)
-    return without_pruning(wrapped, job)
+        return shrink(model, asked_sparsity(job), dict(zip(rows.names, sample.inputs, strict=True)))
+    except ValueError as error:
+        raise VariantRefused(f"{job.variant} cannot be made of this model: {error}.") from error
 
 
-def _fit(wrapped: Any, model: Any, job: Job, inputs: Tensors, labels: Array, on_step: OnStep) -> None:
-    setting = job.fine_tuning
-    wrapped.compile(keras.optimizers.Adam(setting.learning_rate), loss_of(model, job.metric))
-    callbacks = [_Progress(job.variant, setting.epochs, on_step), keras.callbacks.TerminateOnNaN()]
-    if job.variant != "qat":
-        callbacks.append(tfmot.sparsity.keras.UpdatePruningStep())
-    shaped = labels.reshape(len(labels), 1) if model.output_shape[-1] == 1 else labels
-    history = wrapped.fit(
-        inputs, shaped, batch_size=setting.batch_size, epochs=setting.epochs, callbacks=callbacks, verbose=0
+def _under(strategy: Any, model: Any) -> Any:
+    """Copy a model so that its variables belong to a strategy."""
+    with strategy.scope():
+        copy = _library(model).models.clone_model(model)
+    put(variables(copy), values_of(variables(model)))
+    return copy
+
+
+def _objective(model: Any, teacher: Any, job: Job, rows: Rows, validation: Rows) -> Objective:
+    sample = next(validation.in_order(ROWS_CHECKED_MAX))
+    answers = [answer.numpy() for answer in ask(teacher, [tf.constant(values) for values in sample.inputs], False)]
+    kinds = tuple(
+        kind_of(values, _activation(tensor), job.metric) for values, tensor in zip(answers, _flat(model), strict=True)
     )
-    if not all(math.isfinite(loss) for loss in history.history["loss"]):
-        raise VariantRefused(
-            f"Fine-tuning {job.variant} diverged: its loss became NaN; "
-            f"lower variants.{job.variant}.learning_rate ({setting.learning_rate:g})."
-        )
+    if len(answers) > 1 or validation.labels is None or not rows.can_judge(answers[0]):
+        return Objective(kinds, 1.0, None)
+    ratio = job.fine_tuning.distill_ratio
+    loss = compiled_loss(_library(model), getattr(model, "loss", None), answers[0].shape[-1])
+    if loss is None:
+        loss = label_loss_of(kinds[0], job.metric)
+    return Objective(kinds, ratio, loss)
 
 
-def loss_of(model: Any, metric: Metric) -> Any:
-    """Return the loss that the model was compiled with, or else the one that its metric and output suggest."""
-    compiled = getattr(model, "loss", None)
-    if compiled:
-        return compiled
-    if metric is Metric.RMSE:
-        return keras.losses.MeanSquaredError()
-    if model.output_shape[-1] == 1:
-        return keras.losses.BinaryCrossentropy()
-    return keras.losses.SparseCategoricalCrossentropy()
+def _flat(model: Any) -> list[Any]:
+    return tf.nest.flatten(model.outputs)
 
 
-def _quantize_aware(model: Any) -> Any:
-    """Annotate dense and convolution layers alone: one layer that tfmot does not know would abort the whole model."""
-
-    def annotate(layer: Any) -> Any:
-        known = type(layer) in _QAT_LAYERS and getattr(layer.activation, "__name__", "") in _QAT_ACTIVATIONS
-        return tfmot.quantization.keras.quantize_annotate_layer(layer) if known else layer
-
-    annotated = keras.models.clone_model(model, clone_function=annotate)
-    if annotated.count_params() and not any(type(layer) in _QAT_LAYERS for layer in model.layers):
-        raise ValueError("it has no dense or convolution layer")
-    return tfmot.quantization.keras.quantize_apply(annotated)
+def _activation(tensor: Any) -> str | None:
+    layer = tensor._keras_history[0]
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    return str(name) if name else None
 
 
-def _without_wrappers(model: Any, wrapped: Any) -> Any:
-    """Copy tuned weights back into the float model's own layers, so that every scheme starts from plain layers."""
-    tuned = {layer.name: layer for layer in wrapped.layers}
-    for layer in model.layers:
-        source = tuned.get(f"quant_{layer.name}", tuned.get(layer.name))
-        if source is not None and layer.weights:
-            values = {_short(weight): weight.numpy() for weight in source.weights}
-            layer.set_weights([values[_short(weight)] for weight in layer.weights])
-    return model
-
-
-def _short(weight: Any) -> str:
-    return str(weight.name).rpartition("/")[2].partition(":")[0]
-
-
-class _Progress(keras.callbacks.Callback):  # type: ignore[misc]  # tf_keras ships no types
-    """Says how far the fine-tuning is, at most some fifty times."""
-
-    def __init__(self, variant: str, epochs: int, on_step: OnStep) -> None:
-        super().__init__()
-        self._variant, self._epochs, self._on_step, self._epoch = variant, epochs, on_step, 0
-
-    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:  # noqa: ARG002 - Keras names it
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: object = None) -> None:  # noqa: ARG002 - Keras names it
-        steps = self.params["steps"]
-        total = steps * self._epochs
-        done = self._epoch * steps + batch + 1
-        if done == total or done % max(1, total // 50) == 0:
-            self._on_step(Step(f"epoch {self._epoch + 1} of {self._epochs}", done, total))
+def _require_promise(model: Any, job: Job, variant: Variant) -> None:
+    if prunes(variant):
+        pruned = [np.asarray(weight.variable) for weight in able_weights(model, variant.pruning)]
+        require_zeros(job.variant, pruned, variant, asked_sparsity(job))
+    if variant.clusters:
+        found = {weight.name: np.asarray(weight.variable) for weight in able_weights(model)}
+        require_clusters(job.variant, found, variant.clusters)
