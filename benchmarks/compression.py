@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +25,11 @@ from searching import File, make_uniform, run_search
 from seeds import Summary, run_seeds
 
 from pipeline.commands.build.console import show_json, show_table
+from pipeline.core.canonical import readable_json
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Format
 from pipeline.core.recipe import Minimize, Search
+from pipeline.core.schema import plain
 
 OUT = Path("artifacts/benchmarks/compression")
 OLIVE_PACKAGES = ("olive-ai", "onnxruntime", "requests")  # Olive imports requests without declaring it
@@ -45,7 +47,7 @@ class Report:
 
     machine: str
     tools: dict[str, str]
-    minimize: Minimize
+    search: Search
     loss_max_abs: dict[str, float]
     rows: tuple[Row, ...]
     seeds: tuple[Summary, ...]
@@ -59,21 +61,24 @@ def main() -> None:
     olive_python, notes = (None, []) if args.no_rivals else olive_environment(args)
     if args.fresh:
         shutil.rmtree(args.out / "seeds", ignore_errors=True)
-    rows: list[Row] = []
-    summaries: list[Summary] = []
-    budgets: dict[str, float] = {}
+    report = Report(machine(), tools(), search, {}, (), (), tuple(notes))
     for name in args.models:
         case = load_case(name, args.out, args.epochs, say)
-        budgets[name] = case.recipe.budgets.loss_max_abs
         bench = open_bench(case)
         files, refused = make_uniform(case.recipe, case.root)
-        notes += [f"{name}: {candidate} refused: {reason}" for candidate, reason in refused.items()]
-        rows += table_of(case, bench, files, search, () if args.no_rivals else all_rivals(case, olive_python))
+        others = () if args.no_rivals else all_rivals(case, olive_python)
+        report = replace(
+            report,
+            loss_max_abs={**report.loss_max_abs, name: case.recipe.budgets.loss_max_abs},
+            rows=(*report.rows, *table_of(case, bench, files, search, others)),
+            notes=(*report.notes, *told(name, refused)),
+        )
+        write(report, args)
         if args.seeds:
             results = run_seeds(case, bench, files, replace(search, seconds_max=args.seed_seconds), args.seeds, say)
-            summaries.append(other_seeds.summary(results, search.minimize, budgets[name]))
-        report = Report(machine(), tools(), search.minimize, budgets, tuple(rows), tuple(summaries), tuple(notes))
-        write_atomic(args.markdown or args.out / f"{search.minimize}.md", markdown(report).encode())
+            summary = other_seeds.summary(results, search.minimize, report.loss_max_abs[name])
+            report = replace(report, seeds=(*report.seeds, summary))
+            write(report, args)
     show(report, args.json)
 
 
@@ -82,9 +87,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--minimize", type=Minimize, choices=list(Minimize), default=Minimize.BYTES)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of the search in the table (120)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of the search in the table, at most (120)")
     parser.add_argument("--seeds", type=int, default=0, metavar="N", help="deal the rows anew N times")
-    parser.add_argument("--seed-seconds", type=float, default=20.0, help="of the search under each seed (20)")
+    parser.add_argument("--seed-seconds", type=float, default=60.0, help="of the search under each seed, at most (60)")
     parser.add_argument("--fresh", action="store_true", help="measure seeds of earlier runs again")
     parser.add_argument(
         "--olive-python", type=Path, help="interpreter that has Olive; otherwise one is made below --out"
@@ -96,6 +101,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="file for the table as Markdown (by default in --out)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser.parse_args()
+
+
+def write(report: Report, args: argparse.Namespace) -> None:
+    """Write what is measured so far, as Markdown and as JSON."""
+    name = str(report.search.minimize)
+    write_atomic(args.markdown or args.out / f"{name}.md", markdown(report).encode())
+    write_atomic(args.out / f"{name}.json", readable_json(plain(report)))
+
+
+def told(model: str, refused: Mapping[str, str]) -> Iterator[str]:
+    """Yield, for each reason, which uniform candidates it kept from being made."""
+    for reason in dict.fromkeys(refused.values()):
+        names = ", ".join(name for name, why in refused.items() if why == reason)
+        yield f"{model}: not made: {names}: {reason}"
 
 
 def say(text: str) -> None:
@@ -188,7 +207,7 @@ def show(report: Report, as_json: bool) -> None:
         show_json(report)
         return
     budgets = ", ".join(f"{model} {loss:g}" for model, loss in report.loss_max_abs.items())
-    show_table(f"Loss budgets: {budgets}. Minimized: {report.minimize}", HEADERS, map(cells, report.rows))
+    show_table(f"Loss budgets: {budgets}. Minimized: {report.search.minimize}", HEADERS, map(cells, report.rows))
     if report.seeds:
         show_table("Rows dealt anew", SEED_HEADERS, map(seed_cells, report.seeds))
     for note in report.notes:
@@ -226,7 +245,10 @@ def markdown(report: Report) -> str:
     """Return the report as Markdown for the docs."""
     versions = ", ".join(f"{name} {number}" for name, number in report.tools.items())
     budgets = ", ".join(f"{model} {loss:g}" for model, loss in report.loss_max_abs.items())
-    parts = [f"Measured on {report.machine}; {versions}. Loss budgets: {budgets}. Minimized: {report.minimize}.", ""]
+    parts = [
+        f"Measured on {report.machine}; {versions}. Loss budgets: {budgets}. Minimized: {report.search.minimize}.",
+        "",
+    ]
     parts += [*_markdown_table(HEADERS, map(cells, report.rows)), ""]
     if report.seeds:
         parts += [*_markdown_table(SEED_HEADERS, map(seed_cells, report.seeds)), ""]

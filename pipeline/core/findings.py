@@ -79,6 +79,8 @@ class Findings:
     confidence: float
     seed: int
     families: tuple[FamilyFinding, ...]
-    chosen: Annotated[str | None, Rule("The best candidate whose loss is certified to be within the budget.")]
     why: Annotated[tuple[str, ...], Rule("The choice in words; what more rows could decide, and how many.")]
     complete: Annotated[bool, Rule("False when the time ran out first.")]
+    chosen: Annotated[
+        str | None, Rule("The best candidate whose loss is certified to be within the budget; absent without one.")
+    ] = None
