@@ -50,7 +50,7 @@ def fold_errors(reference: Mapping[str, Array], model: _Model, batches: Sequence
     distance = _distance(reference, model, batches)
     for layer in model.layers:
         if layer in reference:
-            errors = reference[layer] - model.outputs(batches, (layer,))[layer]
+            errors = np.subtract(reference[layer], model.outputs(batches, (layer,))[layer])
             corrected = model.shifted(layer, believable_shift(errors))
             moved = _distance(reference, corrected, batches)
             if moved < distance:
@@ -60,7 +60,7 @@ def fold_errors(reference: Mapping[str, Array], model: _Model, batches: Sequence
 
 def _distance(reference: Mapping[str, Array], model: Biased, batches: Sequence[Tensors]) -> float:
     found = model.outputs(batches, model.answers)
-    return float(sum(np.square(found[name] - reference[name]).sum() for name in model.answers))
+    return float(sum(np.square(np.subtract(found[name], reference[name])).sum() for name in model.answers))
 
 
 def believable_shift(errors: Array) -> Array:

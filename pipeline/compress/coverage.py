@@ -2,17 +2,19 @@
 
 Quantizers skip what they cannot do without a word, so nothing is taken from them: every figure is counted in the file.
 A weight is an element of a constant tensor with more than one element that the model computes with: float or
-quantized numbers, not shapes, scales or zero points.
+quantized numbers, not shapes, scales or zero points. Vectors (biases, norms) count as weights, but not in the share:
+they stay float on purpose.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 
+from pipeline.compress.onnx_graph import elements
 from pipeline.compress.tflite_file import constant_of, parse_tflite
 from pipeline.core.errors import SchemeRefused
 from pipeline.core.names import Format
@@ -30,6 +32,7 @@ class Stored:
     bits: int
     zeros: int
     is_full_float: bool
+    is_vector: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def require_coverage(name: str, found: Coverage) -> None:
 
 
 def _float_bytes(weights: Sequence[Stored]) -> int:
-    return sum(item.count * item.bits // 8 for item in weights if item.is_full_float)
+    return sum(item.count * item.bits // 8 for item in weights if item.is_full_float and not item.is_vector)
 
 
 def _quantized_ratio(parent_bytes: int, candidate_bytes: int) -> float:
@@ -87,21 +90,52 @@ _TFLITE_TYPES: dict[int, np.dtype[Any]] = {
     schema.TensorType.FLOAT16: np.dtype("<f2"),
     schema.TensorType.INT8: np.dtype("i1"),
     schema.TensorType.UINT8: np.dtype("u1"),
+    schema.TensorType.INT16: np.dtype("<i2"),
     schema.TensorType.INT32: np.dtype("<i4"),
+    schema.TensorType.INT64: np.dtype("<i8"),
 }
+_TFLITE_PACKED_BITS = {schema.TensorType.INT4: 4, schema.TensorType.INT2: 2}
+_PLAIN_INTEGERS = (schema.TensorType.INT16, schema.TensorType.INT32, schema.TensorType.INT64)  # unless they have scales
 
 
 def _tflite_weights(model: bytes) -> Iterator[Stored]:
     parsed = parse_tflite(model)
-    by_buffer = {t.buffer: t for graph in parsed.subgraphs for t in graph.tensors if t.type in _TFLITE_TYPES}
+    known = _TFLITE_TYPES.keys() | _TFLITE_PACKED_BITS.keys()
+    by_buffer: dict[int, Any] = {}
+    for graph in parsed.subgraphs:
+        scales = set(_block_scales(graph))
+        by_buffer.update({t.buffer: t for at, t in enumerate(graph.tensors) if t.type in known and at not in scales})
     for buffer in sorted(by_buffer):  # tensors that share a buffer store it once
         tensor = by_buffer[buffer]
         data = constant_of(parsed, tensor)
-        if data is None or (tensor.type == schema.TensorType.INT32 and not _is_quantized(tensor)):
+        if data is None or (tensor.type in _PLAIN_INTEGERS and not _is_quantized(tensor)):
             continue
-        values = np.frombuffer(bytes(data), _TFLITE_TYPES[tensor.type])
-        if values.size > 1:
-            yield _stored(values, _zero_point(tensor))
+        stored = _tflite_stored(tensor, np.frombuffer(bytes(data), np.uint8))
+        if stored.count > 1:
+            yield stored
+
+
+def _tflite_stored(tensor: Any, data: Array) -> Stored:
+    is_vector = tensor.shape is None or len(tensor.shape) <= 1
+    if tensor.type in _TFLITE_PACKED_BITS:
+        bits = _TFLITE_PACKED_BITS[tensor.type]
+        values = unpacked(data, bits, int(np.prod(tensor.shape)))
+        return Stored(values.size, bits, int(np.count_nonzero(values == 0)), False, is_vector)
+    return _stored(data.view(_TFLITE_TYPES[tensor.type]), _zero_point(tensor), is_vector)
+
+
+def unpacked(data: Array, bits: int, count: int) -> Array:
+    """Return ``count`` numbers of 2 or 4 bits, least significant first, from their bytes; without their signs."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_and(np.right_shift(data.reshape(-1, 1), shifts), 2**bits - 1).reshape(-1)[:count]
+
+
+def _block_scales(graph: Any) -> Iterator[int]:
+    """Yield the tensors that hold the scales of blockwise weights."""
+    for tensor in graph.tensors:
+        details = tensor.quantization.details if tensor.quantization is not None else None
+        if isinstance(details, schema.BlockwiseQuantizationT):
+            yield from (int(details.scales), int(details.zeroPoints))
 
 
 def _is_quantized(tensor: Any) -> bool:
@@ -114,17 +148,24 @@ def _zero_point(tensor: Any) -> int:
     return int(points[0]) if points is not None and len(points) == 1 else 0
 
 
-def _stored(values: Array, zero_point: int | Array = 0) -> Stored:
+def _stored(values: Array, zero_point: int = 0, is_vector: bool = False) -> Stored:
     return Stored(
         count=values.size,
         bits=values.dtype.itemsize * 8,
         zeros=int(np.count_nonzero(values == zero_point)),
         is_full_float=values.dtype.kind == "f" and values.dtype.itemsize >= 4,
+        is_vector=is_vector,
     )
 
 
 _ONNX_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-_ONNX_QUANTIZED = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
+_ONNX_PACKED_BITS = {
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.UINT4: 4,
+    onnx.TensorProto.INT2: 2,
+    onnx.TensorProto.UINT2: 2,
+}
+_ONNX_QUANTIZED = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32, *_ONNX_PACKED_BITS}
 _QUANTIZED_SUFFIX = "_quantized"
 
 
@@ -137,9 +178,15 @@ def _onnx_weights(model: bytes) -> Iterator[Stored]:
     beside = {f"{base}{suffix}" for base in made for suffix in ("_scale", "_zero_point")}
     for name, tensor in tensors.items():
         is_weight = tensor.data_type in _ONNX_FLOATS or (tensor.data_type in _ONNX_QUANTIZED and _base(name) in made)
-        values = onnx.numpy_helper.to_array(tensor)
-        if is_weight and name not in beside and values.size > 1:
-            yield _stored(values, _onnx_zero_point(tensors, name))
+        if not is_weight or name in beside or elements(tensor) < 2:
+            continue
+        stored = _stored(_onnx_values(tensor), _onnx_zero_point(tensors, name), len(tensor.dims) <= 1)
+        yield replace(stored, bits=_ONNX_PACKED_BITS.get(tensor.data_type, stored.bits))
+
+
+def _onnx_values(tensor: Any) -> Array:
+    values = onnx.numpy_helper.to_array(tensor)
+    return np.asarray(values.astype(np.int8) if tensor.data_type in _ONNX_PACKED_BITS else values)
 
 
 def _base(name: str) -> str:

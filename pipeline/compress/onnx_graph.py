@@ -36,7 +36,7 @@ class NodeGroup:
 def node_groups(model: onnx.ModelProto) -> tuple[NodeGroup, ...]:
     """List what can be decided, in the order of the graph; node names must be unique."""
     counts = {
-        item.name: _elements(item) for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT
+        item.name: elements(item) for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT
     }
     leader: dict[str, str] = {}
 
@@ -73,7 +73,8 @@ def _weights(node: onnx.NodeProto, counts: Mapping[str, int]) -> list[str]:
     return [name for name in names if counts.get(name, 0) > 1]
 
 
-def _elements(tensor: onnx.TensorProto) -> int:
+def elements(tensor: onnx.TensorProto) -> int:
+    """Return the number of a tensor's elements."""
     count = 1
     for axis in tensor.dims:
         count *= axis

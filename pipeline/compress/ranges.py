@@ -9,9 +9,12 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.errors import DataError
 from pipeline.core.tensors import Array
+
+Floats = npt.NDArray[np.float64]
 
 BINS = 2048
 SAMPLED_VALUES = 65_536
@@ -92,9 +95,9 @@ class Histogram:
         self.zeros = 0
 
     @property
-    def centres(self) -> Array:
+    def centres(self) -> Floats:
         """Return the middle of each bin."""
-        return (self.first + np.arange(BINS) + 0.5) * self.width
+        return np.asarray((self.first + np.arange(BINS) + 0.5) * self.width, np.float64)
 
     def add(self, values: Array, seen: Range) -> None:
         """Count values, all of them within ``seen``, the range of the stream so far."""
@@ -142,19 +145,18 @@ def least_error_range(histogram: Histogram, seen: Range) -> Range:
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     lows = low * (_SHRINKS if low < 0 else np.ones(1))
     highs = high * (_SHRINKS if high > 0 else np.ones(1))
-    outside = _clip_error(-histogram.centres, histogram.counts, -lows)[:, None] + _clip_error(
-        histogram.centres, histogram.counts, highs
-    )
+    centres, counts = histogram.centres, histogram.counts.astype(np.float64)
+    outside = _clip_error(-centres, counts, -lows)[:, None] + _clip_error(centres, counts, highs)
     step = (highs[None, :] - lows[:, None]) / _LEVELS
     error = outside + histogram.counts.sum() * step**2 / 12
     best = np.unravel_index(int(np.argmin(error)), error.shape)
     return _clipped(seen, float(lows[best[0]]), float(highs[best[1]]))
 
 
-def _clip_error(centres: Array, counts: Array, limits: Array) -> Array:
+def _clip_error(centres: Floats, counts: Floats, limits: Floats) -> Floats:
     """Return, for each limit, the squared error of clipping at it from above."""
     beyond = np.maximum(centres[None, :] - limits[:, None], 0)
-    return np.asarray((beyond**2 * counts[None, :]).sum(1))
+    return np.asarray((beyond**2 * counts[None, :]).sum(1), np.float64)
 
 
 def _clipped(seen: Range, low: float, high: float) -> Range:

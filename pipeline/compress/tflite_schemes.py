@@ -1,12 +1,13 @@
 """Number formats of ``.tflite`` files, by ai-edge-quantizer; inputs and outputs stay float32 and int32."""
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_quantizer.quantizer import Quantizer
+from ai_edge_quantizer.model_modifier import ModelModifier
+from ai_edge_quantizer.params_generator import ParamsGenerator
+from ai_edge_quantizer.recipe_manager import RecipeManager
 
 from pipeline.compress.calibration import Ranges
 from pipeline.compress.embedding import look_up_embeddings
@@ -53,11 +54,8 @@ def quantize_tflite(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges
         raise SchemeRefused(
             f"{_title(scheme)} changes nothing in this model: the quantizer has no kernel for its layers."
         )
-    quantizer = Quantizer(prepared)
-    quantizer.load_quantization_recipe(recipe((_target(model, place), rule) for place, rule in rules.items()))
     try:
-        found = _quantize(quantizer, ranges if any(rule.is_static for rule in rules.values()) else None)
-        model = parse_tflite(bytes(found.quantized_model))
+        model = parse_tflite(_quantized(model, rules, ranges))
     except (ValueError, RuntimeError, KeyError, NotImplementedError, IndexError, ModelError) as error:
         brief = " ".join(str(error).split())
         raise SchemeRefused(f"{_title(scheme)} cannot be applied to this model: {brief[:200]}.") from error
@@ -124,10 +122,13 @@ def _target(model: TfliteModel, place: Place) -> Target:
     return Target(code, scope_of(graph, operator), row)
 
 
-def _quantize(quantizer: Any, ranges: Ranges | None) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it opens an interpreter that warns of its memory, and runs nothing in it
-        return quantizer.quantize(_statistics(ranges), enable_progress_report=False, enable_progress_bar=False)
+def _quantized(model: TfliteModel, rules: Mapping[Place, Rule], ranges: Ranges | None) -> bytes:
+    """Run the quantizer's parts one by one: as a whole it parses the model again and draws progress bars."""
+    manager = RecipeManager()
+    manager.load_quantization_recipe(recipe((_target(model, place), rule) for place, rule in rules.items()))
+    statistics = _statistics(ranges if any(rule.is_static for rule in rules.values()) else None)
+    parameters = ParamsGenerator(model).generate_quantization_parameters(manager, statistics, False)
+    return bytes(ModelModifier(model).modify_model(parameters, None, False))
 
 
 def _statistics(ranges: Ranges | None) -> Any:
