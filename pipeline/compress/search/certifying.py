@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from pipeline.compress.search.families import Family
 from pipeline.compress.search.pool import Point
-from pipeline.compress.search.proposing import Cost, thinned
+from pipeline.compress.search.proposing import Cost
 from pipeline.score.scorecard import TaskScore
 
-CHAIN_MOST = 16
+CHAIN_MOST = 40
 _SAVING_LEAST = 0.01  # a point that saves less than this on its predecessor is not worth a question
 
 
@@ -62,7 +62,15 @@ def chain_of(front: Sequence[Point], whole: Point, cost: Cost) -> tuple[Point, .
     for point in front:
         if not kept or cost(point.figures) < (1 - _SAVING_LEAST) * cost(kept[-1].figures):
             kept.append(point)
-    return thinned(kept, CHAIN_MOST)
+    while len(kept) > CHAIN_MOST:
+        del kept[_most_crowded(kept, cost)]
+    return tuple(kept)
+
+
+def _most_crowded(chain: Sequence[Point], cost: Cost) -> int:
+    """Return the place, neither first nor last, whose neighbours are the closest in cost, by their ratio."""
+    figures = [cost(point.figures) for point in chain]
+    return min(range(1, len(chain) - 1), key=lambda place: (figures[place - 1] / max(figures[place + 1], 1e-9), place))
 
 
 def certify(

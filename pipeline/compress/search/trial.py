@@ -1,8 +1,10 @@
 """One real file: stored, run on the guide rows, weighed. A pure function of its arguments, wherever it runs."""
 
 import functools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +93,22 @@ def measure(parcel: Parcel, trial: Trial) -> Figures:
 
 def build_file(kit: Kit, build: Build) -> bytes:
     """Return the file; equal arguments give equal bytes. Raises SchemeRefused when it cannot be made."""
+    with _quiet_libraries():
+        return _file(kit, build)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence what the quantizers log of every single file."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _file(kit: Kit, build: Build) -> bytes:
     wanted = build.uniform if build.uniform is not None else dict(build.assignment)
     ranges = kit.ranges.get(build.clipping) if build.needs_ranges else None
     stored = store(kit.format, kit.prepared, wanted, ranges)
