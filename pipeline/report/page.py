@@ -1,17 +1,19 @@
 """The one-page report of a model: recorded values in, one self-contained HTML text out. No IO but its own template."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.core.findings import Findings
 from pipeline.core.names import Role
 from pipeline.core.recipe import Preference, Recipe
 from pipeline.report import words
 from pipeline.report.plots import Limit, Point, scatter
+from pipeline.score.diagnosis import Diagnosis
 from pipeline.score.intervals import RESAMPLES
 from pipeline.score.scorecard import Scorecard, Scored
 from pipeline.score.selection import Selected, Verdict, preferences
@@ -32,6 +34,8 @@ class Facts:
     scored: Scored
     cards: tuple[Scorecard, ...]
     selected: Selected
+    diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
+    findings: Findings | None = None
 
     def card(self, candidate: str) -> Scorecard:
         """Return a candidate's scorecard."""

@@ -7,8 +7,12 @@ asked. ``accuracy`` prefers the least upper end of the loss, not the best measur
 chance of each other the best measured one is merely the luckiest, and disappoints on the locked rows. The reference's
 loss is 0 by definition, so another leads only if it is better beyond chance, or equal and smaller. Equal figures go to
 the smaller file, then to the first name.
+
+Where the backup must have another scheme, all files of a search count as one: ``mixed-1`` and ``mixed-2`` share most of
+their number formats, and with them most faults. A mixed file differs from every uniform one, a format from the other.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,8 +22,12 @@ from pipeline.core.recipe import Budgets, Diversity, Preference, Recipe
 from pipeline.core.records import RefusedCandidate
 from pipeline.core.schema import Rule
 from pipeline.score.scorecard import Scorecard, TaskScore
+from pipeline.score.task import units_needed
 
 SELECTION_FILE = "selection.json"
+
+# Medians of equal files differ by less than this from run to run.
+_CLEARLY_SLOWER = 1.1
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Selected:
     backup: str
     verdicts: tuple[Verdict, ...]
     locked_test: Annotated[dict[Role, TaskScore], Rule("The chosen two on rows opened after the decision.")]
-    warnings: Annotated[tuple[str, ...], Rule("What the locked rows say against the choice.")] = ()
+    warnings: Annotated[tuple[str, ...], Rule("What speaks against it: locked rows, a larger or slower backup.")] = ()
 
 
 @dataclass(frozen=True)
@@ -87,12 +95,40 @@ def preferences(recipe: Recipe) -> dict[Role, Preference]:
 def over_budget(card: Scorecard, budgets: Budgets) -> tuple[str, ...]:
     """Return, in words, every budget that the candidate exceeds."""
     checks = (
-        ("loss up to {:.6g} exceeds the budget {:.6g}", card.task.loss_high, budgets.loss_max_abs),
+        (
+            "loss up to {:.6g} exceeds the budget {:.6g}" + _settled(card.task, budgets),
+            card.task.loss_high,
+            budgets.loss_max_abs,
+        ),
         ("{:,} bytes exceed the budget {:,}", card.size.bytes, budgets.bytes_max),
         ("latency p95 {:.6g} ms exceeds the budget {:.6g}", card.timings.latency_p95_ms, budgets.latency_p95_ms_max),
         ("{:.6g} MB of memory exceed the budget {:.6g}", card.timings.rss_mb, budgets.rss_mb_max),
     )
     return tuple(text.format(have, most) for text, have, most in checks if most is not None and have > most)
+
+
+def _settled(task: TaskScore, budgets: Budgets) -> str:
+    """Say what more rows could do about a loss whose interval straddles the budget."""
+    if task.loss_low > budgets.loss_max_abs:
+        return ""
+    needed = units_needed(task, budgets.loss_max_abs)
+    if needed is None:
+        return f"; so does what was measured, {task.loss_abs:.6g}, though its interval reaches below"
+    kind = "lists" if task.units else "rows"
+    now = task.units or task.rows
+    about = math.ceil(needed / 10 ** (len(str(needed)) - 2)) * 10 ** (len(str(needed)) - 2)
+    return f"; what was measured, {task.loss_abs:.6g}, does not: about {about:,} {kind} would settle it ({now:,} now)"
+
+
+def pair_warnings(choice: Choice) -> tuple[str, ...]:
+    """Say in words where the backup is the larger or slower file of the two: allowed, but seldom what is wanted."""
+    primary, backup = choice.primary, choice.backup
+    names = f"The backup {backup.candidate} is {{}} than the primary {primary.candidate}: {{}} against {{}}."
+    sizes, times = (backup.size.bytes, primary.size.bytes), (backup.timings, primary.timings)
+    warnings = [names.format("larger", *(f"{size:,}" for size in sizes))] if sizes[0] > sizes[1] else []
+    if times[0].latency_p50_ms > times[1].latency_p50_ms * _CLEARLY_SLOWER:
+        warnings.append(names.format("slower", *(f"{time.latency_p50_ms:.3g} ms" for time in times)))
+    return tuple(warnings)
 
 
 def ranked(cards: Sequence[Scorecard], prefer: Preference) -> list[Scorecard]:
@@ -108,10 +144,14 @@ def differs(primary: Scorecard, backup: Scorecard, diverse: Sequence[Diversity])
 def _shared(primary: Scorecard, backup: Scorecard, diverse: Sequence[Diversity]) -> tuple[str, ...]:
     """Return, in words, what the two share and should not; the file format decides the engine."""
     pairs = {
-        Diversity.SCHEME: (primary.scheme == backup.scheme, f"same scheme {backup.scheme}"),
+        Diversity.SCHEME: (_family(primary) == _family(backup), f"same scheme {_family(backup)}"),
         Diversity.ENGINE: (primary.format == backup.format, f"same engine for {backup.format} files"),
     }
     return tuple(words for same, words in (pairs[item] for item in diverse) if same)
+
+
+def _family(card: Scorecard) -> str:
+    return "mixed" if card.scheme.startswith("mixed-") else card.scheme
 
 
 def _cost(card: Scorecard, prefer: Preference) -> float:

@@ -8,7 +8,7 @@ from pipeline.core.names import Role
 from pipeline.core.recipe import BackupRule, Budgets, Diversity, Metric, Preference, PrimaryRule, Selection
 from pipeline.core.records import RefusedCandidate
 from pipeline.core.schema import plain, read
-from pipeline.score.selection import Choice, NoChoice, Selected, Verdict, over_budget, select
+from pipeline.score.selection import Choice, NoChoice, Selected, Verdict, over_budget, pair_warnings, select
 
 NAMES = ["dense.f32", "dense.f16", "dense.w8d", "dense.w8a8", "p50.f32", "p50.w8d", "dense.f32.onnx", "p50.w8d.onnx"]
 FEW = st.integers(1, 3)  # few distinct figures make ties common
@@ -110,8 +110,44 @@ def rules(primary=Preference.ACCURACY, backup=Preference.BYTES_ZSTD, diverse=())
 
 def test_the_loss_counts_with_the_upper_end_of_its_interval(recipe, make_card):
     unsure = make_card("p50.w8d", loss=0.0042, width=0.01)
-    assert over_budget(unsure, recipe.budgets) == ("loss up to 0.0142 exceeds the budget 0.01",)
+    (reason,) = over_budget(unsure, recipe.budgets)
+    assert reason.startswith("loss up to 0.0142 exceeds the budget 0.01")
     assert over_budget(make_card("p50.w8d", loss=0.009, width=0.001), recipe.budgets) == ()
+
+
+def test_a_loss_that_the_rows_cannot_settle_says_how_many_could(make_card):
+    (reason,) = over_budget(make_card("p50.w8d", loss=0.004, width=0.009), Budgets(0.01))
+    assert reason.endswith("what was measured, 0.004, does not: about 230 rows would settle it (100 now)")
+    (reason,) = over_budget(make_card("p50.w8d", loss=0.012, width=0.009), Budgets(0.01))
+    assert reason.endswith("so does what was measured, 0.012, though its interval reaches below")
+    assert over_budget(make_card("p50.w8d", loss=0.02, width=0.009), Budgets(0.01)) == (
+        "loss up to 0.029 exceeds the budget 0.01",
+    )
+
+
+def test_a_larger_and_slower_backup_is_chosen_with_a_word(recipe_with, make_card):
+    cards = [
+        make_card("dense.f32", size=1000, zstd=900),
+        make_card("p50.f32", loss=0.001, size=1200, zstd=500, p50=0.2),
+    ]
+    choice = select(cards, [], recipe_with(select=rules()))
+    assert pair_warnings(choice) == (
+        "The backup p50.f32 is larger than the primary dense.f32: 1,200 against 1,000.",
+        "The backup p50.f32 is slower than the primary dense.f32: 0.2 ms against 0.1 ms.",
+    )
+    level = [make_card("dense.f32"), make_card("dense.w8d", size=500, p50=0.105)]
+    assert pair_warnings(select(level, [], recipe_with(select=rules()))) == ()
+
+
+def test_files_of_a_search_count_as_one_scheme(recipe_with, make_card):
+    cards = [
+        make_card("dense.mixed-1"),
+        make_card("p50.mixed-2", loss=0.001, zstd=1),
+        make_card("dense.w8d", loss=0.002),
+    ]
+    found = select(cards, [], recipe_with(select=rules(diverse=(Diversity.SCHEME,))))
+    assert (found.primary.candidate, found.backup.candidate) == ("dense.mixed-1", "dense.w8d")
+    assert "not backup: same scheme mixed as the primary" in verdict(found, "p50.mixed-2").reasons
 
 
 def test_the_luckiest_candidate_does_not_beat_the_reference_by_chance(recipe_with, make_card):

@@ -1,15 +1,17 @@
 """``hotspare report MODEL``: write the one-page report of a model."""
 
 import argparse
+from pathlib import Path
 
 from pipeline.commands.build.console import show_json
 from pipeline.core.files import replacing_dir, write_atomic
-from pipeline.core.layout import report_dir, selection_dir
-from pipeline.core.recipe import load_recipe
+from pipeline.core.findings import FINDINGS_FILE, Findings
+from pipeline.core.layout import ARTIFACTS, candidates_dir, report_dir, selection_dir
+from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.core.records import read_record
 from pipeline.report.page import Facts, render
 from pipeline.score.selection import SELECTION_FILE, Selected
-from pipeline.score.store import read_scored
+from pipeline.score.store import read_diagnoses, read_scored
 
 EXAMPLE = "hotspare report credit"
 PAGE_FILE = "index.html"
@@ -23,15 +25,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the scorecards and the selection, and write ``index.html``."""
-    recipe = load_recipe(args.model)
-    scored, cards = read_scored(args.model)
-    selected = read_record(Selected, selection_dir(args.model) / SELECTION_FILE, f"select {args.model}")
-    page = render(Facts(recipe, scored, cards, selected))
-    folder = report_dir(args.model)
-    with replacing_dir(folder) as aside:
-        write_atomic(aside / PAGE_FILE, page.encode("utf-8"))
+    path = write_report(load_recipe(args.model))
     if args.json:
-        show_json({"report": str(folder / PAGE_FILE)})
+        show_json({"report": str(path)})
     else:
-        print(f"{folder / PAGE_FILE}")
+        print(path)
     return 0
+
+
+def write_report(recipe: Recipe, root: Path = ARTIFACTS) -> Path:
+    """Write the report from what the stages wrote below ``root``, and return its path.
+
+    Raises MissingStageError before ``score`` and ``select``.
+    """
+    page = render(read_facts(recipe, root)).encode("utf-8")
+    folder = report_dir(recipe.model, root)
+    with replacing_dir(folder) as aside:
+        write_atomic(aside / PAGE_FILE, page)
+    return folder / PAGE_FILE
+
+
+def read_facts(recipe: Recipe, root: Path = ARTIFACTS) -> Facts:
+    """Read all that a report tells; a search's findings and the diagnoses are told where they are."""
+    model = recipe.model
+    scored, cards = read_scored(model, root)
+    selected = read_record(Selected, selection_dir(model, root) / SELECTION_FILE, f"select {model}")
+    findings = candidates_dir(model, root) / FINDINGS_FILE
+    return Facts(
+        recipe=recipe,
+        scored=scored,
+        cards=cards,
+        selected=selected,
+        diagnoses=read_diagnoses(model, scored, root),
+        findings=read_record(Findings, findings, f"quantize {model}") if findings.is_file() else None,
+    )

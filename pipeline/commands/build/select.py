@@ -1,18 +1,28 @@
 """``hotspare select MODEL``: pick the primary and the backup."""
 
 import argparse
+from pathlib import Path
 
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import SelectionRefused
 from pipeline.core.files import replacing_dir, write_atomic
-from pipeline.core.layout import candidates_dir, selection_dir
+from pipeline.core.layout import ARTIFACTS, candidates_dir, selection_dir
 from pipeline.core.names import Role
 from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.core.records import CANDIDATES_FILE, Candidates, read_record, write_record
 from pipeline.score.locked import locked_warnings, open_locked_test
 from pipeline.score.scorecard import METRICS_FILE, TaskScore
-from pipeline.score.selection import SELECTION_FILE, Choice, NoChoice, Selected, Verdict, preferences, select
+from pipeline.score.selection import (
+    SELECTION_FILE,
+    Choice,
+    NoChoice,
+    Selected,
+    Verdict,
+    pair_warnings,
+    preferences,
+    select,
+)
 from pipeline.score.store import main_figures, read_scored
 
 EXAMPLE = "hotspare select credit --explain"
@@ -28,12 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decide on the scorecards, then open the locked test rows for the chosen two, and write both down."""
     recipe = load_recipe(args.model)
-    scored, cards = read_scored(args.model)
-    choice = select(cards, scored.refused, recipe)
-    if isinstance(choice, NoChoice):
-        raise SelectionRefused(choice.summary, choice.reasons)
-    selected = _look_at_locked_rows(recipe, choice)
-    _write(args.model, choice, selected)
+    choice, selected = _decide(recipe, ARTIFACTS)
     if args.json:
         show_json(selected)
     else:
@@ -41,8 +46,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _look_at_locked_rows(recipe: Recipe, choice: Choice) -> Selected:
-    folder = candidates_dir(recipe.model)
+def select_pair(recipe: Recipe, root: Path = ARTIFACTS) -> Selected:
+    """Decide on the scorecards below ``root``, look at the locked rows, and write both down.
+
+    Raises SelectionRefused with every reason when no pair meets the recipe, MissingStageError before ``score``.
+    """
+    return _decide(recipe, root)[1]
+
+
+def _decide(recipe: Recipe, root: Path) -> tuple[Choice, Selected]:
+    scored, cards = read_scored(recipe.model, root)
+    choice = select(cards, scored.refused, recipe)
+    if isinstance(choice, NoChoice):
+        raise SelectionRefused(choice.summary, choice.reasons)
+    selected = _look_at_locked_rows(recipe, choice, candidates_dir(recipe.model, root))
+    _write(selection_dir(recipe.model, root), choice, selected)
+    return choice, selected
+
+
+def _look_at_locked_rows(recipe: Recipe, choice: Choice, folder: Path) -> Selected:
     candidates = read_record(Candidates, folder / CANDIDATES_FILE, f"quantize {recipe.model}")
     locked = open_locked_test(recipe, candidates, folder, choice)
     return Selected(
@@ -51,16 +73,16 @@ def _look_at_locked_rows(recipe: Recipe, choice: Choice) -> Selected:
         backup=choice.backup.candidate,
         verdicts=choice.verdicts,
         locked_test=locked,
-        warnings=locked_warnings(recipe, choice, locked),
+        warnings=pair_warnings(choice) + locked_warnings(recipe, choice, locked),
     )
 
 
-def _write(model: str, choice: Choice, selected: Selected) -> None:
+def _write(folder: Path, choice: Choice, selected: Selected) -> None:
     chosen = {Role.PRIMARY: choice.primary, Role.BACKUP: choice.backup}
     figures = {
         role.value: main_figures(card) | _locked_figures(selected.locked_test[role]) for role, card in chosen.items()
     }
-    with replacing_dir(selection_dir(model)) as aside:
+    with replacing_dir(folder) as aside:
         write_record(aside / SELECTION_FILE, selected)
         write_atomic(aside / METRICS_FILE, readable_json(figures))
 
