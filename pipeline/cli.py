@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": Command(f"{_NODE}.inspect", "show what a bundle says of itself, without trusting it"),
     "run": Command(f"{_NODE}.run", "verify a bundle, load it and predict from an npz file"),
     "init": Command(f"{_BUILD}.init", "scaffold a project around your own trained model"),
+    "compress": Command(f"{_BUILD}.compress", "find the smallest backup within a loss budget, in one shot"),
     "train": Command(f"{_BUILD}.train", "train an example model on real data"),
     "prune": Command(f"{_BUILD}.prune", "make one variant of a model and export it as float tflite and onnx"),
     "quantize": Command(f"{_BUILD}.quantize", "make every candidate of a model"),

@@ -58,7 +58,9 @@ def seal_pair(recipe: Recipe, key: ec.EllipticCurvePrivateKey, root: Path = ARTI
     """Seal the selected pair; both payloads are built before either is signed. Raises MissingStageError."""
     selected = read_record(Selected, selection_dir(recipe.model, root) / SELECTION_FILE, f"select {recipe.model}")
     payloads = {role: build_payload(_inputs(recipe, selected, role, root)) for role in Role}
-    return tuple(_publish(bundle_dir(recipe.model, role, root), role, payload, key) for role, payload in payloads.items())
+    return tuple(
+        _publish(bundle_dir(recipe.model, role, root), role, payload, key) for role, payload in payloads.items()
+    )
 
 
 def _inputs(recipe: Recipe, selected: Selected, role: Role, root: Path) -> PayloadInputs:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the variant and write ``artifacts/variants/MODEL/VARIANT/``."""
     recipe = load_recipe(args.model)
-    with _progress(f"{args.model} {args.variant}") as on_step:
+    with watch_steps(f"{args.model} {args.variant}") as on_step:
         record = make_variant(recipe, args.variant, on_step)
     if args.json:
         show_json(record)
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[Step], None]]:
+def watch_steps(title: str) -> Iterator[Callable[[Step], None]]:
     """Show steps as a bar on standard error when it is a terminal, else not at all."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:

@@ -1,0 +1,340 @@
+"""What ``hotspare compress`` does: the stages of a build, one after the other, in a folder of their own.
+
+Everything is made in ``.<out>.work`` beside the output folder and moved there at the end, so that the output is whole
+or absent. A killed run leaves that folder: the same command finds it and goes on.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands.build.console import progress
+from pipeline.commands.build.pack import Packed, seal_pair
+from pipeline.commands.build.prune import watch_steps
+from pipeline.commands.build.quantize import watch_search
+from pipeline.commands.build.report import PAGE_FILE, write_report
+from pipeline.commands.build.score import examine
+from pipeline.commands.build.select import select_pair
+from pipeline.compress.candidates import make_candidates
+from pipeline.compress.search.fanout import open_backend
+from pipeline.compress.source import describe, require_supported, source_format_of
+from pipeline.compress.variants import make_variant
+from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
+from pipeline.core.errors import DataError, InputError, ModelError, Refusal, UsageError, VariantRefused
+from pipeline.core.files import read_json, replacing_dir, write_atomic
+from pipeline.core.findings import FINDINGS_FILE, Findings
+from pipeline.core.layout import candidates_dir, report_dir, scorecards_dir, selection_dir, variant_dir
+from pipeline.core.names import MODEL_NAME, Format, Role, Scheme
+from pipeline.core.recipe import (
+    About,
+    BackupRule,
+    Budgets,
+    Data,
+    Diversity,
+    FineTuning,
+    Metric,
+    Minimize,
+    Preference,
+    Recipe,
+    Search,
+    Selection,
+    Serving,
+    Source,
+    SourceFormat,
+)
+from pipeline.core.records import (
+    CANDIDATES_FILE,
+    VARIANT_FILE,
+    Candidates,
+    RefusedCandidate,
+    VariantRecord,
+    read_record,
+)
+from pipeline.core.schema import SchemaProblems, plain, read
+from pipeline.core.tensors import map_npz
+from pipeline.data.sources import write_splits
+from pipeline.data.splits import LABELS
+from pipeline.score.scoring import Scores
+from pipeline.score.selection import Selected
+from pipeline.seal.keys import load_private_key
+
+SUMMARY_FILE = "compress.json"
+REPORT_FILE = "report.html"
+_SPLITS = ("train", "calibration", "validation", "test")
+_UNIFORM = {
+    Format.TFLITE: (Scheme.F32, Scheme.F16, Scheme.W8, Scheme.W8D, Scheme.W8A8, Scheme.W4, Scheme.W4D),
+    Format.ONNX: (Scheme.F32, Scheme.F16, Scheme.W8, Scheme.W8A8, Scheme.W4),
+}
+_DISTILL_RATIO = 0.5
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked for on the command line; an empty tuple or None leaves the choice to us."""
+
+    model: Path
+    data: str
+    out: Path
+    metric: Metric | None
+    loss_max_abs: float
+    confidence: float
+    minimize: Minimize
+    seconds_max: float
+    variants: tuple[str, ...]
+    epochs: int
+    formats: tuple[str, ...]
+    diverse: tuple[Diversity, ...]
+    columns: dict[str, tuple[str, ...]] | None
+    output: str | None
+    slices: tuple[str, ...]
+    threshold: float
+    name: str | None
+    seed: int
+    key: Path | None
+    backend: str
+    address: str | None
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the stages made of a wish; ``refused`` are the variants and formats that could not be made."""
+
+    wish: Wish
+    recipe: Recipe
+    made: Candidates
+    refused: tuple[RefusedCandidate, ...]
+    scores: Scores
+    selected: Selected
+    packed: tuple[Packed, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """Say what the source is."""
+        return describe(self.wish.model)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What came out: the search's reasons in words, and all of it as plain data with the paths of the final files."""
+
+    outcome: Outcome
+    why: tuple[str, ...]
+    document: dict[str, Any]
+
+
+def compress(wish: Wish) -> Compressed:
+    """Make candidates, measure them, pick the pair, write ``wish.out``; nothing of it is left behind on an error.
+
+    Raises what the stages raise; UsageError for an output folder that holds something else.
+    """
+    source_format = source_format_of(wish.model)
+    require_supported(wish.model, source_format)
+    _require_ours(wish.out)
+    key = load_private_key(wish.key) if wish.key else None
+    with _workplace(wish) as work:
+        recipe, notes = _recipe(wish, source_format, work)
+        recipe, refused = _with_variants(recipe, wish, work)
+        made = _candidates(recipe, wish, work)
+        scores = examine(recipe, work)
+        selected = select_pair(recipe, work)
+        write_report(recipe, work)
+        packed = seal_pair(recipe, key, work) if key else ()
+        return _publish(Outcome(wish, recipe, made, refused, scores, selected, packed, notes), work)
+
+
+def _require_ours(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SUMMARY_FILE).is_file())):
+        raise UsageError(f"{out} is there and was not written by `hotspare compress`; name another folder for --out.")
+
+
+@contextmanager
+def _workplace(wish: Wish) -> Iterator[Path]:
+    """Yield the folder of this wish's unfinished work, kept when the process is killed, removed when it ends."""
+    place = wish.out.absolute()
+    work = place.parent / f".{place.name}.work"
+    digest = work / "wish.sha256"
+    asked = sha256_hex(canonical_json([plain(_comparable(wish)), *_identity(wish.model), *_identity(Path(wish.data))]))
+    if work.exists() and (not digest.is_file() or digest.read_text() != asked):
+        shutil.rmtree(work)
+    write_atomic(digest, asked.encode())
+    try:
+        yield work
+    except (InputError, Refusal):  # the same command would fail again
+        shutil.rmtree(work)
+        raise
+    shutil.rmtree(work)
+
+
+def _comparable(wish: Wish) -> dict[str, Any]:
+    paths = {"model": str(wish.model), "out": str(wish.out), "key": str(wish.key)}
+    return {**plain(replace(wish, key=None)), **paths}
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """Return what tells a file from its earlier self without reading it: a data set may be larger than memory."""
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    stats = [item.stat() for item in files if item.exists()]
+    return str(path), sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+
+
+def _recipe(wish: Wish, source_format: SourceFormat, work: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """Split the data and write down, as a recipe, what is to be done; raises UsageError for a wish that makes none."""
+    folder = work / "data"
+    if not folder.exists():
+        with replacing_dir(folder) as aside:
+            write_splits(wish.data, wish.columns, aside, wish.seed)
+    metric, notes = _metric(wish, LABELS in map_npz(folder / "validation.npz", DataError))
+    name = wish.name or _name(wish.model)
+    value = {
+        "model": name,
+        "about": plain(About(name, "Not stated.", "Not stated.", "Not stated.", "Not stated.")),
+        "source": plain(Source(str(wish.model), source_format)),
+        "data": plain(Data(*(str(folder / f"{split}.npz") for split in _SPLITS))),
+        "metric": metric.value,
+        "budgets": plain(Budgets(wish.loss_max_abs, confidence=wish.confidence)),
+        "variants": {variant: plain(_fine_tuning(wish, variant)) for variant in _variants(wish, source_format)},
+        "schemes": {str(item): plain(_UNIFORM[Format(item)]) for item in _formats(wish, source_format)},
+        "search": plain(Search(wish.minimize, wish.seconds_max)),
+        "select": plain(Selection(backup=BackupRule(Preference(wish.minimize.value), wish.diverse))),
+        "serving": plain(Serving()),
+        "threshold": wish.threshold,
+        "slices": list(wish.slices),
+        "seed": wish.seed,
+    }
+    try:
+        return read(Recipe, value | ({"output": wish.output} if wish.output else {})), notes
+    except SchemaProblems as error:
+        raise UsageError(f"These arguments make no recipe: {'; '.join(error.problems)}.") from error
+
+
+def _name(path: Path) -> str:
+    name = re.sub(r"[^a-z0-9_-]+", "-", path.name.partition(".")[0].lower()).strip("-_")
+    return name if re.fullmatch(MODEL_NAME, name) else "model"
+
+
+def _metric(wish: Wish, has_labels: bool) -> tuple[Metric, tuple[str, ...]]:
+    if has_labels and wish.metric is None:
+        return Metric.FIDELITY, ("No --metric: losses are of fidelity to the float model, labels are not looked at.",)
+    if has_labels or wish.metric in (None, Metric.FIDELITY):
+        return wish.metric or Metric.FIDELITY, ()
+    note = f"{wish.data} holds no labels (key 'y'): fidelity to the float model is measured instead of {wish.metric}."
+    return Metric.FIDELITY, (note,)
+
+
+def _variants(wish: Wish, source_format: SourceFormat) -> tuple[str, ...]:
+    if wish.variants:
+        return tuple(dict.fromkeys(("dense", *wish.variants)))
+    return ("dense", "p50s") if source_format is SourceFormat.KERAS else ("dense",)
+
+
+def _fine_tuning(wish: Wish, variant: str) -> FineTuning:
+    return FineTuning() if variant == "dense" else FineTuning(epochs=wish.epochs, distill_ratio=_DISTILL_RATIO)
+
+
+def _formats(wish: Wish, source_format: SourceFormat) -> tuple[str, ...]:
+    able = (source_format.ready_made,) if source_format.ready_made else tuple(Format)
+    asked = wish.formats or tuple(able)
+    unable = sorted(set(asked) - set(able))
+    if unable:
+        raise UsageError(f"--formats: {', '.join(unable)} cannot be made of {wish.model}; it gives {', '.join(able)}.")
+    return asked
+
+
+def _with_variants(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
+    """Make every variant; what cannot be made is left out of the recipe, with its reason. ``dense`` must be made."""
+    recipe, refused = _with_dense(recipe, wish, work)
+    for variant in [name for name in recipe.variants if name != "dense"]:
+        try:
+            _make(recipe, variant, work)
+        except VariantRefused as error:
+            refused = (*refused, RefusedCandidate(variant, str(error)))
+            recipe = replace(recipe, variants={name: how for name, how in recipe.variants.items() if name != variant})
+    return recipe, refused
+
+
+def _with_dense(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
+    """Export the model itself; where one format refuses it and the person named none, the other alone is taken."""
+    try:
+        _make(recipe, "dense", work)
+    except VariantRefused as error:
+        left = {name: schemes for name, schemes in recipe.schemes.items() if name not in str(error).split()}
+        if wish.formats or not left or left == recipe.schemes:
+            raise
+        recipe = replace(recipe, schemes=left)
+        _make(recipe, "dense", work)
+        return recipe, (RefusedCandidate("dense", str(error)),)
+    return recipe, ()
+
+
+def _make(recipe: Recipe, variant: str, work: Path) -> None:
+    record = variant_dir(recipe.model, variant, work) / VARIANT_FILE
+    if record.exists() and set(read_record(VariantRecord, record, "compress").exports) >= set(recipe.schemes):
+        return
+    with watch_steps(f"{recipe.model} {variant}") as on_step:
+        make_variant(recipe, variant, on_step, work)
+
+
+def _candidates(recipe: Recipe, wish: Wish, work: Path) -> Candidates:
+    record = candidates_dir(recipe.model, work) / CANDIDATES_FILE
+    if record.exists():
+        return read_record(Candidates, record, "compress")
+    with watch_search(recipe.model) as watcher:
+        backend = open_backend(wish.backend, wish.address, wish.workers)
+        return make_candidates(recipe, lambda names: progress(names, "quantizing"), work, backend, watcher)
+
+
+def _publish(outcome: Outcome, work: Path) -> Compressed:
+    """Move what was made into the output folder, together with the summary that names its files."""
+    wish, model = outcome.wish, outcome.recipe.model
+    places = {"candidates": candidates_dir, "scorecards": scorecards_dir, "selection": selection_dir}
+    findings = read(Findings, read_json(candidates_dir(model, work) / FINDINGS_FILE, ModelError))
+    document = _document(outcome, findings)
+    with replacing_dir(wish.out) as aside:
+        for name, place in places.items():
+            shutil.copytree(place(model, work), aside / name)
+        shutil.copyfile(report_dir(model, work) / PAGE_FILE, aside / REPORT_FILE)
+        for item in outcome.packed:
+            shutil.copytree(item.path, aside / "bundles" / item.path.name)
+        write_atomic(aside / SUMMARY_FILE, readable_json(document))
+    return Compressed(outcome, findings.why, document)
+
+
+def _document(outcome: Outcome, findings: Findings) -> dict[str, Any]:
+    wish, recipe, selected = outcome.wish, outcome.recipe, outcome.selected
+    paths = {str(item.name): str(wish.out / "candidates" / item.file) for item in outcome.made.candidates}
+    diagnoses = {item.candidate: plain(item) for item in outcome.scores.diagnoses}
+    reasons = {item.candidate: list(item.reasons) for item in selected.verdicts}
+    roles = {
+        role.value: {
+            "candidate": name,
+            "path": paths[name],
+            "reasons": reasons[name],
+            "locked_test": plain(selected.locked_test[role]),
+        }
+        for role, name in ((Role.PRIMARY, selected.primary), (Role.BACKUP, selected.backup))
+    }
+    return {
+        "model": recipe.model,
+        "source": {"path": str(wish.model), "kind": outcome.kind},
+        "metric": recipe.metric.value,
+        "budgets": plain(recipe.budgets),
+        "notes": list(outcome.notes),
+        "candidates": [
+            {**plain(card), "path": paths[card.candidate], "diagnosis": diagnoses.get(card.candidate)}
+            for card in outcome.scores.cards
+        ],
+        "refused": plain((*outcome.refused, *outcome.scores.scored.refused)),
+        "selection": {**roles, "warnings": list(selected.warnings)},
+        "search": plain(findings),
+        "report": str(wish.out / REPORT_FILE),
+        "bundles": {
+            item.role.value: {"path": str(wish.out / "bundles" / item.path.name), "bundle_id": item.id}
+            for item in outcome.packed
+        },
+    }
