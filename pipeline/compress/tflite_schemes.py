@@ -12,12 +12,13 @@ from ai_edge_quantizer.recipe_manager import RecipeManager
 from pipeline.compress.calibration import Ranges
 from pipeline.compress.embedding import look_up_embeddings
 from pipeline.compress.groups import Assignment, WeightGroup
-from pipeline.compress.tflite_file import TfliteModel, operators, parse_tflite, text_of, write_tflite
+from pipeline.compress.tflite_file import TfliteModel, constant_of, operators, parse_tflite, text_of, write_tflite
 from pipeline.compress.tflite_following import followed
 from pipeline.compress.tflite_groups import OperatorGroup, operator_groups, scope_of
 from pipeline.compress.tflite_rules import Rule, Target, recipe, rule_of
 from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Scheme
+from pipeline.core.tensors import Array
 
 # The version that says "one scale a channel"; tflite-runtime 2.14 stops at 10. Without it, it would load the file and
 # take each scale for zero: wrong answers where a refusal belongs.
@@ -117,9 +118,14 @@ def _target(model: TfliteModel, place: Place) -> Target:
     graph = model.subgraphs[place[0]]
     operator = graph.operators[place[1]]
     code = int(model.operatorCodes[operator.opcodeIndex].builtinCode)
-    weights = graph.tensors[operator.inputs[1]] if len(operator.inputs) > 1 else None
-    row = int(weights.shape[-1]) if weights is not None and len(weights.shape) else 0
-    return Target(code, scope_of(graph, operator), row)
+    return Target(code, scope_of(graph, operator), _weights(model, graph, operator))
+
+
+def _weights(model: TfliteModel, graph: Any, operator: Any) -> Array | None:
+    index = operator.inputs[1] if len(operator.inputs) > 1 else -1
+    tensor = graph.tensors[index]
+    data = None if index == -1 or tensor.type != schema.TensorType.FLOAT32 else constant_of(model, tensor)
+    return None if data is None or not len(tensor.shape) else data.view("<f4").reshape(tensor.shape)
 
 
 def _quantized(model: TfliteModel, rules: Mapping[Place, Rule], ranges: Ranges | None) -> bytes:
