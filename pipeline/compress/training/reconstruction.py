@@ -2,8 +2,8 @@
 
 Both models run side by side. Where a layer reads channels, the channels of the old model are predicted from those of
 the new one by ridge regression, and the prediction is folded into the new layer's weights: the least-squares
-reconstruction of He, Zhang & Sun (Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017), solved channel
-by channel instead of tap by tap, and as there from the new model's own, already changed, activations. Batch
+reconstruction of He, Zhang & Sun (Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017), solved
+channel by channel instead of tap by tap, and as there from the new model's own, already changed, activations. Batch
 normalizations then get back the means and variances that they had been trained to expect.
 """
 
