@@ -1,10 +1,10 @@
 """hotspare's search beside other tools on the same models, rows and budget: ``python benchmarks/compression.py``.
 
 Run it in the project's folder after ``make repro`` (it needs ``artifacts/trained``) and with Debian's package
-``dataset-fashion-mnist``. Everything is written below ``--out``; each printed number is measured in the run, but for
-seeds that an earlier, killed run of the same code has finished (``--fresh`` measures those again too). ``--seeds 20``
-deals validation and locked rows anew twenty times and counts how often the chosen file is over the budget on locked
-rows.
+``dataset-fashion-mnist``. Everything is written below ``--out``. Each printed number is measured in the run, but for
+seeds that an earlier, killed run of the same code has finished; trained models and variants of earlier runs are used
+again, too. ``--fresh`` keeps nothing. ``--seeds 20`` deals validation and locked rows anew twenty times and counts how
+often the chosen file is over the budget on locked rows.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import seeds as other_seeds
-from cases import MODELS, Case, load_case
+from cases import EXTRA, MODELS, Case, load_case
 from measuring import Bench, Row, open_bench
 from rivals import Rival, all_rivals
 from searching import File, make_uniform, run_search
@@ -60,10 +60,11 @@ def main() -> None:
     search = Search(args.minimize, seconds_max=args.seconds)
     olive_python, notes = (None, []) if args.no_rivals else olive_environment(args)
     if args.fresh:
-        shutil.rmtree(args.out / "seeds", ignore_errors=True)
+        for folder in ("seeds", "trained", "variants"):
+            shutil.rmtree(args.out / folder, ignore_errors=True)
     report = Report(machine(), tools(), search, {}, (), (), tuple(notes))
     for name in args.models:
-        case = load_case(name, args.out, args.epochs, say)
+        case = load_case(name, args.out, args.epochs, args.extra, say)
         bench = open_bench(case)
         files, refused = make_uniform(case.recipe, case.root)
         others = () if args.no_rivals else all_rivals(case, olive_python)
@@ -86,11 +87,12 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--extra", nargs="*", default=EXTRA, metavar="VARIANT", help="beside the recipe's own variants")
     parser.add_argument("--minimize", type=Minimize, choices=list(Minimize), default=Minimize.BYTES)
     parser.add_argument("--seconds", type=float, default=120.0, help="of the search in the table, at most (120)")
     parser.add_argument("--seeds", type=int, default=0, metavar="N", help="deal the rows anew N times")
     parser.add_argument("--seed-seconds", type=float, default=60.0, help="of the search under each seed, at most (60)")
-    parser.add_argument("--fresh", action="store_true", help="measure seeds of earlier runs again")
+    parser.add_argument("--fresh", action="store_true", help="keep nothing of earlier runs: models, variants, seeds")
     parser.add_argument(
         "--olive-python", type=Path, help="interpreter that has Olive; otherwise one is made below --out"
     )
