@@ -5,8 +5,8 @@ nothing names it any more.
 """
 
 import fcntl
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,14 +47,29 @@ class Progress:
         return tuple(name for name in (self.start, self.now, self.best) if name is not None)
 
 
+@contextmanager
+def open_checkpoints(folder: Path, digest: str, writes: bool) -> Iterator["Checkpoints"]:
+    """Open a variant's folder; whoever writes waits until no other process does.
+
+    The other may be one that was just killed, or a second command for the same variant.
+    """
+    if not writes:
+        yield Checkpoints(folder, digest, writes)
+        return
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("wb")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Checkpoints(folder, digest, writes)
+
+
 class Checkpoints:
     """The checkpoint folder of one variant; one process writes it at a time, others may read."""
 
-    def __init__(self, folder: Path, digest: str, writes: bool = True) -> None:
+    def __init__(self, folder: Path, digest: str, writes: bool) -> None:
         self._folder, self._writes = folder, writes
         self.progress = Progress(digest)
-        if writes:
-            self._claim()
         self._load()
 
     def arrays(self, name: str | None) -> list[Array]:
@@ -73,13 +88,6 @@ class Checkpoints:
         """Note a finished epoch; ``is_best`` makes its state the one to return to."""
         name = self._write(f"now-{progress.phase}-{progress.epoch}.npz", now)
         self._commit(replace(progress, now=name, best=name if is_best else self.progress.best))
-
-    def _claim(self) -> None:
-        """Wait until no other process writes here: one that was just killed, or a second command for the variant."""
-        with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def _load(self) -> None:
         """Take up what an equal job left; anything else starts anew."""

@@ -15,10 +15,11 @@ from tensorflow_model_optimization.python.core.clustering.keras.experimental.clu
     cluster_weights as cluster_weights_sparsely,
 )
 
+from pipeline.compress.training.clusters import distinct_count
 from pipeline.compress.training.holds import Hold
 from pipeline.compress.training.phases import CLUSTER, PRUNE, Phase, as_it_is, prunes
 from pipeline.compress.training.schedule import ramp_to
-from pipeline.compress.training.weights import Weight, able_weights
+from pipeline.compress.training.weights import Weight, able_weights, raw
 from pipeline.core.names import Pruning, Variant
 
 _QAT_LAYERS = (keras.layers.Dense, keras.layers.Conv2D)
@@ -94,7 +95,11 @@ def _clustering(model: Any, variant: Variant) -> Phase:
         _names(model, variant, _CLUSTERED),
         lambda layer: cluster_weights_sparsely(layer, variant.clusters, init, preserve_sparsity=keeps_zeros),
     )
-    return Phase(wrapped, lambda: _written_back(tfmot.clustering.keras.strip_clustering(wrapped), model), _path())
+
+    def finish() -> Any:
+        return _snapped(_written_back(tfmot.clustering.keras.strip_clustering(wrapped), model), variant)
+
+    return Phase(wrapped, finish, _path())
 
 
 def _quantizing(model: Any, variant: Variant) -> Phase:
@@ -116,9 +121,9 @@ def _quantizing(model: Any, variant: Variant) -> Phase:
         _written_back(wrapped, model)
         for variable, mask in masks if prunes(variant) else []:  # tfmot masks what it computes with, not what it stores
             variable.assign(tf.where(mask, variable, tf.zeros_like(variable)))
-        return model
+        return _snapped(model, variant)
 
-    return Phase(wrapped, finish, _path(), _other_holds(wrapped, variant))
+    return Phase(wrapped, finish, _path(), _other_holds(model, wrapped, known, variant))
 
 
 def _scheme(variant: Variant) -> Any:
@@ -130,12 +135,29 @@ def _scheme(variant: Variant) -> Any:
     return experimental.Default8BitPrunePreserveQuantizeScheme() if was_pruned else None
 
 
-def _other_holds(wrapped: Any, variant: Variant) -> list[Hold]:
+def _other_holds(model: Any, wrapped: Any, known: set[str], variant: Variant) -> list[Hold]:
     """Hold what tfmot does not preserve: tables, one-dimensional convolutions, layers that it does not quantize."""
     if not prunes(variant) and not variant.clusters:
         return []
-    plain = {id(layer) for layer in wrapped.layers if not layer.name.startswith("quant_")}
-    return [as_it_is(weight, variant) for weight in able_weights(wrapped) if id(weight.layer) in plain]
+    others = [weight for weight in able_weights(model) if weight.layer.name not in known]
+    top = {id(layer) for layer in model.layers}
+    if any(id(weight.layer) not in top for weight in others):
+        raise ValueError("tfmot would let what lies inside other layers lose its zeros or clusters")
+    return [as_it_is(_same(weight, wrapped), variant) for weight in others]
+
+
+def _snapped(model: Any, variant: Variant) -> Any:
+    """Share values again where tfmot left more than were asked: it counts no zero cluster where no centroid is zero."""
+    for weight in able_weights(model) if variant.clusters else []:
+        if distinct_count(np.asarray(weight.variable)) > variant.clusters:
+            as_it_is(weight, variant).apply()
+    return model
+
+
+def _same(weight: Weight, model: Any) -> Weight:
+    """Return the weight of the same name in a copy."""
+    layer = model.get_layer(weight.layer.name)
+    return Weight(layer, weight.attribute, raw(getattr(layer, weight.attribute)))
 
 
 def _written_back(tuned: Any, model: Any) -> Any:

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job
-from pipeline.compress.training.checkpointing import Checkpoints
+from pipeline.compress.training.checkpointing import Checkpoints, open_checkpoints
 from pipeline.compress.training.feeding import Rows, open_rows
 from pipeline.compress.training.identity import digest_of
 from pipeline.compress.training.loop import Course, OnStep, Pace, put, run, values_of
-from pipeline.compress.training.objective import Objective, compiled_loss, kind_of, label_loss_of
+from pipeline.compress.training.objective import Kind, Objective, compiled_loss, kind_of, label_loss_of
 from pipeline.compress.training.phases import SETTLE, Phase, native_phase, plan, prunes
 from pipeline.compress.training.promise import require_clusters, require_zeros
 from pipeline.compress.training.schedule import steps_an_epoch
@@ -21,11 +21,11 @@ from pipeline.compress.training.stepping import Stepper, ask
 from pipeline.compress.training.strategies import Team
 from pipeline.compress.training.trained import Trained
 from pipeline.compress.training.weights import able_weights, variables
-from pipeline.core.errors import VariantRefused
+from pipeline.core.errors import DataError, VariantRefused
 from pipeline.core.names import Pruning, Variant
 from pipeline.core.recipe import Distribution
 
-_NOT_TAKEN = (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError)
+_NOT_TAKEN = (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ def tune(trained: Trained, teacher: Any, job: Job, team: Team, on_step: OnStep) 
     objective = _objective(trained.keras_model, teacher, job, rows, validation)
     plain = _shrunk(trained.keras_model, variant, job, rows)
     student = plain if job.fine_tuning.distribute is Distribution.NONE else _under(team.strategy, plain)
-    checkpoints = Checkpoints(Path(job.state), digest_of(job, trained.made_by), team.is_chief)
-    work = _Work(job, variant, rows, validation, objective, teacher, team, checkpoints)
-    paths = work.run_all(student, on_step)
+    digest = digest_of(job, trained.made_by)
+    with open_checkpoints(Path(job.state), digest, team.is_chief) as checkpoints:
+        work = _Work(job, variant, rows, validation, objective, teacher, team, checkpoints)
+        paths = work.run_all(student, on_step)
     put(variables(plain), values_of(variables(student)))
     _require_promise(plain, job, variant)
     return Tuned(plain, ", ".join(dict.fromkeys([*paths, *([team.words] if team.words else [])])))
@@ -159,11 +160,27 @@ def _objective(model: Any, teacher: Any, job: Job, rows: Rows, validation: Rows)
     )
     if len(answers) > 1 or validation.labels is None or not rows.can_judge(answers[0]):
         return Objective(kinds, 1.0, None)
+    for split in (rows, validation):
+        _require_labels(split, kinds[0], answers[0].shape[-1])
     ratio = job.fine_tuning.distill_ratio
     loss = compiled_loss(_library(model), getattr(model, "loss", None), answers[0].shape[-1])
     if loss is None:
         loss = label_loss_of(kinds[0], job.metric)
     return Objective(kinds, ratio, loss)
+
+
+def _require_labels(rows: Rows, kind: Kind, width: int) -> None:
+    """Raise DataError for labels that an output of ``width`` numbers a row cannot tell."""
+    labels = rows.labels
+    if labels is None or kind is Kind.NUMBERS or (kind is not Kind.CHANCES and labels.size != len(labels)):
+        return
+    least, most = float(labels.min()), float(labels.max())
+    highest = 1 if kind is Kind.CHANCES else width - 1
+    if least < 0 or most > highest:
+        raise DataError(
+            f"{rows.place}: y holds labels from {least:g} to {most:g}, but the model tells 0 to {highest}; "
+            "correct them."
+        )
 
 
 def _flat(model: Any) -> list[Any]:
