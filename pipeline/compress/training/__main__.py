@@ -41,7 +41,9 @@ def _end_with_parent() -> None:
     """End this process when its standard input ends: its parent is gone, and workers would wait for ever."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: the interpreter aborts when it ends while a thread holds that buffer's lock.
+        while os.read(0, 4096):
+            pass
         os._exit(SurroundingsError.exit_code)
 
     threading.Thread(target=watch, daemon=True).start()
