@@ -12,7 +12,9 @@ from pipeline.core.findings import Findings
 from pipeline.core.names import Role
 from pipeline.core.recipe import Preference, Recipe
 from pipeline.report import words
-from pipeline.report.plots import Limit, Point, scatter
+from pipeline.report.plots import SHAPES, Limit, Point, scatter
+from pipeline.report.sections import diagnosis_view, search_view
+from pipeline.report.strips import short
 from pipeline.score.diagnosis import Diagnosis
 from pipeline.score.intervals import RESAMPLES
 from pipeline.score.scorecard import Scorecard, Scored
@@ -65,7 +67,7 @@ def render(facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=words, Role=Role)
+    environment.globals.update(words=words, Role=Role, short=short)
     return environment.get_template("page.html.j2").render(**_view(facts))
 
 
@@ -83,8 +85,11 @@ def _view(facts: Facts) -> dict[str, Any]:
         "rows": sorted(facts.cards, key=lambda card: (*_order(facts.verdict(card.candidate)), card.size.bytes)),
         "verdicts": sorted(facts.selected.verdicts, key=_order),
         "zeros": words.pruned_pairs(facts.cards),
+        **search_view(facts.findings),
+        **diagnosis_view(facts),
         "loss_plot": Markup(_loss_plot(facts)),  # noqa: S704 - our own SVG
         "latency_plot": Markup(_latency_plot(facts)),  # noqa: S704 - our own SVG
+        "sharpening": words.sharpening(facts.cards),
         "resamples": RESAMPLES,
         "names_shown": _NAMES_SHOWN,
         "is_ranking": facts.recipe.metric.is_ranking,
@@ -133,15 +138,21 @@ def _points(facts: Facts, heights: Sequence[tuple[float, float, float]]) -> list
     return [
         Point(
             card.candidate,
-            card.variant,
+            _shape_of(card.variant, len({item.variant for item in facts.cards})),
             place[0],
             *height,
             verdict.role,
             verdict.eligible,
+            hover=f"{card.candidate}: {words.hover(card)}",
             named=few or verdict.role is not None or card == facts.reference or not _beaten(place, places),
         )
         for card, verdict, place, height in zip(facts.cards, verdicts, places, heights, strict=True)
     ]
+
+
+def _shape_of(variant: str, variants: int) -> str:
+    """Return what a mark's shape stands for: the variant, or where there are more than shapes what was done to it."""
+    return variant if variants <= len(SHAPES) else words.variant_kind(variant)
 
 
 def _beaten(place: tuple[float, float], places: Sequence[tuple[float, float]]) -> bool:

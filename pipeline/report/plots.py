@@ -3,10 +3,11 @@
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -48,6 +49,7 @@ class Point:
     role: Role | None
     eligible: bool
     named: bool = True
+    hover: str = ""  # what a browser shows over the mark; its name where empty
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,64 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, limit: Limit | 
         _set_limits(axes, points, limit, y_most)
         _draw_limit(axes, limit)
         shapes = _shapes(points)
-        for point in sorted(points, key=lambda p: (p.role is not None, p.eligible, p.name)):
-            _draw(axes, point, shapes[point.variant], y_most)
+        drawn = sorted(points, key=lambda p: (p.role is not None, p.eligible, p.name))
+        for index, point in enumerate(drawn):
+            _draw(axes, point, shapes[point.variant], y_most, f"point-{index}")
         _legend(axes, shapes, points)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         _label(axes, points, y_most)
-        return _svg(figure)
+        return _svg(figure, {f"point-{index}": point.hover or point.name for index, point in enumerate(drawn)})
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file of a search: its size in kB, and its divergence as predicted and as measured."""
+
+    name: str
+    family: str
+    kb: float
+    predicted: float
+    measured: float
+    certified: bool | None
+    chosen: bool
+
+
+def front(found: Sequence[Found], measure: str) -> str:
+    """Draw predicted (hollow) and measured (filled) divergences over sizes, both logarithmic; the chosen is named."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "front"}):
+        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_POINTS_PER_INCH, layout="constrained")
+        axes = figure.add_subplot()
+        _frame(axes, "file size, kB (logarithmic)", f"divergence ({measure}, logarithmic)")
+        axes.set_yscale("log")
+        least = min([value for item in found for value in (item.predicted, item.measured) if value > 0], default=1e-6)
+        families = {name: SHAPES[place % len(SHAPES)] for place, name in enumerate(sorted({f.family for f in found}))}
+        for index, item in enumerate(found):
+            _draw_found(axes, item, families[item.family], least / 3, index)
+        _size_ticks(axes, [item.kb for item in found])
+        for family, shape in families.items():
+            axes.plot([], [], shape, markerfacecolor="white", markeredgecolor=INK, linestyle="none", label=family)
+        figure.legend(loc="outside upper left", ncols=6, frameon=False, handletextpad=0.2, columnspacing=1.4)
+        return _svg(figure, {f"found-{index}": item.name for index, item in enumerate(found)})
+
+
+def _draw_found(axes: Axes, item: Found, shape: str, floor: float, index: int) -> None:
+    colour = COLOURS[Role.BACKUP] if item.chosen else INK if item.certified else QUIET
+    ends = [max(item.predicted, floor), max(item.measured, floor)]
+    axes.plot([item.kb, item.kb], ends, color=colour, linewidth=0.8, alpha=0.6)
+    axes.plot([item.kb], ends[:1], shape, markersize=5, markerfacecolor="white", markeredgecolor=colour)
+    axes.plot([item.kb], ends[1:], shape, markersize=9 if item.chosen else 6, color=colour, gid=f"found-{index}")
+    if item.chosen:
+        place = (item.kb, ends[1])
+        axes.annotate("chosen", place, (8, -3), textcoords="offset points", size=8.5, color=colour, weight="bold")
+
+
+def _size_ticks(axes: Axes, sizes: Sequence[float]) -> None:
+    least, most = min(sizes), max(sizes)
+    spread = max((most / least) ** 0.08, 1.05)
+    axes.set_xlim(least / spread, most * spread)
+    decades = [digit * 10**power for power in range(-3, 10) for digit in (1, 1.5, 2, 3, 4, 5, 7)]
+    axes.set_xticks([tick for tick in decades if least / spread <= tick <= most * spread])
 
 
 def _frame(axes: Axes, x_label: str, y_label: str) -> None:
@@ -114,7 +167,7 @@ def _draw_limit(axes: Axes, limit: Limit | None) -> None:
         )
 
 
-def _draw(axes: Axes, point: Point, shape: str, y_most: float) -> None:
+def _draw(axes: Axes, point: Point, shape: str, y_most: float, identity: str) -> None:
     colour = _colour(point)
     y, top = min(point.y, y_most), min(point.high, y_most)
     if point.high > point.low:
@@ -128,6 +181,7 @@ def _draw(axes: Axes, point: Point, shape: str, y_most: float) -> None:
         markeredgecolor=colour,
         markeredgewidth=1.3,
         linestyle="none",
+        gid=identity,
     )
     if not point.eligible:
         axes.plot([point.x], [y], "x", markersize=4, color=colour, linestyle="none")
@@ -196,10 +250,13 @@ def _box(axes: Axes, point: Point, y_most: float) -> Bbox:
     return Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, titles: Mapping[str, str]) -> str:
+    """Return the figure as text, with a title in each named part for browsers to show."""
     stream = io.StringIO()
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for identity, title in titles.items():
+        text = text.replace(f'<g id="{identity}">', f"<g><title>{escape(title)}</title>", 1)
     referred = set(re.findall(r"#([\w-]+)", text))
     return re.sub(r' id="([^"]+)"', lambda found: found.group(0) if found.group(1) in referred else "", text)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.core.names import Format, Role
+from pipeline.core.names import Format, Pruning, Role, Variant
 from pipeline.core.recipe import Metric, Preference
 from pipeline.score.scorecard import Scorecard, TaskScore
 
@@ -69,6 +69,36 @@ def role_sentence(role: Role, prefer: Preference, card: Scorecard, reference: Sc
     verb = "gains" if task.loss_abs < 0 else "loses"
     loss = f"it {verb} {abs(task.loss_abs):.4f} {METRIC_NAMES[task.metric]} (the loss lies in {interval(task)})"
     return f"{asked} {size}, {pace}, and {loss}."
+
+
+def hover(card: Scorecard) -> str:
+    """Return a candidate's main figures in one line."""
+    task, size, timings = card.task, card.size, card.timings
+    return (
+        f"loss {signed(task.loss_abs)} ({interval(task)}), {size.bytes:,} bytes ({size.bytes_zstd:,} compressed), "
+        f"median call {duration(timings.latency_p50_ms)}"
+    )
+
+
+def variant_kind(variant: str) -> str:
+    """Return in a word what was done to a variant."""
+    parts = Variant.parse(variant)
+    if parts.pruning is Pruning.STRUCTURED:
+        return "fewer channels"
+    words = [("pruned", parts.pruning is not None), ("clustered", parts.clusters), ("quantization-aware", True)]
+    return "dense" if variant == "dense" else next(word for word, holds in words if holds)
+
+
+def sharpening(cards: Sequence[Scorecard]) -> str:
+    """Say what unlabelled rows did for the intervals; empty where there were none to use."""
+    ratios = [card.task.width_ratio for card in cards if card.task.width_ratio is not None]
+    rows = max((card.task.extra_rows or 0 for card in cards), default=0)
+    if not ratios:
+        return "No interval would have become narrower by 2 % or more from the calibration rows, so none uses them."
+    return (
+        f"{len(ratios)} of {len(cards)} intervals use the {rows:,} calibration rows as well, without their labels "
+        f"(prediction-powered inference): they are {percent(1 - max(ratios))} to {percent(1 - min(ratios))} narrower."
+    )
 
 
 def change(value: float, before: float) -> str:

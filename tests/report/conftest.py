@@ -1,9 +1,11 @@
 import pytest
 
-from pipeline.core.names import CandidateName, Role
-from pipeline.core.recipe import Metric, parse_recipe
+from pipeline.core.findings import FamilyFinding, Findings, FrontPoint, GroupFinding, SchemeCost
+from pipeline.core.names import CandidateName, Format, Role, Scheme
+from pipeline.core.recipe import Metric, Minimize, parse_recipe
 from pipeline.core.records import RefusedCandidate
 from pipeline.report.page import Facts
+from pipeline.score.diagnosis import Changes, Diagnosis, SliceScore, TensorNoise, Tensors
 from pipeline.score.scorecard import Decision, Fidelity, Scorecard, Scored, Size, TaskScore, Timings
 from pipeline.score.selection import Selected, select
 
@@ -60,6 +62,37 @@ def card(candidate, value, low, loss, high, kb, kb_zstd, bits, zeros, p50, ratio
     )
 
 
+def found_group(index):
+    costs = ((Scheme.F32, 0.0), (Scheme.W8, 2e-5 * (index + 1)), (Scheme.W4, 3e-2 / (index + 1)))
+    schemes = tuple(SchemeCost(scheme, 200_000 - index, divergence) for scheme, divergence in costs)
+    return GroupFinding(f"net/dense_{index}/<MatMul>;net/add", "FULLY_CONNECTED", 4000, 16_000, schemes)
+
+
+def found_family(variant, model_format):
+    groups = tuple(found_group(index) for index in range(4))
+    assignment = {group.name: Scheme.W4 for group in groups}
+    kept = "dense.mixed-1" if (variant, model_format) == ("dense", Format.TFLITE) else None
+    front = (
+        FrontPoint(assignment, 60_000, 50_000, 2e-3, 3e-3, True, 0.001, 0.004, 0.9, kept, "certified: the smallest"),
+        FrontPoint({}, 232_000, 214_000, 0.0, 0.0),
+    )
+    ranges = {"net/relu_0/Relu": (0.0, 3.5), "net/logits": (-12.25, 9.0)}
+    return FamilyFinding(variant, model_format, 232_000, "kl", groups, front, ranges)
+
+
+def findings():
+    families = (found_family("p50", Format.ONNX), found_family("dense", Format.TFLITE))
+    why = ("dense.mixed-1 is the smallest whose loss is certified.", "A smaller one needs about 7,400 rows.")
+    return Findings("credit", Minimize.BYTES, 0.01, 0.9, 0, families, why, True, "dense.mixed-1")
+
+
+def diagnosis(candidate):
+    tensors = tuple(TensorNoise(f"net/dense_{i}/MatMul", "FULLY_CONNECTED", 18.25 + i, 0.012) for i in range(8))
+    groups = tuple(SliceScore("age", group, 900, 0.78, 0.785, 0.005) for group in ("21 to 34", "34 to 79"))
+    changes = Changes(73, 4500, tuple(range(3, 23)), 41, 32)
+    return Diagnosis("credit", candidate, Tensors(tensors, 8, 64), changes, groups, groups[0])
+
+
 @pytest.fixture(scope="session")
 def facts():
     recipe = parse_recipe(RECIPE, "credit.yaml")
@@ -70,4 +103,5 @@ def facts():
     pair = (choice.primary.candidate, choice.backup.candidate)
     selected = Selected("credit", *pair, choice.verdicts, locked, ("The backup loses more than it should.",))
     scored = Scored("credit", "dense.f32", tuple(FIGURES), refused)
-    return Facts(recipe, scored, cards, selected)
+    diagnoses = {name: diagnosis(name) for name in FIGURES}
+    return Facts(recipe, scored, cards, selected, diagnoses, findings())

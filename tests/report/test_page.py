@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.names import Role
 from pipeline.report import page as page_module
-from pipeline.report import words
+from pipeline.report import sections, words
 from pipeline.report.page import render
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -56,6 +56,7 @@ def page(html):
 def without_plots(monkeypatch):
     """Plots take a second each and have tests of their own."""
     monkeypatch.setattr(page_module, "scatter", lambda *_: "<svg></svg>")
+    monkeypatch.setattr(sections, "front", lambda *_: "<svg></svg>")
 
 
 def test_equal_facts_give_equal_bytes(facts, without_plots):
@@ -119,8 +120,42 @@ def test_tables_name_their_rows_and_columns_and_plots_have_words(page):
     assert heads
     assert all(found.get("scope") in ("row", "col") for found in heads)
     pictures = [found for _, found in page.tags if found.get("role") == "img"]
-    assert len(pictures) == 2
+    assert len(pictures) == 7  # two scatters, the front, and of each family a heat strip and its ranges
     assert all(len(found["aria-label"]) > 20 for found in pictures)
+
+
+def test_the_search_is_told_with_its_reasons_layers_and_ranges(page):
+    assert "dense.mixed-1 is the smallest whose loss is certified." in page.text
+    assert "needs about 7,400 rows" in page.text
+    assert "Kullback-Leibler divergence" in page.text
+    assert "net/relu_0/Relu: 0 to 3.5" in page.text
+    assert "(FULLY_CONNECTED) in w4: divergence 0.03" in page.text
+
+
+def test_the_family_of_the_chosen_file_comes_first_and_open(html):
+    assert html.index("dense: what each layer minds") < html.index("p50 onnx: what each layer minds")
+
+
+def test_changed_rows_groups_and_noisy_tensors_are_told(page):
+    assert "73 of 4,500 41 32 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, …" in page.text
+    assert "The backup loses most where age is 21 to 34: +0.0050 on 900 rows." in page.text
+    assert "18.2 dB at worst, of 8 compared" in page.text
+
+
+def test_marks_and_cells_have_figures_to_point_at(html):
+    assert "<title>p50.w8d: loss +0.0009" in html
+    assert "<title>dense, dense.mixed-1: 60,000 bytes, divergence 0.003 (predicted 0.002), loss +0.0010" in html
+
+
+def test_a_page_without_search_or_diagnoses_has_neither_section(facts, without_plots):
+    bare = dataclasses.replace(facts, diagnoses={}, findings=None)
+    assert "What the search found" not in render(bare)
+    assert "Where it differs" not in render(bare)
+
+
+def test_names_of_tensors_stay_text(html):
+    assert "&lt;MatMul&gt;" in html
+    assert "<MatMul>" not in html
 
 
 def test_among_many_candidates_plots_name_the_chosen_the_reference_and_the_unbeaten(facts, monkeypatch):
