@@ -13,6 +13,7 @@ _METRIC_WORDS = {
     Metric.HIT_RATE_AT_10: "HR@10",
     Metric.NDCG_AT_10: "NDCG@10",
     Metric.RMSE: "RMSE",
+    Metric.FIDELITY: "fidelity",
 }
 
 
@@ -86,7 +87,7 @@ def _score(task: TaskScore) -> str:
     value = f"{_METRIC_WORDS[task.metric]} {task.value:.4f}"
     if task.loss_low == task.loss_high == 0:
         return f"{value}, the same as the float model's"
-    interval = f"{task.confidence:.0%} interval {task.loss_low:+.4f} to {task.loss_high:+.4f}"
+    interval = f"{100 * task.confidence:g}% interval {task.loss_low:+.4f} to {task.loss_high:+.4f}"
     return f"{value} against the float model's {task.reference_value:.4f}, loss {task.loss_abs:+.4f} ({interval})"
 
 

@@ -52,7 +52,7 @@ def model_card(recipe: Recipe, record: CandidateRecord, card: Scorecard, locked:
 
 def _figures(card: Scorecard, locked: TaskScore) -> str:
     rows = [_task_row("validation", card.task), _task_row("locked test", locked)]
-    interval = f"{card.task.confidence:.0%}"
+    interval = f"{100 * card.task.confidence:g}%"
     table = [
         f"| rows | {_METRICS[card.task.metric]} | float model | loss | {interval} interval of the loss |",
         "|---|---|---|---|---|",
