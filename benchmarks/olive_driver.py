@@ -1,8 +1,9 @@
 """Runs Olive in an environment of its own: ``OLIVE_PYTHON olive_driver.py MODEL.onnx CALIBRATION.npz OUT_DIR``.
 
-Writes ``OUT_DIR/<pass>.onnx`` for each pass that worked and ``OUT_DIR/failures.json`` for the others. Every pass runs
-with Olive's own defaults, through ``olive.run``; only the calibration rows are given. Imports nothing of hotspare: the
-two may want other versions of the same packages. Olive loads this file as its user script too, for the rows.
+Writes ``OUT_DIR/<pass>.onnx`` for each pass that worked and ``OUT_DIR/told.json``: Olive's version, why other passes
+did not. Every pass runs with Olive's own defaults, through ``olive.run``; only the calibration rows are given. Imports
+nothing of hotspare: the two may want other versions of the same packages. Olive loads this file as its user script too,
+for the rows.
 """
 
 import json
@@ -62,7 +63,7 @@ def main() -> None:
             shutil.copy(best.model_path, target / f"{name}.onnx")
         except Exception as error:  # noqa: BLE001 - whatever a rival raises is its result
             failures[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    (target / "failures.json").write_text(json.dumps(failures))
+    (target / "told.json").write_text(json.dumps({"version": olive.__version__, "failures": failures}))
 
 
 if __name__ == "__main__":

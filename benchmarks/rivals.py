@@ -85,22 +85,26 @@ def olive(case: Case, python: Path) -> Iterator[Rival]:
     with TemporaryDirectory() as folder:
         model = str(case.export(Format.ONNX).resolve())
         said = _run(str(python), "olive_driver.py", model, str(Path(case.recipe.data.calibration).resolve()), folder)
-        failures = Path(folder, "failures.json")
-        if not failures.exists():
+        if not Path(folder, "told.json").exists():
             yield Rival("Olive", Format.ONNX, None, said)
             return
-        for name, reason in json.loads(failures.read_text()).items():
-            yield Rival(f"Olive {name}", Format.ONNX, None, reason)
+        told = json.loads(Path(folder, "told.json").read_text())
+        for name, reason in told["failures"].items():
+            yield Rival(f"Olive {told['version']} {name}", Format.ONNX, None, reason)
         for path in sorted(Path(folder).glob("*.onnx")):
-            yield Rival(f"Olive {path.stem}", Format.ONNX, path.read_bytes())
+            yield Rival(f"Olive {told['version']} {path.stem}", Format.ONNX, path.read_bytes())
 
 
 def _run(python: str, script: str, *arguments: str) -> str:
     """Run a script beside this file; returns the last line that it complained with."""
     command = [python, str(Path(__file__).with_name(script)), *arguments]
-    done = subprocess.run(
-        command, env={**os.environ, **_QUIET}, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
-    )
+    environment = {**os.environ, **_QUIET}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {SECONDS_MAX} s"
     return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]
 
 
