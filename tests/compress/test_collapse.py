@@ -32,3 +32,11 @@ def test_source_that_gives_one_answer_is_not_the_variants_fault() -> None:
 
 def test_a_single_row_shows_no_collapse() -> None:
     assert collapse_of({"p": np.array([[0.2]])}, {"p": np.array([[0.9]])}) is None
+
+
+def test_each_of_several_outputs_is_looked_at() -> None:
+    grid = np.random.default_rng(2).normal(size=(50, 2, 3))
+    both = {**SOURCE, "grid": grid}
+    assert collapse_of(both, {**both, "grid": grid * 0.9}) is None
+    assert "'grid' for every validation row" in str(collapse_of(both, {**both, "grid": np.ones((50, 2, 3))}))
+    assert "hardly follows its source in 'grid'" in str(collapse_of(both, {**both, "grid": -grid}))

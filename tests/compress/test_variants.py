@@ -13,7 +13,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.compress import variants as room
 from pipeline.compress.job import Step
-from pipeline.compress.source import KERAS_2, KERAS_3, kind_of_source, require_tunable
+from pipeline.compress.source import KERAS_2, KERAS_3, SAVED_MODEL, kind_of_source, require_tunable
 from pipeline.compress.variants import make_variant
 from pipeline.core.errors import (
     DataError,
@@ -97,7 +97,7 @@ def _process(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     def replaced(command: list[str], **options: object) -> object:
         return start([sys.executable, "-c", script, command[-1]], **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(room.subprocess, "Popen", replaced)
+    monkeypatch.setattr(subprocess, "Popen", replaced)
 
 
 @pytest.fixture
@@ -176,11 +176,12 @@ def test_keras_file_that_does_not_say_its_version(tmp_path: Path, metadata: str)
         kind_of_source(path, SourceFormat.KERAS)
 
 
-def test_keras_3_model_cannot_be_tuned(keras_project: Path) -> None:
+def test_only_a_saved_model_without_keras_cannot_be_tuned(keras_project: Path) -> None:
     job = room._job(load_recipe("tiny"), "p50", (Format.TFLITE,), keras_project)
-    with pytest.raises(VariantRefused, match=r"p50 needs a Keras 2 model, and .* is Keras 3"):
-        require_tunable(job, KERAS_3)
+    with pytest.raises(VariantRefused, match=r"p50 needs a Keras model to fine-tune, and .* is a SavedModel"):
+        require_tunable(job, SAVED_MODEL)
     require_tunable(job, KERAS_2)
+    require_tunable(job, KERAS_3)
 
 
 KILLED = """
@@ -201,3 +202,46 @@ def test_kill_9_before_the_record_leaves_the_old_folder(project: Project) -> Non
     assert read_record(VariantRecord, FOLDER / "variant.json", "prune") == before
     assert make() == before
     assert [path.name for path in FOLDER.parent.iterdir()] == ["dense"]
+
+
+def test_training_inherits_no_signing_key(keras_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOTSPARE_SIGNING_KEY", "secret")
+    script = """
+import json, os
+told = f"key {os.environ.get('HOTSPARE_SIGNING_KEY')}"
+print(json.dumps({"exit_code": 23, "message": told}))
+raise SystemExit(23)"""
+    _process(monkeypatch, script)
+    with pytest.raises(VariantRefused, match=r"^key None$"):
+        make()
+
+
+WORKER = """
+import json, os, signal, sys
+from pathlib import Path
+cluster = json.loads(os.environ["TF_CONFIG"])
+index, folder = cluster["task"]["index"], Path(sys.argv[-1]).parent
+attempt = folder / f"attempt-{index}"
+with attempt.open("a") as stream:
+    stream.write(".")
+attempts = len(attempt.read_text())
+if index == 1 and attempts <= DEATHS:
+    os.kill(os.getpid(), signal.SIGKILL)
+if index == 0 and attempts > DEATHS:
+    print(json.dumps({"exit_code": 23, "message": f"attempt {attempts} of {len(cluster['cluster']['worker'])}"}))
+    raise SystemExit(23)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("deaths", "kind", "words"), [(2, VariantRefused, "^attempt 3 of 2$"), (9, SurroundingsError, "4 times")]
+)
+def test_a_dead_worker_ends_the_others_and_all_start_again_but_not_for_ever(
+    project: Project, monkeypatch: pytest.MonkeyPatch, deaths: int, kind: type[Exception], words: str
+) -> None:
+    tuning = {"distribute": "multi_worker", "workers": 2}
+    project(source="tiny_dense.keras", source_format="keras", variants={"dense": {}, "p50": tuning})
+    _process(monkeypatch, WORKER.replace("DEATHS", str(deaths)))
+    with pytest.raises(kind, match=words):
+        make("p50")

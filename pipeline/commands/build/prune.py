@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.compress.job import Step
@@ -40,13 +41,21 @@ def run(args: argparse.Namespace) -> int:
 def watch_steps(title: str) -> Iterator[Callable[[Step], None]]:
     """Show steps as a bar on standard error when it is a terminal, else not at all."""
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(f"{title}: starting TensorFlow", total=None)
 
         def on_step(step: Step) -> None:
-            bar.update(task, description=f"{title}: {step.doing}", completed=step.done, total=step.total)
+            bar.update(task, description=f"{title}: {_told(step)}", completed=step.done, total=step.total)
 
         yield on_step
+
+
+def _told(step: Step) -> str:
+    """Return what a person wants to know of a step: what is done, the loss, and how long the rest takes."""
+    loss = "" if step.loss is None else f", loss {step.loss:.4g}"
+    left = "" if step.seconds_left is None else f", {timedelta(seconds=round(step.seconds_left))} left"
+    return f"{step.doing}{loss}{left}"
 
 
 def _show(record: VariantRecord) -> None:

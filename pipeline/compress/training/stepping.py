@@ -59,9 +59,11 @@ class Stepper:
         """Fix what dropout draws from here on."""
         number = int(np.random.default_rng(seed).integers(2**31))
         for index, layer in enumerate(flat_layers(self._phase.model)):
-            generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)  # Keras 2
-            if generator is not None:
-                generator.reset_from_seed(number + index)
+            source = getattr(layer, "_random_generator", None)  # Keras 2; Keras 3 keeps its seeds in variables
+            if source is not None and hasattr(source, "_maybe_init"):
+                with self._strategy.scope():
+                    source._maybe_init()  # else the first call would, after a restart in another epoch
+                source._generator.reset_from_seed(number + index)
 
     def _spread(self, batch: Batch) -> Any:
         """Give every replica its part of a batch."""
