@@ -35,9 +35,7 @@ class NodeGroup:
 
 def node_groups(model: onnx.ModelProto) -> tuple[NodeGroup, ...]:
     """List what can be decided, in the order of the graph; node names must be unique."""
-    counts = {
-        item.name: elements(item) for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT
-    }
+    counts = {item.name: elements(item) for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT}
     leader: dict[str, str] = {}
 
     def find(weight: str) -> str:
@@ -96,3 +94,40 @@ def name_nodes(model: onnx.ModelProto) -> None:
 def _names(nodes: Sequence[onnx.NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield node.name or next((name for name in node.output if name), node.op_type)
+
+
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Put every node behind what it and the graphs inside it read, in place; raises ValueError where nothing can.
+
+    Quantizers append nodes in any order. onnxruntime sorts for itself, but in 1.31 it ends the process, without an
+    error, when a loop body reads a tensor of the outer graph that comes later.
+    """
+    graph = model.graph
+    known = {item.name for item in (*graph.input, *graph.initializer)} | {""}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        ready = [node for node in waiting if _reads(node) <= known]
+        if not ready:
+            missing = sorted(_reads(waiting[0]) - known)[0]
+            raise ValueError(f"node {waiting[0].name!r} reads {missing!r}, which nothing computes")
+        for node in ready:
+            ordered.append(node)
+            known.update(node.output)
+        taken = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in taken]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Return the outer tensors that a node reads, itself or in the graphs inside it."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            inner = attribute.g
+            own = {item.name for item in (*inner.input, *inner.initializer)}
+            own.update(name for item in inner.node for name in item.output)
+            found |= {name for item in inner.node for name in _reads(item)} - own
+            found |= {item.name for item in inner.output} - own
+    return found - {""}

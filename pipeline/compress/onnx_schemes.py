@@ -18,7 +18,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from pipeline.compress.calibration import Clipping, Ranges
 from pipeline.compress.groups import Assignment, WeightGroup
 from pipeline.compress.onnx_calibration import onnx_ranges
-from pipeline.compress.onnx_graph import NodeGroup, name_nodes, node_groups
+from pipeline.compress.onnx_graph import NodeGroup, name_nodes, node_groups, sort_nodes
 from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Format, Scheme
 from pipeline.core.tensors import Tensors
@@ -73,6 +73,7 @@ def store_onnx(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | No
         stored = (
             _uniform(model, scheme, ranges) if isinstance(scheme, Scheme) else _mixed(model, groups, scheme, ranges)
         )
+        sort_nodes(stored)
         data = bytes(stored.SerializeToString())
         open_session(Format.ONNX, data)
     except (ValueError, RuntimeError, KeyError, NotImplementedError, TypeError, ModelError) as error:

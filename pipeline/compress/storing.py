@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from pipeline.compress import onnx_schemes, tflite_schemes
 from pipeline.compress.calibration import Clipping, Ranges, activation_ranges
 from pipeline.compress.groups import Assignment, WeightGroup
 from pipeline.compress.tflite_bias import correct_tflite
-from pipeline.core.errors import SchemeRefused
+from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Format, Scheme
-from pipeline.core.tensors import Tensors
+from pipeline.core.tensors import Array, Tensors
+from pipeline.engines.base import TensorSpec
+from pipeline.engines.open import open_session
 
 
 def prepare(model_format: Format, export: bytes) -> bytes:
@@ -46,14 +50,33 @@ def store(model_format: Format, prepared: bytes, scheme: Scheme | Assignment, ra
     needs ``ranges`` that are not given, or gives a file that the engine cannot run.
     """
     schemes = (scheme,) if isinstance(scheme, Scheme) else tuple(scheme.values())
-    if all(item is Scheme.F32 for item in schemes):
+    if scheme is Scheme.F32:
         return prepared
     needy = next((item for item in schemes if item.needs_ranges), None)
     if needy is not None and ranges is None:
         raise SchemeRefused(f"{needy} needs the ranges of activations; calibrate the model first.")
     if model_format is Format.ONNX:
-        return onnx_schemes.store_onnx(prepared, scheme, ranges)
-    return tflite_schemes.quantize_tflite(prepared, scheme, ranges)
+        stored = onnx_schemes.store_onnx(prepared, scheme, ranges)
+    else:
+        stored = tflite_schemes.quantize_tflite(prepared, scheme, ranges)
+    _require_answers(model_format, stored)
+    return stored
+
+
+def _require_answers(model_format: Format, stored: bytes) -> None:
+    """Run one row of zeros: an engine may load a file that it has no kernel for, or whose numbers overflow."""
+    try:
+        session = open_session(model_format, stored)
+        answers = session.run({spec.name: _zeros(spec) for spec in session.inputs})
+    except ModelError as error:
+        raise SchemeRefused(f"The engine cannot run what was stored: {error}") from error
+    broken = [name for name, values in answers.items() if np.isnan(np.asarray(values, np.float64)).any()]
+    if broken:
+        raise SchemeRefused(f"What was stored answers NaN in {', '.join(broken)}; its numbers overflow this scheme.")
+
+
+def _zeros(spec: TensorSpec) -> Array:
+    return np.zeros([1 if axis == -1 else axis for axis in spec.shape], spec.dtype)
 
 
 def correct_biases(model_format: Format, prepared: bytes, stored: bytes, batches: Iterable[Tensors]) -> bytes:

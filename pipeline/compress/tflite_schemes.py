@@ -12,6 +12,7 @@ from ai_edge_quantizer.recipe_manager import RecipeManager
 from pipeline.compress.calibration import Ranges
 from pipeline.compress.embedding import look_up_embeddings
 from pipeline.compress.groups import Assignment, WeightGroup
+from pipeline.compress.slimming import slimmed, written_slim
 from pipeline.compress.tflite_file import TfliteModel, constant_of, operators, parse_tflite, text_of, write_tflite
 from pipeline.compress.tflite_following import followed
 from pipeline.compress.tflite_groups import OperatorGroup, operator_groups, scope_of
@@ -47,8 +48,11 @@ def tflite_groups(prepared: bytes) -> tuple[WeightGroup, ...]:
 def quantize_tflite(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | None = None) -> bytes:
     """Store a model that :func:`quantizable` prepared in another number format; static schemes need ``ranges``.
 
-    Equal inputs give equal bytes. Raises SchemeRefused when the quantizer cannot apply the scheme.
+    What an assignment makes is slimmed. Equal inputs give equal bytes. Raises SchemeRefused when the quantizer cannot
+    apply the scheme.
     """
+    if not isinstance(scheme, Scheme) and all(item is Scheme.F32 for item in scheme.values()):
+        return slimmed(prepared)
     model = parse_tflite(prepared)
     rules = _uniform(model, scheme) if isinstance(scheme, Scheme) else _mixed(model, scheme)
     if not rules:
@@ -61,7 +65,7 @@ def quantize_tflite(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges
         brief = " ".join(str(error).split())
         raise SchemeRefused(f"{_title(scheme)} cannot be applied to this model: {brief[:200]}.") from error
     _state_versions(model)
-    return write_tflite(model)
+    return write_tflite(model) if isinstance(scheme, Scheme) else written_slim(model)
 
 
 def _title(scheme: Scheme | Assignment) -> str:

@@ -10,12 +10,12 @@ import numpy as np
 
 from pipeline.core.tensors import Array
 
-UNCLIPPED_DB = 20.0
+UNCLIPPED_DB = 20.3
 _LEVELS_A_SIDE = 7
 
 
 def has_tails(weights: Array) -> bool:
-    """Tell whether 15 levels from the smallest to the largest round ``weights`` (scales, n) with less than 20 dB.
+    """Tell whether 15 levels from the smallest to the largest round ``weights`` (scales, n) with less than 20.3 dB.
 
     Each row has its own scale. The error is predicted as step²/12.
     """

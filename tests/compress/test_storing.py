@@ -62,8 +62,13 @@ def test_any_assignment_keeps_the_tensors_and_nearly_the_answers(data: st.DataOb
 
 
 @pytest.mark.parametrize(("name", "model_format"), CASES)
-def test_assignment_of_nothing_stores_the_prepared_model(name: str, model_format: Format) -> None:
-    assert store(model_format, PREPARED[name, model_format], {}, None) == PREPARED[name, model_format]
+def test_assignment_of_nothing_answers_bit_for_bit_in_no_more_bytes(name: str, model_format: Format) -> None:
+    prepared = PREPARED[name, model_format]
+    stored = store(model_format, prepared, {}, None)
+    assert len(stored) <= len(prepared)
+    np.testing.assert_array_equal(
+        answers(model_format, stored, ROWS[name]), answers(model_format, prepared, ROWS[name])
+    )
 
 
 @pytest.mark.parametrize("model_format", Format)
