@@ -116,8 +116,8 @@ def require_config(path: Path, config: Any, names_modules: bool) -> None:
             raise ModelError(f"{path}: the layers are already quantized ({kind}); give the float model.")
     for what in _foreign(config, names_modules):
         raise ModelError(
-            f"{path}: {what} is not part of Keras and its code is not in the file; save the model as a SavedModel "
-            "(model.export), which carries the computation itself."
+            f"{path}: {what} is not a part of Keras that such a file can name, and its code is not in it; save the "
+            "model as a SavedModel (model.export), which carries the computation itself."
         )
 
 

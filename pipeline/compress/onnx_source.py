@@ -14,6 +14,7 @@ from pipeline.core.files import is_safe_relative, read_bytes
 
 OPSET = 17  # what upgraded models come to; per-channel quantization needs 13
 _OPSET_MIN = 13
+_IR = 8  # of that opset
 _BYTES_MAX = 2**31 - 2**20  # a protobuf message holds 2 GiB; the graph needs some of it
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _QUANTIZED_OPS = frozenset(
@@ -134,6 +135,7 @@ def _upgraded(path: Path, model: Any, opset: int) -> Any:
     kept = [value for value in model.graph.input if value.name not in names]  # before IR 4 weights were inputs too
     del model.graph.input[:]
     model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, _IR)
     try:
         return version_converter.convert_version(model, OPSET)
     except (RuntimeError, ValueError, version_converter.ConvertError) as error:
