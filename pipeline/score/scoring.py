@@ -17,6 +17,7 @@ from pipeline.score.judgeable import require_judgeable, required_labels
 from pipeline.score.origins import Origins, TensorComparer
 from pipeline.score.predict import Loaded, judged_outputs, load_candidate, predict
 from pipeline.score.scorecard import Scorecard, Scored, TaskScore
+from pipeline.score.sharpening import could_sharpen
 from pipeline.score.slices import read_slices, slice_scores, worst_slice
 from pipeline.score.soft import soft_losses
 from pipeline.score.task import Answers, Measured, Question, ask, doubt, measure, task_score, units_needed
@@ -71,7 +72,7 @@ def judge_session(recipe: Recipe, reference: Session, split_name: str, path: Pat
         measured = measure(question, answers)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return Judged(split_name, split, question, measured, _further(recipe, reference, outputs, path))
+    return Judged(split_name, split, question, measured, _further(recipe, reference, outputs, path, split.rows))
 
 
 def _open(path: Path, session: Session) -> Split:
@@ -80,11 +81,15 @@ def _open(path: Path, session: Session) -> Split:
     return replace(split, inputs=cast_tensors(split.inputs, dtypes, str(path)))
 
 
-def _further(recipe: Recipe, reference: Session, outputs: Sequence[str], judged: Path) -> Further | None:
+def _further(
+    recipe: Recipe, reference: Session, outputs: Sequence[str], judged: Path, judged_rows: int
+) -> Further | None:
     path = Path(recipe.data.calibration)
     if recipe.metric.is_ranking or path == judged or not path.is_file():
         return None
     split = _open(path, reference)
+    if not could_sharpen(judged_rows, split.rows):
+        return None
     return Further(split, predict(reference, split, outputs, f"The float reference of {recipe.model}"))
 
 

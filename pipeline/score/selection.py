@@ -26,7 +26,7 @@ from pipeline.score.task import units_needed
 
 SELECTION_FILE = "selection.json"
 
-# Medians of equal files differ by less than this from run to run.
+# Against the float model, call by call, equal files differ by less than this from run to run.
 _CLEARLY_SLOWER = 1.1
 
 
@@ -124,10 +124,11 @@ def pair_warnings(choice: Choice) -> tuple[str, ...]:
     """Say in words where the backup is the larger or slower file of the two: allowed, but seldom what is wanted."""
     primary, backup = choice.primary, choice.backup
     names = f"The backup {backup.candidate} is {{}} than the primary {primary.candidate}: {{}} against {{}}."
-    sizes, times = (backup.size.bytes, primary.size.bytes), (backup.timings, primary.timings)
+    sizes = backup.size.bytes, primary.size.bytes
+    ratios = backup.timings.latency_ratio_p50, primary.timings.latency_ratio_p50
     warnings = [names.format("larger", *(f"{size:,}" for size in sizes))] if sizes[0] > sizes[1] else []
-    if times[0].latency_p50_ms > times[1].latency_p50_ms * _CLEARLY_SLOWER:
-        warnings.append(names.format("slower", *(f"{time.latency_p50_ms:.3g} ms" for time in times)))
+    if ratios[0] > ratios[1] * _CLEARLY_SLOWER:
+        warnings.append(names.format("slower", *(f"{ratio:.2f} × the float model's time" for ratio in ratios)))
     return tuple(warnings)
 
 

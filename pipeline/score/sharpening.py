@@ -31,13 +31,24 @@ class Extra:
         return len(self.further)
 
 
+def could_sharpen(labelled_rows: int, further_rows: int) -> bool:
+    """Tell whether soft losses that foretold the real ones wholly would make the interval enough narrower."""
+    best = np.sqrt(labelled_rows / (labelled_rows + further_rows))
+    return further_rows >= FURTHER_MIN and bool(best <= _WORTH_IT)
+
+
 def sharpened(losses: Floats, extra: Extra | None, draws: Draws) -> tuple[Floats, float | None]:
     """Return the resampled losses (r,) corrected by the soft losses, and their spread against the plain ones.
 
     The losses come back as they were, with None, when there is nothing to correct by or it would not help.
     """
     valid = np.isfinite(losses)
-    if extra is None or extra.rows < FURTHER_MIN or not np.ptp(extra.labelled) or not np.ptp(losses[valid]):
+    if (
+        extra is None
+        or not could_sharpen(len(extra.labelled), extra.rows)
+        or not np.ptp(extra.labelled)
+        or not np.ptp(losses[valid])
+    ):
         return losses, None
     gap = further_draws(extra, draws) - draws.apply(weighted_mean(extra.labelled))
     spread = np.var(gap[valid])

@@ -44,10 +44,8 @@ def world(recipe, seed, noise, count, further):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("further", [0, 600])
-@pytest.mark.parametrize(
-    ("metric", "noise"), [(Metric.ACCURACY, 0.05), (Metric.ACCURACY, 0.6), (Metric.AUC, 0.05), (Metric.AUC, 0.6)]
-)
+@pytest.mark.parametrize("metric", [Metric.ACCURACY, Metric.AUC])
+@pytest.mark.parametrize(("noise", "further"), [(0.05, 0), (0.05, 600), (0.6, 600)])
 def test_the_upper_end_covers_the_true_loss_as_often_as_promised(recipe, metric, noise, further):
     truth = true_loss(metric, noise)
     scores = [world(dataclasses.replace(recipe, metric=metric), seed, noise, 300, further) for seed in range(WORLDS)]

@@ -150,8 +150,8 @@ def test_score_writes_diagnoses_beside_the_cards_and_tells_them(project, capsys)
     assert set(read_diagnoses("credit", read_scored("credit")[0])) == set(told)
     assert main(["score", "credit"]) == 0
     shown = capsys.readouterr().out
-    assert "worst slice" in shown
-    assert f"{bent['changes']['flipped']} (-{bent['changes']['right_to_wrong']}" in shown
+    assert "p50.f32.onnx loses most where half is" in shown
+    assert f"-{bent['changes']['right_to_wrong']} +{bent['changes']['wrong_to_right']}" in shown
 
 
 def test_data_with_inputs_alone_are_scored_by_fidelity(project, capsys):

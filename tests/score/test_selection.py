@@ -133,7 +133,8 @@ def test_a_larger_and_slower_backup_is_chosen_with_a_word(recipe_with, make_card
     choice = select(cards, [], recipe_with(select=rules()))
     assert pair_warnings(choice) == (
         "The backup p50.f32 is larger than the primary dense.f32: 1,200 against 1,000.",
-        "The backup p50.f32 is slower than the primary dense.f32: 0.2 ms against 0.1 ms.",
+        "The backup p50.f32 is slower than the primary dense.f32: 2.00 × the float model's time against "
+        "1.00 × the float model's time.",
     )
     level = [make_card("dense.f32"), make_card("dense.w8d", loss=0.001, size=500, p50=0.105)]
     assert pair_warnings(select(level, [], recipe_with(select=rules()))) == ()

@@ -56,31 +56,33 @@ def _watch(records: Sequence[CandidateRecord]) -> Iterable[CandidateRecord]:
 
 def _show(scores: Scores) -> None:
     cards, task = scores.cards, scores.cards[0].task
-    headers = ["candidate", task.metric.value, "loss", _interval_header(task), "flips", "worst slice"]
+    headers = ["candidate", task.metric.value, "loss", _interval_header(task)]
+    headers += ["flips"] if any(item.changes for item in scores.diagnoses) else []
     headers += ["bytes", "zstd", "bits", "efficiency", "p50 ms", "x float", "load ms", "RSS MB"]
-    headers = [header for header in headers if header not in _empty(scores.diagnoses)]
     title = (
         f"{scores.scored.model}: {len(cards)} candidates against {scores.scored.reference}, {task.rows} validation rows"
     )
-    rows = [{**_figures(card), **_findings(item)} for card, item in zip(cards, scores.diagnoses, strict=True)]
+    rows = [_figures(card) | {"flips": _flips(item)} for card, item in zip(cards, scores.diagnoses, strict=True)]
     show_table(title, headers, [[row[header] for header in headers] for row in rows])
+    for diagnosis in scores.diagnoses:
+        if diagnosis.worst_slice is not None:
+            worst = diagnosis.worst_slice
+            where = f"{worst.slice} is {worst.group} ({worst.rows} rows)"
+            print(f"{diagnosis.candidate} loses most where {where}: {worst.loss_abs:+.4f}")
     for item in scores.scored.refused:
         print(f"no scorecard for {item.candidate}: {item.reason}")
 
 
-def _empty(diagnoses: Sequence[Diagnosis]) -> set[str]:
-    """Return the columns that would be empty for all."""
-    shown = {"flips": any(item.changes for item in diagnoses), "worst slice": any(item.slices for item in diagnoses)}
-    return {header for header, has in shown.items() if not has}
-
-
-def _findings(diagnosis: Diagnosis) -> dict[str, str]:
-    changes, worst = diagnosis.changes, diagnosis.worst_slice
-    flips = "" if changes is None else f"{changes.flipped}"
-    if changes is not None and changes.right_to_wrong is not None:
-        flips += f" (-{changes.right_to_wrong} +{changes.wrong_to_right})"
-    slice_words = "" if worst is None else f"{worst.slice} {worst.group} {worst.loss_abs:+.4f}"
-    return {"flips": flips, "worst slice": slice_words}
+def _flips(diagnosis: Diagnosis) -> str:
+    """Return the decisions that were right and are wrong, and the other way round; without labels how many changed."""
+    changes = diagnosis.changes
+    if changes is None:
+        return ""
+    return (
+        f"{changes.flipped}"
+        if changes.right_to_wrong is None
+        else f"-{changes.right_to_wrong} +{changes.wrong_to_right}"
+    )
 
 
 def _interval_header(task: TaskScore) -> str:
