@@ -245,7 +245,8 @@ class _Reader:
 
     def _opens(self, graph: Any, positional: Any, options: Mapping[str, Any]) -> bool:
         """Tell whether a nested model is called with its inputs in order, and nothing else but ``training``."""
-        plain = options.keys() <= {"training"} and all(isinstance(v, (bool, type(None))) for v in options.values())
+        told = {name: value for name, value in options.items() if value is not None}
+        plain = told.keys() <= {"training"} and isinstance(told.get("training", False), bool)
         return plain and not isinstance(graph.input, dict) and len(flat(positional)) == len(flat(graph.input))
 
     def _take_apart(self, graph: Any, node: Any, prefix: str, training: bool | None) -> None:

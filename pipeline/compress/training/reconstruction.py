@@ -20,6 +20,7 @@ from pipeline.compress.training.rebuilding import Rebuilt
 from pipeline.core.tensors import Array
 
 _SAMPLES_MAX = 20_000
+_VALUES_MAX = 8_000_000
 _CHANNELS_MAX = 4096
 _RIDGE = 1e-2
 _TINY = 1e-12
@@ -70,32 +71,31 @@ def _fold(call: Call, layer: Any, cut: Cut, before: Floats, after: Floats) -> No
     weights = [np.asarray(values) for values in call.layer.get_weights()]
     kernel, *others = call.behaviour.cut(call.layer, weights, whole) if call.behaviour.cut else weights
     by_input = np.moveaxis(kernel, axis, 0)
-    mixed = np.moveaxis(np.tensordot(mixing, by_input, 1), 0, axis)
+    mixed = by_input[cut.inputs] if mixing is None else by_input[cut.inputs] + np.tensordot(mixing, by_input, 1)
     if layer.use_bias:  # without one, the batch normalization that follows takes the mean
         taps = np.tensordot(offset, by_input, 1)
         shift = taps.reshape(-1, taps.shape[-1]).sum(axis=0) / call.behaviour.overlaps(call.layer)
         others[-1] = _shifted(others[-1], shift)
-    layer.set_weights([values.astype(kernel.dtype) for values in (mixed, *others)])
+    layer.set_weights([values.astype(kernel.dtype) for values in (np.moveaxis(mixed, 0, axis), *others)])
 
 
-def predict(before: Floats, after: Floats, kept: Ints) -> tuple[Floats, Floats]:
-    """Return (new channels, old channels) weights and (old channels,) offsets that predict ``before`` from ``after``.
+def predict(before: Floats, after: Floats, kept: Ints) -> tuple[Floats | None, Floats]:
+    """Return weights (new channels, old channels), or None for too many channels, and offsets (old channels,).
 
-    Both are (samples, channels); ``kept`` says which old channel each new one is. Ridge regression of what differs, so
-    that a new model without a difference predicts itself.
+    ``before`` and ``after`` are (samples, channels); ``kept`` says which old channel each new one is. With the weights
+    and offsets the new channels predict what the old ones differ by: a new model without a difference needs nothing.
     """
-    plain = np.zeros((after.shape[1], before.shape[1]))
-    plain[np.arange(len(kept)), kept] = 1.0
+    missing = before.copy()
+    missing[:, kept] -= after
+    offset = missing.mean(axis=0)
+    if after.shape[1] > _CHANNELS_MAX:
+        return None, offset
     centre = after.mean(axis=0)
-    missing = before - after @ plain
-    mixing = plain
-    if after.shape[1] <= _CHANNELS_MAX:
-        centred = after - centre
-        gram = centred.T @ centred / len(after)
-        ridge = _RIDGE * max(float(np.trace(gram)) / len(gram), _TINY)
-        cross = centred.T @ (missing - missing.mean(axis=0)) / len(after)
-        mixing = plain + np.linalg.solve(gram + ridge * np.eye(len(gram)), cross)
-    return mixing, before.mean(axis=0) - centre @ mixing
+    centred = after - centre
+    gram = centred.T @ centred / len(after)
+    ridge = _RIDGE * max(1.0, len(gram) / len(after)) * max(float(np.trace(gram)) / len(gram), _TINY)
+    mixing = np.linalg.solve(gram + ridge * np.eye(len(gram)), centred.T @ (missing - offset) / len(after))
+    return mixing, offset - centre @ mixing
 
 
 def _shifted(bias: Floats, shift: Floats) -> Floats:
@@ -114,4 +114,5 @@ def _restore_moments(layer: Any, before: Floats, after: Floats) -> None:
 
 def _samples(values: Any) -> Floats:
     found = features(values)
-    return found[:: -(-len(found) // _SAMPLES_MAX)].astype(np.float64)
+    most = max(1, min(_SAMPLES_MAX, _VALUES_MAX // found.shape[1]))
+    return found[:: -(-len(found) // most)].astype(np.float64)
