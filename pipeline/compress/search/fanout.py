@@ -13,6 +13,9 @@ from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import MissingExtra, SurroundingsError
 from pipeline.core.files import write_atomic
 
+# A killed search leaves its workers behind; this long without work, and they end.
+_IDLE_SECONDS_MAX = 30
+
 Task = tuple[Parcel, Trial]
 OnFigures = Callable[[int, Figures], None]
 
@@ -50,7 +53,12 @@ class LocalBackend:
                 yield index, measure(parcel, trial)
             return
         try:
-            with joblib.parallel_config(backend="loky", n_jobs=self.workers, inner_max_num_threads=1):
+            with joblib.parallel_config(
+                backend="loky",
+                n_jobs=self.workers,
+                inner_max_num_threads=1,
+                idle_worker_timeout=_IDLE_SECONDS_MAX,
+            ):
                 yield from joblib.Parallel(return_as="generator_unordered")(
                     joblib.delayed(_indexed)(index, *task) for index, task in enumerate(tasks)
                 )

@@ -1,5 +1,6 @@
 """Trials on a Ray cluster. A node that goes away takes its trials with it; Ray runs them again on another."""
 
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.compress.search.trial import Figures, Parcel, Trial, measure
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import SurroundingsError, Unreachable
 
+_KNOCK_SECONDS_MAX = 5.0
 _TRIES = 10
 _TASKS_UNDER_WAY = 64
 
@@ -23,6 +25,7 @@ class RayBackend:
         self._kits: dict[str, Any] = {}
         if ray.is_initialized():
             return
+        _require_answer(address)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -54,6 +57,17 @@ class RayBackend:
         finally:
             for reference in under_way:
                 ray.cancel(reference, force=True)
+
+
+def _require_answer(address: str | None) -> None:
+    """Knock at ``host:port`` first: Ray itself keeps trying for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), _KNOCK_SECONDS_MAX).close()
+    except OSError as error:
+        raise Unreachable(f"No Ray cluster answers at {address} ({error}); start one with `ray start`.") from error
 
 
 def _measure(parcel: Parcel, data: bytes, trial: Trial) -> Figures:

@@ -53,7 +53,7 @@ def _choice(recipe: Recipe, certificates: Sequence[Certificate], best: Kept) -> 
         f"{best.name} is the {_WORDS[recipe.search.minimize] if recipe.search else 'smallest'} file whose "
         f"{recipe.metric} loss is certified to be within the budget {recipe.budgets.loss_max_abs:g}: at most {high:g}. "
         f"It has {figures.bytes:,} bytes, {save:.0%} less than its float export"
-        f"{_latency(figures.latency_ratio)}; {mends(best.point)}."
+        f"{_latency(recipe, figures.latency_ratio)}; {mends(best.point)}."
     )
 
 
@@ -123,8 +123,10 @@ def _verdict(certificates: Sequence[Certificate], point: Point) -> Verdict | Non
     return next((item for one in certificates for item in one.verdicts if item.point == point), None)
 
 
-def _latency(ratio: float | None) -> str:
-    return "" if ratio is None else f", and takes {ratio:.2f} × its time"
+def _latency(recipe: Recipe, ratio: float | None) -> str:
+    """Speak of time only where it decided: otherwise two runs of one search would use different words."""
+    decided = recipe.search is not None and recipe.search.minimize is Minimize.LATENCY
+    return f", and takes {ratio:.2f} × its time" if decided and ratio is not None else ""
 
 
 def _percent(confidence: float) -> str:
