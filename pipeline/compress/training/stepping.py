@@ -62,7 +62,7 @@ class Stepper:
             source = getattr(layer, "_random_generator", None)  # Keras 2; Keras 3 keeps its seeds in variables
             if source is not None and hasattr(source, "_maybe_init"):
                 with self._strategy.scope():
-                    source._maybe_init()  # else the first call would, after a restart in another epoch
+                    source._maybe_init()  # else the first call would: after a restart, one of another epoch
                 source._generator.reset_from_seed(number + index)
 
     def _spread(self, batch: Batch) -> Any:

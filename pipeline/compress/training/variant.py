@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from pipeline.compress.collapse import collapse_of
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job, Result
+from pipeline.compress.source import KERAS_2
 from pipeline.compress.training.exporting import export
 from pipeline.compress.training.loop import OnStep
 from pipeline.compress.training.strategies import Team, team_of
@@ -24,6 +25,8 @@ def make_result(job: Job, kind: str, on_step: OnStep) -> Result | None:
     team = team_of(job.fine_tuning.distribute)
     tf.keras.utils.set_random_seed(job.seed)
     tf.config.experimental.enable_op_determinism()
+    if kind == KERAS_2:
+        tf.keras.backend.experimental.enable_tf_random_generator()  # random state in variables, not hidden in graphs
     source = load_trained(Path(job.source), kind)
     rows = _validation_rows(source, job)
     trained = source if job.variant == "dense" else _tuned(source, kind, job, team, on_step)
