@@ -108,7 +108,7 @@ def _to_tflite(trained: Trained, rows: int | None) -> bytes:
                 serve = frozen(serve, _specs(trained, rows), rows)
             tf.saved_model.save(holder, folder, signatures={"serving_default": serve.get_concrete_function()})
             return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-    except (ConverterError, ValueError) as error:
+    except (ConverterError, ValueError, AssertionError) as error:  # the last: it holds a table of words
         raise _unconverted("tflite", error) from error
 
 

@@ -78,8 +78,8 @@ def of_keras(model: Any, made_by: str) -> Trained:
         values = [tensors[name] for name in names]
         return _named(model(values if len(values) > 1 else values[0], training=False), output_names)
 
-    # A SavedModel saves what TensorFlow can track: of a Keras 3 model that is its variables' values, not the model.
-    owner = model if isinstance(model, tf.Module) else [variable.value for variable in model.variables]
+    # The variables alone, not the model: saving that would trace every layer again, for minutes with recurrent ones.
+    owner = [item if isinstance(item, tf.Variable) else item.value for item in model.variables]
     return Trained(answer, specs, model, owner, made_by)
 
 
