@@ -127,7 +127,7 @@ def _tflite_stored(tensor: Any, data: Array) -> Stored:
 def unpacked(data: Array, bits: int, count: int) -> Array:
     """Return ``count`` numbers of 2 or 4 bits, least significant first, from their bytes; without their signs."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_and(np.right_shift(data.reshape(-1, 1), shifts), 2**bits - 1).reshape(-1)[:count]
+    return np.asarray(np.bitwise_and(np.right_shift(data.reshape(-1, 1), shifts), 2**bits - 1).reshape(-1)[:count])
 
 
 def _block_scales(graph: Any) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """Reading ``.onnx`` graphs: nodes with constant weights, and which of them can only be stored alike."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -31,11 +31,13 @@ class NodeGroup:
     nodes: tuple[str, ...]
     weights: tuple[str, ...]
     count: int
+    row: int  # how many numbers of a weight are summed up, or are one row of a table
 
 
 def node_groups(model: onnx.ModelProto) -> tuple[NodeGroup, ...]:
     """List what can be decided, in the order of the graph; node names must be unique."""
     counts = {item.name: elements(item) for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT}
+    rows = {item.name: _row(item, model.graph.node) for item in model.graph.initializer if item.name in counts}
     leader: dict[str, str] = {}
 
     def find(weight: str) -> str:
@@ -50,7 +52,7 @@ def node_groups(model: onnx.ModelProto) -> tuple[NodeGroup, ...]:
     joined: dict[str, list[tuple[onnx.NodeProto, list[str]]]] = defaultdict(list)
     for node, weights in found:
         joined[find(weights[0])].append((node, weights))
-    return tuple(_group(members, counts) for members in joined.values())
+    return tuple(_group(members, counts, rows) for members in joined.values())
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -58,11 +60,45 @@ def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {item.name: item for item in model.graph.initializer}
 
 
-def _group(members: Sequence[tuple[onnx.NodeProto, list[str]]], counts: Mapping[str, int]) -> NodeGroup:
+def _group(
+    members: Sequence[tuple[onnx.NodeProto, list[str]]], counts: Mapping[str, int], rows: Mapping[str, int]
+) -> NodeGroup:
     weights = tuple(dict.fromkeys(weight for _, names in members for weight in names))
     first = members[0][0]
     count = sum(counts[weight] for weight in weights)
-    return NodeGroup(printable(first.name), first.op_type, tuple(node.name for node, _ in members), weights, count)
+    return NodeGroup(
+        printable(first.name), first.op_type, tuple(node.name for node, _ in members), weights, count, rows[weights[0]]
+    )
+
+
+def _row(weights: onnx.TensorProto, nodes: Sequence[onnx.NodeProto]) -> int:
+    reader = next((node for node in nodes if weights.name in node.input), None)
+    if reader is None or len(weights.dims) != 2:
+        return int(weights.dims[-1]) if weights.dims else 1
+    is_transposed = any(item.name == "transB" and item.i for item in reader.attribute)
+    return int(weights.dims[0 if reader.op_type in ("Gemm", "MatMul") and not is_transposed else 1])
+
+
+# Nodes without weights that stay in int8 between nodes in int8, so that no value is converted forth and back.
+_FOLLOWERS = frozenset(
+    {"Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat"}
+    | {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+)
+
+
+def followers(model: onnx.ModelProto, static: Collection[str]) -> list[str]:
+    """Return the nodes without weights that read nothing but what ``static`` nodes, or followers of them, compute."""
+    constants = {item.name for item in model.graph.initializer}
+    computed: set[str] = set()
+    found = []
+    for node in model.graph.node:
+        reads = {name for name in node.input if name and name not in constants}
+        follows = node.op_type in _FOLLOWERS and bool(reads) and reads <= computed
+        if follows:
+            found.append(node.name)
+        if follows or node.name in static:
+            computed.update(node.output)
+    return found
 
 
 def _weights(node: onnx.NodeProto, counts: Mapping[str, int]) -> list[str]:

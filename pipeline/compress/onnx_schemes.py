@@ -1,6 +1,7 @@
 """Number formats of ``.onnx`` files, by onnxruntime's quantizer; inputs and outputs keep their names and types."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +19,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from pipeline.compress.calibration import Clipping, Ranges
 from pipeline.compress.groups import Assignment, WeightGroup
 from pipeline.compress.onnx_calibration import onnx_ranges
-from pipeline.compress.onnx_graph import NodeGroup, name_nodes, node_groups, sort_nodes
+from pipeline.compress.onnx_graph import NodeGroup, followers, name_nodes, node_groups, sort_nodes
+from pipeline.compress.onnx_opset import has_inner_graphs, has_int4, with_int4
+from pipeline.compress.onnx_weights import BLOCK, store_weights, table_block
 from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Format, Scheme
 from pipeline.core.tensors import Tensors
@@ -27,8 +30,15 @@ from pipeline.engines.open import open_session
 __all__ = ["onnx_groups", "onnx_ranges", "prepared_onnx", "quantize_onnx", "store_onnx"]
 _DYNAMIC_TYPES = tuple(sorted(IntegerOpsRegistry))
 _STATIC_TYPES = tuple(sorted({*QLinearOpsRegistry, *QDQRegistry}))
-_DYNAMIC_KINDS = ("Conv", "Gather", "Gemm", "MatMul", "LSTM")
-_STATIC_KINDS = ("Conv", "ConvTranspose", "Gather", "Gemm", "MatMul")
+_DYNAMIC_KINDS = ("Conv", "Gemm", "MatMul", "LSTM")
+_BLOCK_KINDS = ("Gemm", "MatMul")
+_NEAREST = {
+    Scheme.W4B32: (Scheme.W4, Scheme.W8),
+    Scheme.W4: (Scheme.W8,),
+    Scheme.W8A8: (Scheme.W8,),
+    Scheme.W8D: (Scheme.W8,),
+}
+_STATIC_KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def prepared_onnx(export: bytes) -> bytes:
@@ -48,9 +58,10 @@ def prepared_onnx(export: bytes) -> bytes:
 
 def onnx_groups(prepared: bytes) -> tuple[WeightGroup, ...]:
     """List what can be decided in a prepared model."""
+    model = with_int4(onnx.load_from_string(prepared))
     return tuple(
-        WeightGroup(group.name, group.kind, group.count, 4 * group.count, _choices(group))
-        for group in node_groups(onnx.load_from_string(prepared))
+        WeightGroup(group.name, group.kind, group.count, 4 * group.count, _choices(model, group))
+        for group in node_groups(model)
     )
 
 
@@ -83,39 +94,67 @@ def store_onnx(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | No
     return data
 
 
-def _choices(group: NodeGroup) -> tuple[Scheme, ...]:
-    choices = [Scheme.F32]
-    if group.kind in _DYNAMIC_KINDS:
+_WEIGHT_ONLY = (Scheme.F16, Scheme.W8, Scheme.W4, Scheme.W4B32)
+
+
+def _choices(model: onnx.ModelProto, group: NodeGroup) -> tuple[Scheme, ...]:
+    """Return what changes the file: float16 anywhere, integers where a node is there for them."""
+    choices = [Scheme.F32, Scheme.F16, Scheme.W8]
+    if group.kind in _DYNAMIC_KINDS and _is_dynamic(model, group):
         choices.append(Scheme.W8D)
-    if group.kind in _STATIC_KINDS:
+    if group.kind in _STATIC_KINDS and not has_inner_graphs(model):
         choices.append(Scheme.W8A8)
+    if has_int4(model) and (group.kind != "Gather" or table_block(group.row)):
+        choices.append(Scheme.W4)
+        if group.kind in _BLOCK_KINDS and group.row % BLOCK == 0:
+            choices.append(Scheme.W4B32)
     return tuple(choices)
 
 
+def _is_dynamic(model: onnx.ModelProto, group: NodeGroup) -> bool:
+    return not (group.kind in ("Gemm", "MatMul") and has_inner_graphs(model))
+
+
 def _uniform(model: onnx.ModelProto, scheme: Scheme, ranges: Ranges | None) -> onnx.ModelProto:
+    groups = node_groups(model)
     if scheme is Scheme.F16:
         return convert_float_to_float16(model, keep_io_types=True)
-    if scheme is Scheme.W8D:
-        return _dynamic(model, [])
-    if scheme is Scheme.W8A8:
-        return _static(model, [], ranges or {})
-    raise SchemeRefused("w8 (int8 weights only) is made for tflite alone; ask for w8d in schemes.onnx.")
+    if scheme in (Scheme.W8A16, Scheme.W4D):
+        raise SchemeRefused(f"{scheme} is made for tflite alone; ask for w8, w8d, w8a8, w4 or w4b32 in schemes.onnx.")
+    return _mixed(model, groups, dict.fromkeys((group.name for group in groups), scheme), ranges)
 
 
 def _mixed(
     model: onnx.ModelProto, groups: Collection[NodeGroup], assignment: Assignment, ranges: Ranges | None
 ) -> onnx.ModelProto:
-    nodes: Mapping[str, tuple[str, ...]] = {group.name: group.nodes for group in groups}
-    unknown = sorted(assignment.keys() - nodes.keys())
+    known = {group.name: group for group in groups}
+    unknown = sorted(assignment.keys() - known.keys())
     if unknown:
         raise SchemeRefused(f"There is no weight group {unknown[0]!r} in this model; make the assignment again.")
-    dynamic = [node for name, scheme in assignment.items() if scheme is Scheme.W8D for node in nodes[name]]
-    static = [node for name, scheme in assignment.items() if scheme is Scheme.W8A8 for node in nodes[name]]
-    if static:
-        model = _static(model, static, ranges or {})
-    if dynamic:
-        model = _dynamic(model, dynamic)
+    if {Scheme.W4, Scheme.W4B32} & set(assignment.values()):
+        model = with_int4(model)
+    nodes: dict[Scheme, list[str]] = defaultdict(list)
+    for name, scheme in assignment.items():
+        nodes[_possible(model, known[name], scheme)] += known[name].nodes
+    for scheme in _WEIGHT_ONLY:
+        store_weights(model, nodes[scheme], scheme)
+    if nodes[Scheme.W8D]:
+        # The quantizer first makes a MatMul, with a name of its own, and an Add of each Gemm.
+        model = _dynamic(model, [name for node in nodes[Scheme.W8D] for name in (node, f"{node}_MatMul")])
+    if nodes[Scheme.W8A8]:
+        model = _static(model, [*nodes[Scheme.W8A8], *followers(model, nodes[Scheme.W8A8])], ranges or {})
     return model
+
+
+def _possible(model: onnx.ModelProto, group: NodeGroup, scheme: Scheme) -> Scheme:
+    """Return the scheme, or the nearest one that there is for a group's nodes."""
+    choices = _choices(model, group)
+    if scheme in (Scheme.W8D, Scheme.W8A8) and group.kind == "Gather":
+        return Scheme.W8
+    for candidate in (scheme, *_NEAREST.get(scheme, ())):
+        if candidate in choices:
+            return candidate
+    raise SchemeRefused(f"{scheme} does not exist for {group.kind} nodes of onnx models such as {group.name!r}.")
 
 
 def _dynamic(model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelProto:

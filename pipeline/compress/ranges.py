@@ -164,5 +164,6 @@ def _clipped(seen: Range, low: float, high: float) -> Range:
 
 
 def _width(seen: Range) -> float:
-    span = max(abs(seen.low), abs(seen.high), seen.high - seen.low, float(np.finfo(np.float32).tiny))
-    return float(2.0 ** np.ceil(np.log2(span / BINS)))
+    """Return a power of two that is surely too small, so that widening it ends at the same width for any stream."""
+    size = max(abs(seen.low), abs(seen.high), float(np.finfo(np.float32).tiny))
+    return float(2.0 ** np.floor(np.log2(max(seen.high - seen.low, size * 2**-20) / BINS) - 1))

@@ -30,7 +30,7 @@ def written_slim(model: TfliteModel) -> bytes:
     _drop_unused_codes(model)
     _merge_buffers(model)
     for graph in model.subgraphs:
-        _slim_graph(model, graph)
+        _slim_graph(graph)
     return _packed(model)
 
 
@@ -128,7 +128,7 @@ def _rank(tensor: Any) -> int:
     return 0 if tensor.shape is None else len(tensor.shape)
 
 
-def _slim_graph(model: TfliteModel, graph: Any) -> None:
+def _slim_graph(graph: Any) -> None:
     for tensor in graph.tensors:
         quantization = tensor.quantization
         if quantization is not None and not _says_something(quantization):
@@ -179,12 +179,12 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers
     def EndVector(self, numElems: int | None = None) -> int:  # noqa: N802, N803
         """End a vector; when an equal one is in the file already, take this one back and refer to that."""
         size = self._layout[0] * self.vectorNumElems
-        offset = int(super().EndVector())
+        offset = int(super().EndVector(numElems))
         if self._has_offsets or size == 0:
             return offset
         key = (*self._layout, bytes(self.Bytes[self.head : self.head + 4 + size]))
         if key in self._written:
-            self.head = len(self.Bytes) - self._before
+            self.head: int = len(self.Bytes) - self._before
             return self._written[key]
         self._written[key] = offset
         return offset

@@ -81,6 +81,8 @@ def correct_tflite(prepared: bytes, stored: bytes, batches: Iterable[Tensors]) -
     if not model.layers:
         return stored
     rows = some_rows(batches)
+    if not rows:
+        return stored
     reference = biased(prepared)
     common = [layer for layer in model.layers if layer in reference.looked_at]
     try:

@@ -163,7 +163,7 @@ _ORDERS: Mapping[Scheme, tuple[Rule, ...]] = {
 }
 # "Dynamic" for a lookup means: the looked-up rows alone are dequantized. Explicit dequantization would build the whole
 # float table in memory. One scale a table: one a row costs 12 bytes each (17 % of the recommendation model) for no
-# better ranking, and tflite-runtime 2.14 cannot read it. A scale a block costs 2 bytes (measured: engine and table agree).
+# better ranking, and tflite-runtime 2.14 cannot read it. A scale a block costs 2 bytes; the engine reads it right.
 _INT8_TABLE = (_dynamic(8, _Grain.TENSORWISE),)
 _INT4_TABLE = (_dynamic(4, _Grain.TENSORWISE),)
 _TABLES: Mapping[Scheme, tuple[Rule, ...]] = {

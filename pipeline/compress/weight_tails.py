@@ -24,4 +24,4 @@ def has_tails(weights: Array) -> bool:
     peaks = np.abs(weights).max(1).astype(np.float64)
     noise = weights.shape[1] * float(np.square(peaks / _LEVELS_A_SIDE).sum()) / 12
     power = float(np.square(weights, dtype=np.float64).sum())
-    return 0 < power < noise * 10 ** (UNCLIPPED_DB / 10)
+    return bool(0 < power < noise * 10 ** (UNCLIPPED_DB / 10))

@@ -65,12 +65,12 @@ def test_two_runs_give_the_same_bytes(project: Project) -> None:
 def test_scheme_that_does_not_exist_is_refused_by_name_and_the_others_are_made(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pruned(project, source="tiny_dense.onnx", source_format="onnx", schemes={"onnx": ["f32", "w8", "w8d"]})
+    pruned(project, source="tiny_dense.onnx", source_format="onnx", schemes={"onnx": ["f32", "w8a16", "w8d"]})
     assert main(["quantize", "tiny"]) == 0
-    assert "refused dense.w8.onnx: w8 (int8 weights only) is made for tflite alone" in capsys.readouterr().out
+    assert "refused dense.w8a16.onnx: w8a16 is made for tflite alone" in capsys.readouterr().out
     assert main(["quantize", "tiny", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert [item["candidate"] for item in record["refused"]] == ["dense.w8.onnx"]
+    assert [item["candidate"] for item in record["refused"]] == ["dense.w8a16.onnx"]
 
 
 def test_too_few_candidates_list_every_reason(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pipeline.core.tensors import Array
 from pipeline.engines.open import open_session
 
 SCHEMES = [Scheme.F16, Scheme.W8, Scheme.W8D, Scheme.W8A8]
-ONNX_SCHEMES = [Scheme.F16, Scheme.W8D, Scheme.W8A8]
+ONNX_SCHEMES = [Scheme.F16, Scheme.W8, Scheme.W8D, Scheme.W8A8]
 
 
 def in_tflite(parent: bytes, scheme: Scheme, inputs: dict[str, Array]) -> bytes:
@@ -71,9 +71,9 @@ def test_onnx_tables_are_quantized(embedding_onnx: bytes, scheme: Scheme) -> Non
     )
 
 
-def test_onnx_has_no_weights_only_scheme(dense_onnx: bytes) -> None:
-    with pytest.raises(SchemeRefused, match="w8"):
-        quantize_onnx(dense_onnx, Scheme.W8)
+def test_onnx_has_no_int16_activations(dense_onnx: bytes) -> None:
+    with pytest.raises(SchemeRefused, match="w8a16 is made for tflite alone"):
+        quantize_onnx(dense_onnx, Scheme.W8A16, [dense_rows(20, seed=1)[0]])
 
 
 def test_scales_a_channel_are_stated_in_the_operator_versions(embedding_tflite: bytes) -> None:
