@@ -13,7 +13,7 @@ from pipeline.core.printable import printable
 _Op = schema.BuiltinOperator
 # Operators that multiply by or look up constants, and which of their inputs those are. The rest of an operator's
 # constants (biases, shapes) are left as they are, or follow.
-_WEIGHT_INPUTS: Mapping[int, tuple[int, ...]] = {
+WEIGHT_INPUTS: Mapping[int, tuple[int, ...]] = {
     _Op.CONV_2D: (1,),
     _Op.DEPTHWISE_CONV_2D: (1,),
     _Op.FULLY_CONNECTED: (1,),
@@ -75,7 +75,7 @@ def operator_groups(model: TfliteModel) -> tuple[OperatorGroup, ...]:
     """List what can be decided, in the order of the graph; names are unique, printable and stable."""
     found = [*_weight_operators(model)]
     joined = _joined_by_buffers(found)
-    names = _unique([_short_name(operators[0].scope) for operators in joined])
+    names = _unique([short_name(operators[0].scope) for operators in joined])
     return tuple(OperatorGroup(name, tuple(operators)) for name, operators in zip(names, joined, strict=True))
 
 
@@ -91,7 +91,7 @@ def _weight_operators(model: TfliteModel) -> Iterator[WeightOperator]:
 
 def _weight_buffers(model: TfliteModel, graph: Any, operator: Any) -> Iterator[int]:
     code = int(model.operatorCodes[operator.opcodeIndex].builtinCode)
-    for place in _WEIGHT_INPUTS.get(code, ()):
+    for place in WEIGHT_INPUTS.get(code, ()):
         index = operator.inputs[place] if place < len(operator.inputs) else -1
         if index == -1:
             continue
@@ -119,7 +119,7 @@ def _joined_by_buffers(operators: Sequence[WeightOperator]) -> list[list[WeightO
     return list(joined.values())
 
 
-def _short_name(scope: str) -> str:
+def short_name(scope: str) -> str:
     """Return the readable end of the first output's name: converters put the whole call path and fused names in it."""
     words = [part for part in scope.split(";")[0].split("/") if part]
     while len(words) > 1 and len("/".join(words)) > _NAME_LENGTH:
