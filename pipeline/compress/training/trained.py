@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pipeline.compress.saved_model_source import choose_signature
 from pipeline.compress.source import KERAS_2, SAVED_MODEL, split_signature
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import DataError, ModelError
 
 _LOADING_FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, RuntimeError)
 
@@ -80,7 +80,7 @@ def of_keras(model: Any, made_by: str) -> Trained:
 
     # The variables alone, not the model: saving that would trace every layer again, for minutes with recurrent ones.
     owner = [item if isinstance(item, tf.Variable) else item.value for item in model.variables]
-    return Trained(answer, specs, model, owner, made_by)
+    return Trained(_checked(answer, specs), specs, model, owner, made_by)
 
 
 def _unique(names: Sequence[str]) -> Iterator[str]:
@@ -113,7 +113,28 @@ def _saved_model(path: Path) -> Trained:
         return dict(function(**tensors))
 
     answer = call if rows is None else _in_steps(call, int(rows))
-    return Trained(answer, specs, None, loaded, f"tensorflow {tf.__version__}, signature {name}")
+    checked = _checked(answer, [tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in specs])
+    return Trained(checked, specs, None, loaded, f"tensorflow {tf.__version__}, signature {name}")
+
+
+def _checked(
+    answer: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Sequence[Any]
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Let rows that the model cannot take be a DataError: of another shape, or ids beyond a table."""
+
+    def checked(tensors: Mapping[str, Any]) -> dict[str, Any]:
+        for spec in specs:
+            shape = tensors[spec.name].shape
+            if not spec.shape.is_compatible_with(shape):
+                wanted = ", ".join("n" if axis is None else str(axis) for axis in spec.shape)
+                raise DataError(f"The input {spec.name!r} has shape {tuple(shape)} where the model takes ({wanted}).")
+        try:
+            return answer(tensors)
+        except tf.errors.InvalidArgumentError as error:
+            brief = " ".join(str(error.message).split())[:200]
+            raise DataError(f"The model cannot answer rows of the data ({brief}); correct them.") from error
+
+    return checked
 
 
 def _in_steps(
