@@ -59,6 +59,11 @@ def sharpened(losses: Floats, extra: Extra | None, draws: Draws) -> tuple[Floats
 
 
 def further_draws(extra: Extra, draws: Draws) -> Floats:
-    """Return the further rows' mean soft loss as other such rows might give it (r,): normal, around what they gave."""
+    """Return the further rows' mean soft loss as other such rows might give it (r,): normal, around what they gave.
+
+    Their spread is taken from whichever rows spread more: where a change is rare the further rows may show none, and
+    would seem to know its mean exactly.
+    """
+    spread = max(extra.further.std(), extra.labelled.std())
     noise = np.random.default_rng([draws.seed, 2]).standard_normal(RESAMPLES)
-    return np.asarray(extra.further.mean() + extra.further.std() / np.sqrt(extra.rows) * noise)
+    return np.asarray(extra.further.mean() + spread / np.sqrt(extra.rows) * noise)

@@ -24,6 +24,8 @@ def rows(random, count, noise):
 
 def true_loss(metric, noise):
     reference, candidate, labels = rows(np.random.default_rng(99), 1_000_000, noise)
+    if metric is Metric.FIDELITY:
+        return ((reference >= 0.5) != (candidate >= 0.5)).mean()
     if metric is Metric.AUC:
         return auc(reference, labels) - auc(candidate, labels)
     right = [np.where(item >= 0.5, reference, 1 - reference).mean() for item in (reference, candidate)]
@@ -34,7 +36,7 @@ def world(recipe, seed, noise, count, further):
     random = np.random.default_rng([seed, count, further])
     reference, candidate, labels = rows(random, count, noise)
     answers, ours = {"p": reference[:, None]}, {"p": candidate[:, None]}
-    question = ask(recipe, answers, labels, None)
+    question = ask(recipe, answers, None if recipe.metric is Metric.FIDELITY else labels, None)
     extra = None
     if further:
         more, more_ours, _ = rows(random, further, noise)
@@ -44,7 +46,7 @@ def world(recipe, seed, noise, count, further):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", [Metric.ACCURACY, Metric.AUC])
+@pytest.mark.parametrize("metric", [Metric.ACCURACY, Metric.AUC, Metric.FIDELITY])
 @pytest.mark.parametrize(("noise", "further"), [(0.05, 0), (0.05, 600), (0.6, 600)])
 def test_the_upper_end_covers_the_true_loss_as_often_as_promised(recipe, metric, noise, further):
     truth = true_loss(metric, noise)
@@ -60,6 +62,18 @@ def test_further_rows_sharpen_an_interval_and_are_told(recipe):
     assert sharp.extra_rows == 6000
     assert sharp.width_ratio < 0.98
     assert sharp.loss_high - sharp.loss_low < plain.loss_high - plain.loss_low
+
+
+def test_further_rows_that_show_no_turn_do_not_take_back_those_that_were_seen(recipe_with):
+    recipe = recipe_with(metric=Metric.FIDELITY)
+    reference = np.linspace(0, 1, 1500)[:, None]
+    ours = np.where(np.abs(reference - 0.5) < 0.002, 1 - reference, reference)
+    question = ask(recipe, {"p": reference}, None, None)
+    extra = soft_losses(question, {"p": ours}, {"p": reference[:500]}, {"p": reference[:500]})
+    measured = measure(question, {"p": ours}), measure(question, question.reference)
+    score = task_score("validation", question, *measured, doubt(question, {"p": ours}), extra)
+    assert score.loss_abs == pytest.approx(6 / 1500, abs=1e-6)
+    assert score.loss_low < score.loss_abs < score.loss_high
 
 
 def test_too_few_further_rows_change_nothing(recipe):
