@@ -121,6 +121,9 @@ def _uniform(model: onnx.ModelProto, scheme: Scheme, ranges: Ranges | None) -> o
         return convert_float_to_float16(model, keep_io_types=True)
     if scheme in (Scheme.W8A16, Scheme.W4D):
         raise SchemeRefused(f"{scheme} is made for tflite alone; ask for w8, w8d, w8a8, w4 or w4b32 in schemes.onnx.")
+    able = with_int4(model) if scheme in (Scheme.W4, Scheme.W4B32) else model
+    if not any(scheme in _choices(able, group) for group in groups):
+        raise SchemeRefused(f"{scheme} does not exist for any layer of this onnx model; ask for w8 in schemes.onnx.")
     return _mixed(model, groups, dict.fromkeys((group.name for group in groups), scheme), ranges)
 
 
