@@ -127,7 +127,7 @@ def _as_half(
 def _as_table(
     model: onnx.ModelProto, node: onnx.NodeProto, values: Array, bits: int, again: bool
 ) -> list[onnx.NodeProto]:
-    """Look integers up: int8 with one scale a table; int4 by onnxruntime's own operator, in blocks of 32 or 16 of a row."""
+    """Look integers up: int8, a scale a table; int4 by onnxruntime's own operator, a scale for 32 or 16 of a row."""
     name, result = node.input[0], node.output[0]
     if bits == 4:
         block = table_block(values.shape[-1])
