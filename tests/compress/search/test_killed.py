@@ -36,7 +36,7 @@ def run(folder: Path, *, workers: int = 1) -> None:
 @pytest.mark.slow
 def test_killed_at_a_result_and_between_two_it_ends_as_if_undisturbed(searchable: Searchable) -> None:
     folder = searchable()
-    for results in (17, 60):
+    for results in (17, 20):
         done = subprocess.run(
             [sys.executable, "-c", KILLED_AT_A_RESULT, str(results), "1"], cwd=folder, capture_output=True, timeout=300
         )
