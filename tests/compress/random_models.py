@@ -19,7 +19,7 @@ class Drawer:
         self.keras, self.layers, self.rng = keras, keras.layers, np.random.default_rng(seed)
 
     def model(self) -> Any:
-        image, ids = self.keras.Input((8, 8, 3), name="image"), self.keras.Input((1,), dtype="int32", name="ids")
+        image, ids = self.keras.Input((8, 8, 3), name="image"), self.keras.Input((), dtype="int32", name="ids")
         x = self._block(image)
         for _ in range(int(self.rng.integers(2, 5))):
             x = self._one_of(x)
@@ -87,7 +87,7 @@ class Drawer:
         return self.layers.Flatten()(self.layers.MaxPooling2D(4)(x))
 
     def _looked_up(self, ids: Any) -> Any:
-        tables = [self.layers.Flatten()(self.layers.Embedding(IDS, 12)(ids)) for _ in range(2)]
+        tables = [self.layers.Embedding(IDS, 12)(ids) for _ in range(2)]
         both = self.layers.Multiply()(tables)
         dot = self.layers.Dot(axes=1)(tables)
         return self.layers.Concatenate()([both, dot])
@@ -105,4 +105,4 @@ def drawn_rows(rows: int, seed: int) -> dict[str, Array]:
     """Return inputs of a drawn model."""
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(rows, 8, 8, 3)).astype(np.float32)
-    return {"image": image, "ids": rng.integers(0, IDS, (rows, 1), dtype=np.int32)}
+    return {"image": image, "ids": rng.integers(0, IDS, rows, dtype=np.int32)}

@@ -192,6 +192,16 @@ def test_one_channel_spread_over_many_stays() -> None:
     assert [group.layers for group in find_channels(drawing.network([4])).groups] == [("wide",)]
 
 
+def test_tables_looked_up_by_plain_ids_and_multiplied_shrink_together() -> None:
+    drawing = Drawing([()])
+    drawing.add("user", Role.LOOK_UP, [0], (16,), owns=True)
+    drawing.add("item", Role.LOOK_UP, [0], (16,), owns=True)
+    drawing.add("both", Role.TIE, [1, 2], (16,))
+    drawing.add("score", Role.MAKE, [3], (1,), owns=True)
+    groups = find_channels(drawing.network([4])).groups
+    assert [(group.layers, len(group.strands)) for group in groups] == [(("item", "user"), 16)]
+
+
 def test_a_layer_on_an_unknown_number_of_channels_fixes_what_it_touches() -> None:
     drawing = Drawing([(8, 3)])
     drawing.add("wide", Role.MAKE, [0], (8, 16), owns=True)

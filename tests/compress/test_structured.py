@@ -90,6 +90,7 @@ def test_what_is_left_equals_the_model_with_the_removed_channels_at_zero(keras: 
     rebuilt, gone = without(model, 0.5, seed)
     assert gone > 0
     assert rebuilt.count_params() < model.count_params()
+    assert {layer.output_dim for layer in rebuilt.layers if hasattr(layer, "input_dim")} == {8}
     assert difference(answers(rebuilt, rows), whole) > 100 * TOLERANCE
     assert difference(answers(rebuilt, rows), answers(model, rows)) < TOLERANCE
 

@@ -39,7 +39,7 @@ class Role(StrEnum):
     FIX = "fix"  # anything else: what it touches stays
 
 
-_OF_ONE_INPUT = (Role.MAKE, Role.LOOK_UP, Role.READ, Role.CARRY, Role.REPEAT, Role.RESHAPE)
+_OF_ONE_INPUT = (Role.MAKE, Role.READ, Role.CARRY, Role.REPEAT, Role.RESHAPE)
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ class _Numbering:
 
     def _follows_role(self, step: Step) -> bool:
         """Give the step's outputs their numbers; return False when its role does not fit its tensors."""
+        if step.role is Role.LOOK_UP:
+            return self._looks_up(step)
         inputs = [self._numbers[tensor] for tensor in step.inputs if tensor in self._numbers]
         widths = [self._width(tensor) for tensor in step.outputs]
         if len(inputs) != len(step.inputs) or not inputs or None in widths or not self._shares(step, inputs):
@@ -155,6 +157,15 @@ class _Numbering:
             return False
         self._numbers[step.outputs[0]] = numbers
         return True
+
+    def _looks_up(self, step: Step) -> bool:
+        """Give a lookup's outputs new numbers; its inputs are ids, which may have no axis but that of the rows."""
+        for tensor in step.inputs:
+            self.fix(tensor)
+        if len(step.outputs) == 1 and self._width(step.outputs[0]) is not None:
+            self._numbers[step.outputs[0]] = self._make(step)
+            return True
+        return False
 
     def _shares(self, step: Step, inputs: list[Ints]) -> bool:
         """Tie the inputs of all calls of one layer that owns sizes; False when they do not have the same widths."""
@@ -172,9 +183,6 @@ class _Numbering:
     def _outputs(self, step: Step, inputs: list[Ints]) -> Ints | None:
         match step.role:
             case Role.MAKE:
-                return self._make(step)
-            case Role.LOOK_UP:
-                self._fixed.extend(inputs)
                 return self._make(step)
             case Role.CARRY:
                 return inputs[0]

@@ -45,16 +45,21 @@ def cut_of(call: Call, channels: Channels, removed: Collection[int]) -> Cut | No
     """Return what stays of a call's input and output channels, None where all do or nothing is known of them."""
     if call.behaviour.role is Role.FIX or len(call.outputs) == 0 or len(call.inputs) == 0:
         return None
-    ends = (call.inputs[0], call.outputs[0])
-    if any(tensor not in channels.strands for tensor in ends):
+    inside, outside = (_kept(tensor, channels, removed) for tensor in (call.inputs[0], call.outputs[0]))
+    if outside is None or (inside is None and call.behaviour.role is not Role.LOOK_UP):
         return None
-    inside, outside = (channels.kept(tensor, removed) for tensor in ends)
-    whole = _is_whole(inside, channels, ends[0]) and _is_whole(outside, channels, ends[1])
-    return None if whole else Cut(inside, outside)
+    if all(_is_whole(tensor, channels, removed) for tensor in (call.inputs[0], call.outputs[0])):
+        return None
+    return Cut(np.empty(0, np.int64) if inside is None else inside, outside)
 
 
-def _is_whole(kept: Ints, channels: Channels, tensor: int) -> bool:
-    return len(kept) == len(channels.strands[tensor])
+def _kept(tensor: int, channels: Channels, removed: Collection[int]) -> Ints | None:
+    return channels.kept(tensor, removed) if tensor in channels.strands else None
+
+
+def _is_whole(tensor: int, channels: Channels, removed: Collection[int]) -> bool:
+    kept = _kept(tensor, channels, removed)
+    return kept is None or len(kept) == len(channels.strands[tensor])
 
 
 def _new_input(graph: ModelGraph, entry: Input) -> Any:
