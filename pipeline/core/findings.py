@@ -49,7 +49,7 @@ class FrontPoint:
     ] = None
     loss_abs: Annotated[float | None, Rule("Loss against the float reference on validation rows.")] = None
     loss_high: Annotated[float | None, Rule("Upper end of its interval.")] = None
-    latency_ratio: Annotated[float | None, Rule("Latency against the float export's, where it was measured.")] = None
+    latency_ratio: Annotated[float | None, Rule("Latency against the float reference's, where it was measured.")] = None
     candidate: Annotated[str | None, Rule("Its name, where it was kept as a candidate.")] = None
     words: Annotated[str, Rule("Why it was kept, passed over or not tried.")] = ""
 

@@ -14,7 +14,7 @@ from pipeline.compress.search.finding import family_finding
 from pipeline.compress.search.journal import Journal
 from pipeline.compress.search.pool import Clock, Point, Watcher, Workshop
 from pipeline.compress.search.proposing import FLOAT, schemes_of
-from pipeline.compress.search.trial import build_file
+from pipeline.compress.search.trial import build_file, first_rows, latency_ratio
 from pipeline.compress.search.wording import mends, why
 from pipeline.core.canonical import sha256_file, sha256_hex
 from pipeline.core.errors import DataError, InternalError, ModelError, SchemeRefused
@@ -84,7 +84,10 @@ def _certify(
     cost = cost_of(minimize)
     drafts = [(one.family, chain_of(one.front(cost), _whole(one), cost)) for one in surveys]
     weighed = weigh(workshop, drafts)
-    chains = [(family, tuple(chain)) for (family, _), chain in zip(drafts, weighed, strict=True)]
+    chains = [
+        (family, _against(_float_latency(workshop, family, reference), chain))
+        for (family, _), chain in zip(drafts, weighed, strict=True)
+    ]
     judged = judge_session(recipe, reference.session, VALIDATION, Path(recipe.data.validation))
     total = sum(len(chain) for _, chain in chains)
     judge = _judge(recipe, judged, sha256_hex(reference.model), workshop, total)
@@ -95,6 +98,26 @@ def _certify(
 def _reference(recipe: Recipe, exports: Sequence[FloatExport]) -> FloatExport:
     name = recipe.reference
     return next(one for one in exports if (one.variant, one.format) == (name.variant, name.format))
+
+
+def _float_latency(workshop: Workshop, family: Family, reference: FloatExport) -> float:
+    """Return the latency of a family's float export against the reference's: engines and variants differ in it."""
+    if family.export is reference:
+        return 1.0
+    rows = first_rows(family.kit.rows, family.kit.latency_rows)
+    question = ["float latency", family.parcel.digest, sha256_hex(reference.model)]
+    sessions = family.export.session, reference.session
+    return float(workshop.remembered(question, lambda: latency_ratio(*sessions, rows)))
+
+
+def _against(float_latency: float, chain: Sequence[Point]) -> tuple[Point, ...]:
+    """Return the points with latencies against the reference, so that those of two families can be compared."""
+    return tuple(
+        point
+        if (ratio := point.figures.latency_ratio) is None
+        else Point(point.build, replace(point.figures, latency_ratio=round(ratio * float_latency, 4)))
+        for point in chain
+    )
 
 
 def _whole(survey: Survey) -> Point:

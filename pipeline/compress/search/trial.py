@@ -139,22 +139,23 @@ def _figures(bench: _Bench, trial: Trial) -> Figures:
     if (session.inputs, session.outputs) != (bench.float_session.inputs, bench.float_session.outputs):
         raise SchemeRefused("It takes or gives other tensors than its float export; the two could not be swapped.")
     rows = _SLOW_ROWS if Scheme.W8A16 in trial.build.schemes else len(next(iter(kit.rows.values())))
-    answers = session.run(_first(kit.rows, rows))
-    first = _first(kit.rows, kit.latency_rows)
+    answers = session.run(first_rows(kit.rows, rows))
+    few = first_rows(kit.rows, kit.latency_rows)
     return Figures(
         bytes=len(model),
         sha256=sha256_hex(model),
-        divergence=divergence(kit.yardstick, answers, _first(kit.answers, rows)),
+        divergence=divergence(kit.yardstick, answers, first_rows(kit.answers, rows)),
         bytes_zstd=len(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(model)) if trial.compressed else None,
-        latency_ratio=_latency_ratio(session, bench.float_session, first) if trial.timed else None,
+        latency_ratio=latency_ratio(session, bench.float_session, few) if trial.timed else None,
     )
 
 
-def _first(tensors: Tensors, rows: int) -> dict[str, Array]:
+def first_rows(tensors: Tensors, rows: int) -> dict[str, Array]:
+    """Return the first rows of every tensor, as many as there are."""
     return {name: array[:rows] for name, array in tensors.items()}
 
 
-def _latency_ratio(session: Session, reference: Session, rows: Tensors) -> float:
+def latency_ratio(session: Session, reference: Session, rows: Tensors) -> float:
     """Time both in turn and compare the fastest calls: what else the machine does only ever adds time."""
     calls: tuple[Callable[[], object], ...] = (lambda: session.run(rows), lambda: reference.run(rows))
     for _ in range(_WARM_UP_CALLS):

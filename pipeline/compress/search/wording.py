@@ -25,7 +25,7 @@ def _sentences(
         yield from _next_smaller(recipe, certificates, kept[0])
     else:
         yield (
-            f"No file smaller than the float models is certified to lose at most {recipe.budgets.loss_max_abs:g} "
+            f"No file better than the float models is certified to lose at most {recipe.budgets.loss_max_abs:g} "
             f"{recipe.metric}; the candidates are the schemes that the recipe names."
         )
         for one in certificates:
@@ -75,14 +75,14 @@ def _next_smaller(recipe: Recipe, certificates: Sequence[Certificate], best: Kep
         if one.family == best.family:
             yield from _first_failure(recipe, one)
             if not any(not item.certified for item in one.verdicts) and len(one.verdicts) == len(one.chain):
-                yield f"Nothing smaller was found for {one.family.words}: its whole front is within the budget."
+                yield f"Nothing better was found for {one.family.words}: its whole front is within the budget."
 
 
 def _first_failure(recipe: Recipe, one: Certificate) -> Iterator[str]:
     failed = next((item for item in one.verdicts if not item.certified and item.point.build != FLOAT), None)
     if failed is None:
         return
-    size = f"The next smaller file of {one.family.words}, {failed.point.figures.bytes:,} bytes,"
+    size = f"The next file of {one.family.words}, {failed.point.figures.bytes:,} bytes,"
     if failed.task is None:
         yield f"{size} could not be judged: {failed.why}"
         return
@@ -113,7 +113,7 @@ def _figure(recipe: Recipe, point: Point) -> str:
     figures = point.figures
     minimize = recipe.search.minimize if recipe.search else Minimize.BYTES
     if minimize is Minimize.LATENCY and figures.latency_ratio is not None:
-        return f"{figures.latency_ratio:.2f} × the float export's latency"
+        return f"{figures.latency_ratio:.2f} × the float reference's latency"
     if minimize is Minimize.BYTES_ZSTD and figures.bytes_zstd is not None:
         return f"{figures.bytes_zstd:,} bytes compressed"
     return f"{figures.bytes:,} bytes"
@@ -126,7 +126,7 @@ def _verdict(certificates: Sequence[Certificate], point: Point) -> Verdict | Non
 def _latency(recipe: Recipe, ratio: float | None) -> str:
     """Speak of time only where it decided: otherwise two runs of one search would use different words."""
     decided = recipe.search is not None and recipe.search.minimize is Minimize.LATENCY
-    return f", and takes {ratio:.2f} × its time" if decided and ratio is not None else ""
+    return f", and takes {ratio:.2f} × the float reference's time" if decided and ratio is not None else ""
 
 
 def _percent(confidence: float) -> str:

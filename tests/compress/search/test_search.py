@@ -91,7 +91,7 @@ def test_a_budget_that_no_smaller_file_can_meet_leaves_the_named_schemes_and_say
     ]
     findings = found()
     if findings.chosen is None:
-        assert "No file smaller than the float models is certified" in findings.why[0]
+        assert "No file better than the float models is certified" in findings.why[0]
         assert len(made.candidates) == 2
     else:  # a file whose validation answers are all decided alike loses nothing
         assert next(p for p in findings.families[0].front if p.candidate == findings.chosen).loss_high == 0.0
