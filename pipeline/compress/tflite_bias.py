@@ -170,7 +170,8 @@ def _looked_at(model: TfliteModel, operator: Any) -> int:
     if activation not in _UNFUSED or result.type != schema.TensorType.FLOAT32:
         return int(operator.outputs[0])
     before = schema.TensorT()
-    before.name, before.shape, before.type = b"before " + bytes(result.name), result.shape, result.type
+    name = bytes(result.name or b"")  # slimmed files name no tensors
+    before.name, before.shape, before.type = b"before " + name, result.shape, result.type
     before.shapeSignature, before.buffer = result.shapeSignature, 0
     graph.tensors.append(before)
     follower = schema.OperatorT()
