@@ -1,11 +1,11 @@
 """Schedule, masks, clusters and order of rows: plain arrays, no TensorFlow."""
 
 import math
-import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -33,10 +33,11 @@ KERNELS = arrays.arrays(
 VALUES = arrays.arrays(np.float32, st.integers(1, 60), elements=st.floats(-9, 9, width=32))
 
 
-@given(st.integers(1, 5000), SHARES)
+@settings(max_examples=40)
+@given(st.integers(1, 1000), SHARES)
 def test_the_ramp_starts_at_half_never_falls_and_ends_on_a_renewal_with_the_final_sparsity(steps, final):
     ramp = ramp_to(final, steps)
-    shares = [ramp.sparsity_at(step) for step in range(min(steps, 3000))]
+    shares = [ramp.sparsity_at(step) for step in range(steps)]
     assert shares == sorted(shares)
     assert 0 <= ramp.end < steps
     assert ramp.renews_at(ramp.end)
@@ -62,7 +63,7 @@ def test_batches_cover_every_row_but_a_rest_too_small_to_share(rows, batch_size,
     steps = steps_an_epoch(rows, batch_size, replicas)
     bounds = [batch_bounds(rows, batch_size, step) for step in range(steps)]
     assert bounds[0][0] == 0
-    assert all(a[1] == b[0] for a, b in zip(bounds, bounds[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(bounds))
     left = rows - bounds[-1][1]
     assert 0 <= left < replicas
     for start, stop in bounds:
@@ -85,6 +86,7 @@ def test_magnitude_masks_keep_an_exact_number_of_the_largest(kernel, share):
         assert np.abs(kernel[mask]).min() >= np.abs(kernel[~mask]).max()
 
 
+@settings(max_examples=40)
 @given(KERNELS)
 def test_two_of_four_keeps_the_two_largest_of_each_four_inputs(kernel):
     mask = two_of_four_mask(kernel)
@@ -162,7 +164,3 @@ def test_broken_promises_are_refused_in_one_sentence():
     with pytest.raises(VariantRefused, match="c4 holds 5 distinct values in dense kernel where at most 4"):
         require_clusters("c4", {"dense kernel": np.arange(5.0)}, 4)
     assert distinct_count(np.array([0.0, -0.0, 1.0])) == 2
-
-
-def test_no_tensorflow_was_started():
-    assert "tensorflow" not in sys.modules

@@ -220,17 +220,21 @@ WORKER = """
 import json, os, signal, sys
 from pathlib import Path
 cluster = json.loads(os.environ["TF_CONFIG"])
-index, folder = cluster["task"]["index"], Path(sys.argv[-1]).parent
-attempt = folder / f"attempt-{index}"
-with attempt.open("a") as stream:
-    stream.write(".")
-attempts = len(attempt.read_text())
-if index == 1 and attempts <= DEATHS:
-    os.kill(os.getpid(), signal.SIGKILL)
-if index == 0 and attempts > DEATHS:
-    print(json.dumps({"exit_code": 23, "message": f"attempt {attempts} of {len(cluster['cluster']['worker'])}"}))
-    raise SystemExit(23)
-sys.stdin.read()
+folder, word = Path(sys.argv[-1]).parent, Path(sys.argv[-1]).parent / "word"
+try:
+    os.mkfifo(word)
+except FileExistsError:
+    pass
+if cluster["task"]["index"] == 1:
+    with (folder / "attempts").open("a") as stream:
+        stream.write(".")
+    attempts = len((folder / "attempts").read_text())
+    if attempts <= DEATHS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    word.write_text(f"attempt {attempts} of {len(cluster['cluster']['worker'])}")
+    sys.stdin.read()
+print(json.dumps({"exit_code": 23, "message": word.read_text()}))
+raise SystemExit(23)
 """
 
 

@@ -149,7 +149,7 @@ def _other_holds(model: Any, wrapped: Any, known: set[str], variant: Variant) ->
 def _snapped(model: Any, variant: Variant) -> Any:
     """Share values again where tfmot left more than were asked: it counts no zero cluster where no centroid is zero."""
     for weight in able_weights(model) if variant.clusters else []:
-        if distinct_count(np.asarray(weight.variable)) > variant.clusters:
+        if distinct_count(np.asarray(weight.variable)) > (variant.clusters or 0):
             as_it_is(weight, variant).apply()
     return model
 
