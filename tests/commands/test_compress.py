@@ -38,6 +38,7 @@ def summary(capsys) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["tiny_dense.tflite", "tiny_dense.onnx"])
 def test_it_names_every_candidate_with_its_file_and_the_pair_with_its_reasons(compress, capsys, model) -> None:
     assert compress("--metric", "accuracy", model=model) == 0
@@ -62,6 +63,7 @@ def test_it_names_every_candidate_with_its_file_and_the_pair_with_its_reasons(co
     assert sorted(path.name for path in Path().iterdir()) == ["out", "rows.npz"]
 
 
+@pytest.mark.slow
 def test_rows_without_labels_are_judged_by_fidelity_to_the_float_model(compress, capsys) -> None:
     np.savez("x.npz", x=tiny_rows(ROWS, seed=3)["x"])
     assert compress("--metric", "accuracy", data="x.npz") == 0
@@ -71,6 +73,7 @@ def test_rows_without_labels_are_judged_by_fidelity_to_the_float_model(compress,
     assert found["selection"]["backup"]["locked_test"]["value"] > 0.9
 
 
+@pytest.mark.slow
 def test_equal_wishes_give_equal_files(compress, capsys) -> None:
     assert compress("--metric", "accuracy") == 0
     summary(capsys)
@@ -84,6 +87,7 @@ def files() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path("out/candidates").iterdir() if path.name != "search.json"}
 
 
+@pytest.mark.slow
 def test_with_a_key_the_pair_is_sealed_and_verifies(compress, capsys) -> None:
     assert main(["keys", "new", "keys"]) == 0
     capsys.readouterr()
@@ -91,8 +95,9 @@ def test_with_a_key_the_pair_is_sealed_and_verifies(compress, capsys) -> None:
     bundles = summary(capsys)["bundles"]
     public = Path("keys/signing.pub").read_text().replace("\n", "\n      ")
     Path("trust.yaml").write_text(
-        "schema_version: 1\nkeys:\n  main:\n    uses: [bundles]\n    public_key: |\n      "
-        + public.rstrip() + "\nmodels: [tiny]\nstate_dir: state\n"
+        "schema_version: 1\nkeys:\n  main:\n    uses: [bundle]\n    public_key: |\n      "
+        + public.rstrip()
+        + "\nmodels: [tiny]\nstate_dir: state\n"
     )
     for bundle in bundles.values():
         assert main(["verify", bundle["path"], "--trust", "trust.yaml"]) == 0

@@ -25,7 +25,7 @@ from pipeline.compress.source import describe, require_supported, source_format_
 from pipeline.compress.variants import make_variant
 from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
 from pipeline.core.errors import DataError, InputError, ModelError, Refusal, UsageError, VariantRefused
-from pipeline.core.files import read_json, replacing_dir, write_atomic
+from pipeline.core.files import read_bytes, read_json, replacing_dir, write_atomic
 from pipeline.core.findings import FINDINGS_FILE, Findings
 from pipeline.core.layout import candidates_dir, report_dir, scorecards_dir, selection_dir, variant_dir
 from pipeline.core.names import MODEL_NAME, Format, Role, Scheme
@@ -57,7 +57,9 @@ from pipeline.core.records import (
 from pipeline.core.schema import SchemaProblems, plain, read
 from pipeline.core.tensors import map_npz
 from pipeline.data.sources import write_splits
-from pipeline.data.splits import LABELS
+from pipeline.data.splits import LABELS, open_split
+from pipeline.engines.open import open_session
+from pipeline.score.judgeable import require_judgeable
 from pipeline.score.scoring import Scores
 from pipeline.score.selection import Selected
 from pipeline.seal.keys import load_private_key
@@ -249,6 +251,7 @@ def _formats(wish: Wish, source_format: SourceFormat) -> tuple[str, ...]:
 def _with_variants(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
     """Make every variant; what cannot be made is left out of the recipe, with its reason. ``dense`` must be made."""
     recipe, refused = _with_dense(recipe, wish, work)
+    _require_judgeable(recipe, wish, work)
     for variant in [name for name in recipe.variants if name != "dense"]:
         try:
             _make(recipe, variant, work)
@@ -256,6 +259,16 @@ def _with_variants(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tupl
             refused = (*refused, RefusedCandidate(variant, str(error)))
             recipe = replace(recipe, variants={name: how for name, how in recipe.variants.items() if name != variant})
     return recipe, refused
+
+
+def _require_judgeable(recipe: Recipe, wish: Wish, work: Path) -> None:
+    """Refuse rows that could not be scored before minutes of work go into them."""
+    record = read_record(VariantRecord, variant_dir(recipe.model, "dense", work) / VARIANT_FILE, "compress")
+    model_format = min(record.exports)
+    export = variant_dir(recipe.model, "dense", work) / record.exports[model_format].file
+    session = open_session(model_format, read_bytes(export))
+    split = open_split(Path(recipe.data.validation), [spec.name for spec in session.inputs], recipe.slices)
+    require_judgeable(recipe, session, split, wish.data)
 
 
 def _with_dense(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
