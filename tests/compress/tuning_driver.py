@@ -1,7 +1,7 @@
 """Makes tiny models with one Keras and runs many fine-tuning jobs in one process: TensorFlow starts once.
 
-``python tuning_driver.py FOLDER 2|3 JOBS.json``: a list of ``{"name", "model", "variant", "tuning"}`` in, one line out a
-job.
+``python tuning_driver.py FOLDER 2|3 JOBS.json``: a list of ``{"name", "model", "variant", "tuning"}`` in, one line out
+for each job.
 """
 
 import json
