@@ -2,11 +2,12 @@
 
 A candidate is eligible when it is within every budget of the recipe; the loss counts with the upper end of its
 interval, so that luck on the validation rows buys nothing. The primary is the eligible candidate that its rule prefers
-most and that leaves a backup; the backup is the one its rule prefers most among those that differ from the primary as
-asked. ``accuracy`` prefers the least upper end of the loss, not the best measured metric: of many candidates within
-chance of each other the best measured one is merely the luckiest, and disappoints on the locked rows. The reference's
-loss is 0 by definition, so another leads only if it is better beyond chance, or equal and smaller. Equal figures go to
-the smaller file, then to the first name.
+most and that leaves a backup; the best backup of all is kept for that role, and is primary only where no other can be.
+The backup is the one its rule prefers most among those that differ from the primary as asked. ``accuracy`` prefers the
+least upper end of the loss, not the best measured metric: of many candidates within chance of each other the best
+measured one is merely the luckiest, and disappoints on the locked rows. The reference's loss is 0 by definition, so
+another leads only if it is better beyond chance, or equal and smaller. Equal figures go to the smaller file, then to
+the first name.
 
 Where the backup must have another scheme, all files of a search count as one: ``mixed-1`` and ``mixed-2`` share most of
 their number formats, and with them most faults. A mixed file differs from every uniform one, a format from the other.
@@ -169,11 +170,17 @@ def _cost(card: Scorecard, prefer: Preference) -> float:
 def _best_pair(
     by_role: dict[Role, list[Scorecard]], diverse: Sequence[Diversity]
 ) -> tuple[Scorecard, Scorecard] | None:
-    for primary in by_role[Role.PRIMARY]:
+    for primary in _primaries(by_role):
         for backup in by_role[Role.BACKUP]:
             if differs(primary, backup, diverse):
                 return primary, backup
     return None
+
+
+def _primaries(by_role: dict[Role, list[Scorecard]]) -> list[Scorecard]:
+    """Order who may be primary; the best backup of all comes last, else its own role would lose it."""
+    backups = by_role[Role.BACKUP][:1] if by_role[Role.PRIMARY] != by_role[Role.BACKUP] else []
+    return [card for card in by_role[Role.PRIMARY] if card not in backups] + backups
 
 
 def _verdict(
@@ -210,15 +217,21 @@ def _explain(
     prefer = preferences(recipe)
     if card is primary:
         return (_won(card, Role.PRIMARY, prefer[Role.PRIMARY], by_role[Role.PRIMARY]),)
-    before = by_role[Role.PRIMARY].index(card) < by_role[Role.PRIMARY].index(primary)
-    lost = (
-        "no candidate within the budgets could be its backup" if before else _worse(card, primary, prefer[Role.PRIMARY])
-    )
+    lost = _not_primary(card, pair, by_role, prefer[Role.PRIMARY])
     if card is backup:
         return _won(card, Role.BACKUP, prefer[Role.BACKUP], by_role[Role.BACKUP]), f"not primary: {lost}"
     shared = _shared(primary, card, recipe.select.backup.diverse)
     why_not = f"{' and '.join(shared)} as the primary" if shared else _worse(card, backup, prefer[Role.BACKUP])
     return f"not primary: {lost}", f"not backup: {why_not}"
+
+
+def _not_primary(
+    card: Scorecard, pair: tuple[Scorecard, Scorecard], by_role: dict[Role, list[Scorecard]], prefer: Preference
+) -> str:
+    primary, backup = pair
+    if by_role[Role.PRIMARY].index(card) > by_role[Role.PRIMARY].index(primary):
+        return _worse(card, primary, prefer)
+    return "it is the best backup of all" if card is backup else "no candidate within the budgets could be its backup"
 
 
 def _won(card: Scorecard, role: Role, prefer: Preference, order: list[Scorecard]) -> str:

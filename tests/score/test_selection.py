@@ -61,8 +61,15 @@ def dumb_pair(figures, budgets, rules):
         wanted = rules.backup.diverse
         return (Diversity.ENGINE not in wanted or engines) and (Diversity.SCHEME not in wanted or schemes)
 
-    pairs = [(a, b) for a in figures for b in figures if a != b and fits(a) and fits(b) and apart(a, b)]
-    return min(pairs, key=lambda p: (key(p[0], rules.primary.prefer), key(p[1], rules.backup.prefer)), default=None)
+    able = [name for name in figures if fits(name)]
+    by_role = [sorted(able, key=lambda name: key(name, rule.prefer)) for rule in (rules.primary, rules.backup)]
+    reserved = by_role[1][:1] if by_role[0] != by_role[1] else []
+    pairs = [(a, b) for a in able for b in able if a != b and apart(a, b)]
+    return min(
+        pairs,
+        key=lambda pair: (pair[0] in reserved, key(pair[0], rules.primary.prefer), key(pair[1], rules.backup.prefer)),
+        default=None,
+    )
 
 
 @given(tasks())
