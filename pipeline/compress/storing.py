@@ -11,8 +11,10 @@ from pipeline.compress.tflite_bias import correct_tflite
 from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Format, Scheme
 from pipeline.core.tensors import Array, Tensors
-from pipeline.engines.base import TensorSpec
+from pipeline.engines.base import Session, TensorSpec
 from pipeline.engines.open import open_session
+
+_CANNOT_RUN = "The engine cannot run what was stored: "
 
 
 def prepare(model_format: Format, export: bytes) -> bytes:
@@ -49,6 +51,18 @@ def store(model_format: Format, prepared: bytes, scheme: Scheme | Assignment, ra
     Inputs and outputs keep their names and types. Raises SchemeRefused when the scheme does not exist for the model,
     needs ``ranges`` that are not given, or gives a file that the engine cannot run.
     """
+    stored = store_unrun(model_format, prepared, scheme, ranges)
+    if stored is not prepared:
+        try:
+            session = open_session(model_format, stored)
+        except ModelError as error:
+            raise SchemeRefused(f"{_CANNOT_RUN}{error}") from error
+        require_answers(session)
+    return stored
+
+
+def store_unrun(model_format: Format, prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | None) -> bytes:
+    """Store as :func:`store` does, for a caller who loads the file anyway and asks :func:`require_answers` then."""
     schemes = (scheme,) if isinstance(scheme, Scheme) else tuple(scheme.values())
     if scheme is Scheme.F32:
         return prepared
@@ -56,20 +70,16 @@ def store(model_format: Format, prepared: bytes, scheme: Scheme | Assignment, ra
     if needy is not None and ranges is None:
         raise SchemeRefused(f"{needy} needs the ranges of activations; calibrate the model first.")
     if model_format is Format.ONNX:
-        stored = onnx_schemes.store_onnx(prepared, scheme, ranges)
-    else:
-        stored = tflite_schemes.quantize_tflite(prepared, scheme, ranges)
-    _require_answers(model_format, stored)
-    return stored
+        return onnx_schemes.store_onnx(prepared, scheme, ranges)
+    return tflite_schemes.quantize_tflite(prepared, scheme, ranges)
 
 
-def _require_answers(model_format: Format, stored: bytes) -> None:
+def require_answers(session: Session) -> None:
     """Run one row of zeros: an engine may load a file that it has no kernel for, or whose numbers overflow."""
     try:
-        session = open_session(model_format, stored)
         answers = session.run({spec.name: _zeros(spec) for spec in session.inputs})
     except ModelError as error:
-        raise SchemeRefused(f"The engine cannot run what was stored: {error}") from error
+        raise SchemeRefused(f"{_CANNOT_RUN}{error}") from error
     broken = [name for name, values in answers.items() if np.isnan(np.asarray(values, np.float64)).any()]
     if broken:
         raise SchemeRefused(f"What was stored answers NaN in {', '.join(broken)}; its numbers overflow this scheme.")

@@ -13,7 +13,8 @@ from pipeline.compress.tflite_file import (
     TfliteModel,
     code_index,
     constant_of,
-    parse_tflite,
+    copied,
+    parse_own,
     text_of,
     write_tflite,
 )
@@ -93,7 +94,8 @@ def correct_tflite(prepared: bytes, stored: bytes, batches: Iterable[Tensors]) -
 
 def biased(data: bytes) -> TfliteBiased:
     """Find the layers of a model by their number among layers of their kind: storing adds operators, but no layer."""
-    model, twin = parse_tflite(data), parse_tflite(data)
+    model = parse_own(data)
+    twin = copied(model)
     looked_at = {layer: _looked_at(twin, operator) for layer, operator in list(_layers(twin))}
     answers = {f"{_ANSWER}{position}": int(index) for position, index in enumerate(_float_outputs(twin))}
     _answer_with(twin, {**looked_at, **answers})

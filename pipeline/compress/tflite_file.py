@@ -1,5 +1,6 @@
 """Reading and writing ``.tflite`` files as objects that can be edited."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from pipeline.engines.open import open_session
 
 TfliteModel = Any  # ai_edge_litert's ModelT, generated from the flatbuffer schema without types
 
+_MODELS_KEPT = 8  # as many float exports as a worker of a search keeps
+
 
 def parse_tflite(data: bytes) -> TfliteModel:
     """Read ``.tflite`` bytes into an object; every buffer's data is inside it.
@@ -20,13 +23,42 @@ def parse_tflite(data: bytes) -> TfliteModel:
     Raises ModelError when the bytes are not a model that can be loaded.
     """
     open_session(Format.TFLITE, data)
+    return parse_own(data)
+
+
+@functools.lru_cache(maxsize=_MODELS_KEPT)
+def parse_once(data: bytes) -> TfliteModel:
+    """Read bytes as :func:`parse_tflite` does, for reading alone: equal bytes give the same object again.
+
+    Whoever wants to change it takes :func:`copied` first.
+    """
+    return parse_tflite(data)
+
+
+def parse_own(data: bytes) -> TfliteModel:
+    """Read bytes that were written here a moment ago: nobody else could have bent them, so no engine checks them."""
     model = flatbuffer_utils.read_model_from_bytearray(data)
     for code in model.operatorCodes:  # old files keep their operator in the deprecated field alone
         code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
     for buffer in model.buffers:
         if buffer.data is not None:  # an array is written at once, any other kind of bytes one at a time
-            buffer.data = np.frombuffer(bytes(buffer.data), np.uint8)
+            buffer.data = np.asarray(memoryview(buffer.data), np.uint8)
     return model
+
+
+def copied(model: TfliteModel) -> TfliteModel:
+    """Return a model that may be changed, but for its arrays: buffers are shared with the original."""
+    return _copied(model)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_copied(item) for item in value] if value and hasattr(value[0], "__dict__") else value[:]
+    if not hasattr(value, "__dict__"):
+        return value
+    twin = object.__new__(type(value))
+    twin.__dict__.update({name: _copied(item) for name, item in value.__dict__.items()})
+    return twin
 
 
 def write_tflite(model: TfliteModel) -> bytes:

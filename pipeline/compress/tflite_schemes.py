@@ -13,7 +13,16 @@ from pipeline.compress.calibration import Ranges
 from pipeline.compress.embedding import look_up_embeddings
 from pipeline.compress.groups import Assignment, WeightGroup
 from pipeline.compress.slimming import slimmed, written_slim
-from pipeline.compress.tflite_file import TfliteModel, constant_of, operators, parse_tflite, text_of, write_tflite
+from pipeline.compress.tflite_file import (
+    TfliteModel,
+    constant_of,
+    operators,
+    parse_once,
+    parse_own,
+    parse_tflite,
+    text_of,
+    write_tflite,
+)
 from pipeline.compress.tflite_following import followed
 from pipeline.compress.tflite_groups import OperatorGroup, operator_groups, scope_of
 from pipeline.compress.tflite_rules import Rule, Target, recipe, rule_of
@@ -41,7 +50,7 @@ def quantizable(parent: bytes) -> bytes:
 
 def tflite_groups(prepared: bytes) -> tuple[WeightGroup, ...]:
     """List what can be decided in a prepared model; a choice that stores the same as an earlier one is left out."""
-    model = parse_tflite(prepared)
+    model = parse_once(prepared)
     return tuple(_weight_group(model, group) for group in operator_groups(model))
 
 
@@ -53,14 +62,14 @@ def quantize_tflite(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges
     """
     if not isinstance(scheme, Scheme) and all(item is Scheme.F32 for item in scheme.values()):
         return slimmed(prepared)
-    model = parse_tflite(prepared)
+    model = parse_once(prepared)
     rules = _uniform(model, scheme) if isinstance(scheme, Scheme) else _mixed(model, scheme)
     if not rules:
         raise SchemeRefused(
             f"{_title(scheme)} changes nothing in this model: the quantizer has no kernel for its layers."
         )
     try:
-        model = parse_tflite(_quantized(model, rules, ranges))
+        model = _quantized(model, rules, ranges)
     except (ValueError, RuntimeError, KeyError, NotImplementedError, IndexError, ModelError) as error:
         brief = " ".join(str(error).split())
         raise SchemeRefused(f"{_title(scheme)} cannot be applied to this model: {brief[:200]}.") from error
@@ -132,13 +141,29 @@ def _weights(model: TfliteModel, graph: Any, operator: Any) -> Array | None:
     return None if data is None or not len(tensor.shape) else data.view("<f4").reshape(tensor.shape)
 
 
-def _quantized(model: TfliteModel, rules: Mapping[Place, Rule], ranges: Ranges | None) -> bytes:
+class _ObjectKeeper(ModelModifier):  # type: ignore[misc]  # it ships no types
+    """The quantizer's last part without its writing: what it made is changed further, and written once, at the end."""
+
+    made: TfliteModel | None = None
+
+    def _serialize_small_model(self, quantized_model: TfliteModel) -> bytearray:
+        self.made = quantized_model
+        return bytearray()
+
+    def _serialize_model(self, quantized_model: TfliteModel, *_: Any, **__: Any) -> bytearray:
+        self.made = quantized_model
+        return bytearray()
+
+
+def _quantized(model: TfliteModel, rules: Mapping[Place, Rule], ranges: Ranges | None) -> TfliteModel:
     """Run the quantizer's parts one by one: as a whole it parses the model again and draws progress bars."""
     manager = RecipeManager()
     manager.load_quantization_recipe(recipe((_target(model, place), rule) for place, rule in rules.items()))
     statistics = _statistics(ranges if any(rule.is_static for rule in rules.values()) else None)
     parameters = ParamsGenerator(model).generate_quantization_parameters(manager, statistics, False)
-    return bytes(ModelModifier(model).modify_model(parameters, None, False))
+    modifier = _ObjectKeeper(model)
+    written = modifier.modify_model(parameters, None, False)
+    return parse_own(bytes(written)) if modifier.made is None else modifier.made
 
 
 def _statistics(ranges: Ranges | None) -> Any:

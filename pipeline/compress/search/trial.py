@@ -13,7 +13,7 @@ import zstandard
 from pipeline.compress.calibration import Clipping
 from pipeline.compress.search.divergence import divergence
 from pipeline.compress.search.kit import Kit, decode_kit
-from pipeline.compress.storing import correct_biases, store
+from pipeline.compress.storing import correct_biases, require_answers, store_unrun
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import DataError, InternalError, ModelError, SchemeRefused
 from pipeline.core.files import read_bytes
@@ -111,7 +111,7 @@ def _quiet_libraries() -> Iterator[None]:
 def _file(kit: Kit, build: Build) -> bytes:
     wanted = build.uniform if build.uniform is not None else dict(build.assignment)
     ranges = kit.ranges.get(build.clipping) if build.needs_ranges else None
-    stored = store(kit.format, kit.prepared, wanted, ranges)
+    stored = store_unrun(kit.format, kit.prepared, wanted, ranges)
     return correct_biases(kit.format, kit.prepared, stored, [kit.rows]) if build.corrected else stored
 
 
@@ -138,6 +138,7 @@ def _figures(bench: _Bench, trial: Trial) -> Figures:
     session = open_session(kit.format, model)
     if (session.inputs, session.outputs) != (bench.float_session.inputs, bench.float_session.outputs):
         raise SchemeRefused("It takes or gives other tensors than its float export; the two could not be swapped.")
+    require_answers(session)
     rows = _SLOW_ROWS if Scheme.W8A16 in trial.build.schemes else len(next(iter(kit.rows.values())))
     answers = session.run(first_rows(kit.rows, rows))
     few = first_rows(kit.rows, kit.latency_rows)
