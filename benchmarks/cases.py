@@ -1,7 +1,7 @@
 """The models of the compression benchmark: three examples and Fashion-MNIST, with every variant's float export."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pipeline.core.errors import HotspareError, ModelError
 from pipeline.core.files import write_atomic
 from pipeline.core.layout import variant_dir
 from pipeline.core.names import Format, Scheme
-from pipeline.core.recipe import FineTuning, Recipe, load_recipe
+from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.core.schema import plain
 
 EXAMPLES = ("recommendation", "credit", "diagnosis")
@@ -23,10 +23,6 @@ UNIFORM: dict[Format, tuple[Scheme, ...]] = {
     Format.TFLITE: tuple(Scheme),
     Format.ONNX: tuple(Scheme),
 }
-# Beside the recipe's own, so that every model has variants of all kinds to choose from; what cannot be made is told.
-EXTRA = ("p50s", "p70s")
-_EXTRA_EPOCHS = 6
-_DISTILL_RATIO = 0.5
 Say = Callable[[str], None]
 
 
@@ -47,24 +43,17 @@ class Case:
         return variant_dir(self.name, variant, self.root) / f"model.{model_format}"
 
 
-def load_case(name: str, root: Path, epochs: int, extra: Sequence[str], say: Say) -> Case:
-    """Load a model's recipe, add the ``extra`` variants, and make every variant that is not there yet.
+def load_case(name: str, root: Path, epochs: int, say: Say) -> Case:
+    """Load a model's recipe and make every variant of it that is not there yet.
 
     Raises ModelError when the float model itself cannot be exported; another variant that fails is told and left out.
     """
     recipe = fashion_mnist.prepare(root, epochs) if name == fashion_mnist.MODEL else load_recipe(name)
-    recipe = replace(recipe, variants={**_extra(recipe, extra), **recipe.variants}, schemes=UNIFORM, search=None)
+    recipe = replace(recipe, schemes=UNIFORM, search=None)
     made = {variant: tuning for variant, tuning in recipe.variants.items() if _made(recipe, variant, root, say)}
     if "dense" not in made:
         raise ModelError(f"The float model of {name} could not be exported; see above.")
     return Case(replace(recipe, variants=made), root)
-
-
-def _extra(recipe: Recipe, names: Sequence[str]) -> dict[str, FineTuning]:
-    """Return the added variants, tuned with the step size and batch of the recipe's own, and by the float model too."""
-    own = next((tuning for name, tuning in recipe.variants.items() if name != "dense"), FineTuning())
-    tuning = replace(own, sparsity=None, epochs=_EXTRA_EPOCHS, distill_ratio=_DISTILL_RATIO)
-    return dict.fromkeys(names, tuning)
 
 
 def _made(recipe: Recipe, variant: str, root: Path, say: Say) -> bool:

@@ -1,10 +1,10 @@
 """hotspare's search beside other tools on the same models, rows and budget: ``python benchmarks/compression.py``.
 
 Run it in the project's folder after ``make repro`` (it needs ``artifacts/trained``) and with Debian's package
-``dataset-fashion-mnist``. Everything is written below ``--out``. Each printed number is measured in the run, but for
-seeds that an earlier, killed run of the same code has finished; trained models and variants of earlier runs are used
-again, too. ``--fresh`` keeps nothing. ``--seeds 20`` deals validation and locked rows anew twenty times and counts how
-often the chosen file is over the budget on locked rows.
+``dataset-fashion-mnist``. Everything is written below ``--out``; a killed run goes on where it was, and models that
+this run leaves out come from earlier ones into the same table, marked where the code has changed since. ``--fresh``
+keeps nothing. ``--seeds 20`` deals validation and locked rows anew twenty times and counts how often the chosen file
+is over the budget on locked rows.
 """
 
 import argparse
@@ -12,20 +12,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import seeds as other_seeds
-from cases import EXTRA, MODELS, Case, load_case
+from answering import Part, Pool
+from cases import MODELS, Case, load_case
 from measuring import Bench, Row, open_bench
-from rivals import Rival, all_rivals
-from searching import File, make_uniform, run_search
-from seeds import Summary, run_seeds
+from replaying import Explored, replay
+from rivals import all_rivals
+from searching import File, Found, make_uniform, run_search
+from seeds import Arena, run_seeds, summary
+from tables import Measurements, combined, keep, markdown, recall, show
 
-from pipeline.commands.build.console import show_json, show_table
-from pipeline.core.canonical import readable_json
+from pipeline.core.canonical import canonical_json, readable_json, sha256_file, sha256_hex
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Format
 from pipeline.core.recipe import Minimize, Search
@@ -34,65 +36,33 @@ from pipeline.core.schema import plain
 OUT = Path("artifacts/benchmarks/compression")
 OLIVE_PACKAGES = ("olive-ai", "onnxruntime", "requests")  # Olive imports requests without declaring it
 TOOLS = ("tensorflow", "ai-edge-quantizer", "ai-edge-litert", "onnxruntime")
-HEADERS = ("model · tool", "file", "bytes", "zstd", "× float", "loss", "at most", "locked", "latency ×", "in budget")
-SEED_HEADERS = (
-    "model", "seeds", "none found", "over budget", "worst over", "saved (median)", "saved (least)",
-    "saved, any variant", "latency × fastest", "latency × smallest", "uniform over", "s a seed",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that one run measured."""
-
-    machine: str
-    tools: dict[str, str]
-    search: Search
-    loss_max_abs: dict[str, float]
-    rows: tuple[Row, ...]
-    seeds: tuple[Summary, ...]
-    notes: tuple[str, ...]
+_CODE = ("benchmarks", "pipeline/compress", "pipeline/score")
+_DIGEST_CHARS = 12
 
 
 def main() -> None:
     """Measure every model, then print and write the table."""
     args = arguments()
     search = Search(args.minimize, seconds_max=args.seconds)
-    olive_python, notes = (None, []) if args.no_rivals else olive_environment(args)
     if args.fresh:
-        for folder in ("seeds", "trained", "variants"):
+        for folder in ("seeds", "trained", "variants", "measured", "explored"):
             shutil.rmtree(args.out / folder, ignore_errors=True)
-    report = Report(machine(), tools(), search, {}, (), (), tuple(notes))
+    code = code_digest()
     for name in args.models:
-        case = load_case(name, args.out, args.epochs, args.extra, say)
-        bench = open_bench(case)
-        files, refused = make_uniform(case.recipe, case.root)
-        others = () if args.no_rivals else all_rivals(case, olive_python)
-        report = replace(
-            report,
-            loss_max_abs={**report.loss_max_abs, name: case.recipe.budgets.loss_max_abs},
-            rows=(*report.rows, *table_of(case, bench, files, search, others)),
-            notes=(*report.notes, *told(name, refused)),
-        )
-        write(report, args)
-        if args.seeds:
-            results = run_seeds(case, bench, files, replace(search, seconds_max=args.seed_seconds), args.seeds, say)
-            summary = other_seeds.summary(results, search.minimize, report.loss_max_abs[name])
-            report = replace(report, seeds=(*report.seeds, summary))
-            write(report, args)
-    show(report, args.json)
+        Measuring(load_case(name, args.out, args.epochs, say), search, args, code).run()
+        write(args, code)
+    show(combined(args.out, args.minimize, MODELS), code, args.json)
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL", help=", ".join(MODELS))
-    parser.add_argument("--extra", nargs="*", default=EXTRA, metavar="VARIANT", help="beside the recipe's own variants")
     parser.add_argument("--minimize", type=Minimize, choices=list(Minimize), default=Minimize.BYTES)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of the search in the table, at most (120)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of one search, at most (120)")
     parser.add_argument("--seeds", type=int, default=0, metavar="N", help="deal the rows anew N times")
-    parser.add_argument("--seed-seconds", type=float, default=60.0, help="of the search under each seed, at most (60)")
-    parser.add_argument("--fresh", action="store_true", help="keep nothing of earlier runs: models, variants, seeds")
+    parser.add_argument("--search-seeds", type=int, default=2, metavar="N", help="run N searches for these deals (2)")
+    parser.add_argument("--fresh", action="store_true", help="keep nothing of earlier runs: models, variants, figures")
     parser.add_argument(
         "--olive-python", type=Path, help="interpreter that has Olive; otherwise one is made below --out"
     )
@@ -105,11 +75,154 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(report: Report, args: argparse.Namespace) -> None:
-    """Write what is measured so far, as Markdown and as JSON."""
-    name = str(report.search.minimize)
-    write_atomic(args.markdown or args.out / f"{name}.md", markdown(report).encode())
-    write_atomic(args.out / f"{name}.json", readable_json(plain(report)))
+def write(args: argparse.Namespace, code: str) -> None:
+    """Write what is measured so far of all models, as Markdown and as JSON."""
+    found = combined(args.out, args.minimize, MODELS)
+    write_atomic(args.markdown or args.out / f"{args.minimize}.md", markdown(found, code).encode())
+    write_atomic(args.out / f"{args.minimize}.json", readable_json([plain(one) for one in found]))
+
+
+class Measuring:
+    """One model's measurements, each step taken from an earlier run of the same code where it is there."""
+
+    def __init__(self, case: Case, search: Search, args: argparse.Namespace, code: str) -> None:
+        """Digest what the figures follow from."""
+        self.case, self.search, self.args = case, search, args
+        self.made_of = made_of(case, search, code)
+        self.uniform = cache(self._uniform)
+        self.bench = cache(self._bench)
+        self.explored = cache(self._explored)
+
+    def run(self) -> None:
+        """Measure the rows of the table, then the deals."""
+        known = recall(self.args.out, self.search.minimize, self.case.name)
+        if known is None or known.made_of != self.made_of or self._lacks(known):
+            known = self._measure()
+            keep(self.args.out, known)
+        if self.args.seeds:
+            folder, name = self.case.root / "seeds", f"{self.case.name}-{self.search.minimize}"
+            digest = f"{self.made_of} {self.args.search_seeds}"
+            results = list(run_seeds(self._arena, folder, name, self.args.seeds, digest, say))
+            found = summary(results, self.search.minimize, known.loss_max_abs)
+            keep(self.args.out, replace(known, seeds=found))
+
+    def _lacks(self, known: Measurements) -> bool:
+        """Tell whether tools are missing that this run is to measure."""
+        tools = {row.tool.partition(" ")[0] for row in known.rows}
+        return not self.args.no_rivals and ("TF" not in tools or ("Olive" not in tools and not self.args.no_olive))
+
+    def _measure(self) -> Measurements:
+        recipe = self.case.recipe
+        notes: list[str] = []
+        rows = list(self._rows(notes))
+        return Measurements(
+            model=self.case.name,
+            made_of=self.made_of,
+            machine=machine(),
+            tools=tools(),
+            search=self.search,
+            loss_max_abs=recipe.budgets.loss_max_abs,
+            confidence=recipe.budgets.confidence,
+            rows=tuple(rows),
+            notes=(*notes, *told(self.case.name, self.uniform()[1])),
+        )
+
+    def _rows(self, notes: list[str]) -> Iterator[Row]:
+        """Yield the float exports, every rival, hotspare's best uniform files, the searched one."""
+        bench, name = self.bench(), self.case.name
+        for kind in Format:
+            yield bench.row("float", f"dense.f32 {kind}", kind, self.case.export(kind).read_bytes())
+        yield from self._rivals(notes)
+        found = self._search(0)
+        yield from self._uniform_rows(found, notes)
+        tool = f"hotspare search, {found.seconds:.0f} s"
+        if not found.complete:
+            notes.append(f"{name}: the search ran out of its {self.search.seconds_max:g} s before it was complete.")
+        if found.chosen is None:
+            yield Row(name, tool, problem=" ".join(found.why))
+        else:
+            yield bench.row(tool, found.chosen.name, found.chosen.record.format, found.chosen.model)
+
+    def _rivals(self, notes: list[str]) -> Iterator[Row]:
+        if self.args.no_rivals:
+            return
+        olive_python, problems = olive_environment(self.args)
+        notes.extend(problems)
+        for rival in all_rivals(self.case, olive_python):
+            say(f"{self.case.name}: {rival.tool}")
+            yield (
+                Row(self.case.name, rival.tool, problem=rival.problem)
+                if rival.model is None
+                else self.bench().row(rival.tool, str(rival.format), rival.format, rival.model)
+            )
+
+    def _uniform_rows(self, found: Found, notes: list[str]) -> Iterator[Row]:
+        """Yield the best uniform files, by the search's rule on the recipe's own rows."""
+        arena = Arena(self.case, self.bench(), [self.explored(0)], self.uniform()[0])
+        validation, locked = _own(arena.pool)
+        choice = self.explored(0).choose(arena.pool, validation)
+        if found.complete and (choice and choice.sha256) != (found.chosen and found.chosen.record.sha256):
+            notes.append(f"{self.case.name}: read again, the search would choose {choice and choice.words}.")
+        level = choice.confidence if choice else self.explored(0).confidence
+        for only_dense, what in ((True, "float weights"), (False, "any variant")):
+            best = arena.uniform(validation, locked, level, only_dense)
+            tool = f"hotspare best uniform, {what}"
+            yield (
+                Row(self.case.name, tool, problem="no uniform scheme meets the budget")
+                if best is None
+                else self.bench().row(tool, best.file.name, best.file.record.format, best.file.model)
+            )
+
+    def _arena(self) -> Arena:
+        explored = [self.explored(number) for number in range(self.args.search_seeds)]
+        return Arena(self.case, self.bench(), explored, self.uniform()[0])
+
+    def _search(self, number: int) -> Found:
+        """Search from nothing, and keep what it measured."""
+        say(f"{self.case.name}: searching for at most {self.search.seconds_max:g} s")
+        folder = self._folder(number)
+        (folder / "made-of").unlink(missing_ok=True)
+        recipe = replace(self.case.recipe, seed=self.case.recipe.seed + number)
+        found = run_search(recipe, self.search, searching_root(self.case), folder)
+        write_atomic(folder / "made-of", self.made_of.encode())
+        say(f"{self.case.name}: {' '.join(found.why[:1])}")
+        return found
+
+    def _explored(self, number: int) -> Explored:
+        stamp = self._folder(number) / "made-of"
+        if not stamp.exists() or stamp.read_text() != self.made_of:
+            self._search(number)
+        recipe = replace(self.case.recipe, seed=self.case.recipe.seed + number)
+        return replay(recipe, self.search, self.case.root, self._folder(number))
+
+    def _folder(self, number: int) -> Path:
+        return self.case.root / "explored" / f"{self.case.name}-{self.search.minimize}-{number}"
+
+    def _uniform(self) -> tuple[tuple[File, ...], dict[str, str]]:
+        return make_uniform(self.case.recipe, self.case.root)
+
+    def _bench(self) -> Bench:
+        return open_bench(self.case)
+
+
+def _own(pool: Pool) -> tuple[Part, Part]:
+    validation, locked = pool.own_deal
+    seed = pool.recipe.seed
+    return pool.judged("validation", validation, seed), pool.judged("test", locked, seed)
+
+
+def code_digest() -> str:
+    """Return a digest of the code that figures follow from."""
+    code = {str(path): sha256_file(path) for folder in _CODE for path in sorted(Path(folder).rglob("*.py"))}
+    return sha256_hex(canonical_json(code))[:_DIGEST_CHARS]
+
+
+def made_of(case: Case, search: Search, code: str) -> str:
+    """Return the digest of all that figures follow from, the code's in front: exports, rows and settings."""
+    exports = [sha256_file(case.export(kind, variant)) for variant in case.recipe.variants for kind in Format]
+    data = case.recipe.data
+    rows = [sha256_file(Path(path)) for path in (data.calibration, data.validation, data.test)]
+    return f"{code} {sha256_hex(canonical_json([exports, rows, plain(case.recipe), plain(search)]))}"
 
 
 def told(model: str, refused: Mapping[str, str]) -> Iterator[str]:
@@ -147,32 +260,6 @@ def olive_environment(args: argparse.Namespace) -> tuple[Path | None, list[str]]
     return python, []
 
 
-def table_of(
-    case: Case, bench: Bench, files: Sequence[File], search: Search, others: Iterator[Rival] | Sequence[Rival]
-) -> Iterator[Row]:
-    """Yield a model's rows: the float exports, every rival, hotspare's best uniform files, the searched one."""
-    for kind in Format:
-        yield bench.row("float", f"dense.f32 {kind}", kind, case.export(kind).read_bytes())
-    for rival in others:
-        say(f"{case.name}: {rival.tool}")
-        yield (
-            Row(case.name, rival.tool, problem=rival.problem)
-            if rival.model is None
-            else bench.row(rival.tool, str(rival.format), rival.format, rival.model)
-        )
-    uniform = {file.name: bench.row("hotspare uniform", file.name, file.record.format, file.model) for file in files}
-    dense = [uniform[file.name] for file in files if file.record.variant == "dense"]
-    yield best(dense, "hotspare best uniform, float weights", case.name, search.minimize)
-    yield best(list(uniform.values()), "hotspare best uniform, any variant", case.name, search.minimize)
-    say(f"{case.name}: searching for at most {search.seconds_max:g} s")
-    found = run_search(case.recipe, search, searching_root(case))
-    tool = f"hotspare search, {found.seconds:.0f} s"
-    if found.chosen is None:
-        yield Row(case.name, tool, problem=" ".join(found.why))
-    else:
-        yield bench.row(tool, found.chosen.name, found.chosen.record.format, found.chosen.model)
-
-
 def searching_root(case: Case) -> Path:
     """Return an emptied folder for one search, with the case's exports in it: nothing of an earlier search helps."""
     root = case.root / "search"
@@ -180,15 +267,6 @@ def searching_root(case: Case) -> Path:
     root.mkdir(parents=True)
     (root / "variants").symlink_to((case.root / "variants").resolve())
     return root
-
-
-def best(rows: Sequence[Row], tool: str, model: str, minimize: Minimize) -> Row:
-    """Return the best row within the budget; the figure that the search minimizes decides (resident memory: bytes)."""
-    within = [row for row in rows if row.within]
-    if not within:
-        return Row(model, tool, problem="no uniform scheme meets the budget")
-    figure = {Minimize.LATENCY: "latency_ratio", Minimize.BYTES_ZSTD: "bytes_zstd"}.get(minimize, "bytes")
-    return replace(min(within, key=lambda row: (getattr(row, figure), row.file)), tool=tool)
 
 
 def machine() -> str:
@@ -201,67 +279,6 @@ def machine() -> str:
 def tools() -> dict[str, str]:
     """Return the versions of the tools compared."""
     return {name: version(name) for name in TOOLS}
-
-
-def show(report: Report, as_json: bool) -> None:
-    """Print the report."""
-    if as_json:
-        show_json(report)
-        return
-    budgets = ", ".join(f"{model} {loss:g}" for model, loss in report.loss_max_abs.items())
-    show_table(f"Loss budgets: {budgets}. Minimized: {report.search.minimize}", HEADERS, map(cells, report.rows))
-    if report.seeds:
-        show_table("Rows dealt anew", SEED_HEADERS, map(seed_cells, report.seeds))
-    for note in report.notes:
-        print(note)
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """Return a row in words, in the order of ``HEADERS``."""
-    head = (f"{row.model} · {row.tool}", row.file)
-    if row.problem:
-        return (*head, *([""] * (len(HEADERS) - 3)), row.problem)
-    sizes = (f"{row.bytes:,}", f"{row.bytes_zstd:,}", f"{row.bytes_ratio:.3f}")
-    losses = (f"{row.loss:+.4f}", f"{row.loss_high:+.4f}", f"{row.loss_locked:+.4f}")
-    return (*head, *sizes, *losses, f"{row.latency_ratio:.2f}", "yes" if row.within else "no")
-
-
-def seed_cells(summary: Summary) -> tuple[str, ...]:
-    """Return a summary in words, in the order of ``SEED_HEADERS``."""
-    shares = (summary.bytes_saved_median, summary.bytes_saved_least, summary.bytes_saved_any_variant_median)
-    ratios = (summary.latency_ratio_median, summary.latency_ratio_smallest_median)
-    return (
-        summary.model,
-        str(summary.seeds),
-        str(summary.none_found),
-        str(summary.over_budget),
-        f"{summary.worst_overshoot:.4f}",
-        *("–" if share is None else f"{share:.1%}" for share in shares),
-        *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
-        str(summary.uniform_over_budget),
-        f"{summary.seconds_median:.0f}",
-    )
-
-
-def markdown(report: Report) -> str:
-    """Return the report as Markdown for the docs."""
-    versions = ", ".join(f"{name} {number}" for name, number in report.tools.items())
-    budgets = ", ".join(f"{model} {loss:g}" for model, loss in report.loss_max_abs.items())
-    parts = [
-        f"Measured on {report.machine}; {versions}. Loss budgets: {budgets}. Minimized: {report.search.minimize}.",
-        "",
-    ]
-    parts += [*_markdown_table(HEADERS, map(cells, report.rows)), ""]
-    if report.seeds:
-        parts += [*_markdown_table(SEED_HEADERS, map(seed_cells, report.seeds)), ""]
-    return "\n".join([*parts, *(f"- {note}" for note in report.notes), ""])
-
-
-def _markdown_table(headers: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    yield f"| {' | '.join(headers)} |"
-    yield f"|{'|'.join(['---', *['---:'] * (len(headers) - 1)])}|"
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
 
 
 if __name__ == "__main__":

@@ -4,17 +4,15 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from replaying import FLOAT_ONLY, keeping
+
 from pipeline.compress.candidates import make_candidates
 from pipeline.core.errors import MissingStageError
 from pipeline.core.files import read_bytes
 from pipeline.core.findings import FINDINGS_FILE, Findings
 from pipeline.core.layout import candidates_dir
-from pipeline.core.names import Format, Scheme
 from pipeline.core.recipe import Recipe, Search
 from pipeline.core.records import CandidateRecord, Candidates, read_record
-
-# Beside a search only the float files are asked for: the uniform ones are made once, by `make_uniform`.
-_FLOAT_ONLY = {Format.TFLITE: (Scheme.F32,), Format.ONNX: (Scheme.F32,)}
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,15 @@ def make_uniform(recipe: Recipe, root: Path) -> tuple[tuple[File, ...], dict[str
     return _files(made, root), {item.candidate: item.reason for item in made.refused}
 
 
-def run_search(recipe: Recipe, search: Search, root: Path) -> Found:
-    """Search over the variants and formats of ``recipe`` below ``root``, which holds their exports."""
+def run_search(recipe: Recipe, search: Search, root: Path, aside: Path) -> Found:
+    """Search over the variants and formats of ``recipe`` below ``root``, which holds their exports.
+
+    What was measured is kept in the folder ``aside``, for :func:`replaying.replay`.
+    """
     started = time.perf_counter()
-    made = make_candidates(replace(recipe, schemes=_FLOAT_ONLY, search=search), root=root)
+    work = root / "work" / "search" / recipe.model
+    recipe = replace(recipe, schemes=FLOAT_ONLY, search=search)
+    made = make_candidates(recipe, root=root, watcher=keeping(work, aside))
     seconds = time.perf_counter() - started
     findings = read_record(Findings, candidates_dir(recipe.model, root) / FINDINGS_FILE, f"quantize {recipe.model}")
     chosen = next((file for file in _files(made, root) if file.name == findings.chosen), None)

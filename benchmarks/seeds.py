@@ -1,44 +1,48 @@
-"""The search under other seeds: validation and locked rows dealt anew, the budget's promise checked on the locked ones.
+"""The search under other deals of the rows: validation and locked rows dealt anew, the promise checked on the latter.
 
-The exports, the calibration rows and the uniform files stay. A seed deals the rows of both splits into new ones of the
-same sizes (rows of one list stay together), gives the search another seed, and lets it choose by the new validation
-rows.
-Each result is a JSON file, used again by a later run only while code, settings and exports are the same.
+The exports, the calibration rows and the uniform files stay, and so does what a search measures before it reads the
+first validation row; it is measured for a few seeds of the search (:mod:`replaying`) and read again for each deal. A
+deal puts the rows of both splits into new ones of the same sizes (rows of one list stay together) and lets the search,
+and the best uniform scheme, be chosen by the new validation rows. Each result is a JSON file, used again by a later
+run only while code, settings, exports and rows are the same.
 """
 
-import shutil
+import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from answering import Known, Part, Pool, deal
 from cases import Case, Say
 from measuring import Bench, zstd_bytes
-from searching import File, run_search
+from replaying import Choice, Explored
+from searching import File
 
-from pipeline.core.canonical import canonical_json, readable_json, sha256_file, sha256_hex
-from pipeline.core.errors import DataError, InternalError
+from pipeline.core.canonical import readable_json
+from pipeline.core.errors import InternalError
 from pipeline.core.files import read_json, write_atomic
-from pipeline.core.names import Format
-from pipeline.core.recipe import Minimize, Recipe, Search
+from pipeline.core.names import Format, Scheme
+from pipeline.core.recipe import Minimize
 from pipeline.core.schema import SchemaProblems, plain, read
-from pipeline.core.tensors import Array, Tensors, encode_npz, map_npz
 from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
-from pipeline.score.scoring import Judged, judge_session, session_score
 
-_CODE = ("benchmarks", "pipeline/compress", "pipeline/score")
-_GROUP = "group"
+_REPETITIONS = 3
 
 
 @dataclass(frozen=True)
 class Picked:
-    """A chosen file under one seed: losses on the new validation rows, and on the new locked ones."""
+    """A chosen file under one deal.
+
+    ``confidence`` is the level at which ``loss_high`` was held against the budget; ``loss_locked`` is on locked rows.
+    """
 
     candidate: str
     bytes: int
     bytes_zstd: int
+    confidence: float
     loss: float
     loss_high: float
     loss_locked: float
@@ -46,168 +50,136 @@ class Picked:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed of one model.
+    """One deal of one model. Latencies are the searched file's against those of the uniform ones, called in turn.
 
-    ``latency_ratio``: the searched file against the fastest uniform one within the budget, called in turn;
-    ``latency_ratio_smallest``: against the smallest. ``made_of`` is the digest of what it follows from.
+    ``made_of`` is the digest of what it follows from; ``search_seed`` the seed of the search that was read again.
     """
 
     made_of: str
     model: str
     seed: int
-    seconds_search: float
+    search_seed: int
     seconds: float
-    complete: bool
-    why: tuple[str, ...]
     searched: Picked | None = None
     uniform: Picked | None = None
     uniform_any_variant: Picked | None = None
     latency_ratio: float | None = None
-    latency_ratio_smallest: float | None = None
+    latency_ratio_any_variant: float | None = None
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A uniform file, loaded, and its latency against the float model's."""
+class Chosen:
+    """A uniform file, and its score where it was chosen."""
 
     file: File
-    session: Session
-    latency_ratio: float
+    picked: Picked
 
 
-@dataclass(frozen=True)
-class Pool:
-    """What does not change between seeds: the rows of both splits together, and the uniform files."""
+class Arena:
+    """One model's bench, rows, searches and uniform files, ready for any number of deals."""
 
-    tensors: Tensors
-    validation_units: int
-    contenders: tuple[Contender, ...]
+    def __init__(self, case: Case, bench: Bench, explored: Sequence[Explored], files: Iterable[File]) -> None:
+        """Put the uniform files into the order in which they are tried: best first."""
+        self.case, self.bench, self.explored = case, bench, explored
+        self.pool = Pool(bench)
+        self._ratios: dict[tuple[str, str], float] = {}
+        minimize = explored[0].minimize
+        stored = (file for file in files if file.record.scheme != Scheme.F32)
+        self._files = sorted(stored, key=lambda file: (self._figure(file, minimize), file.name))
 
+    def _figure(self, file: File, minimize: Minimize) -> float:
+        if minimize is Minimize.LATENCY:
+            session = open_session(file.record.format, file.model, self.case.recipe.serving.threads)
+            return self.bench.latency_ratio(session, self.bench.reference)
+        return zstd_bytes(file.model) if minimize is Minimize.BYTES_ZSTD else len(file.model)
 
-def open_pool(bench: Bench, files: Iterable[File]) -> Pool:
-    """Put the rows of both splits together, load every uniform file and measure its latency."""
-    data, threads = bench.recipe.data, bench.recipe.serving.threads
-    parts = [map_npz(Path(path), DataError) for path in (data.validation, data.test)]
-    contenders = []
-    for file in files:
-        session = open_session(file.record.format, file.model, threads)
-        contenders.append(Contender(file, session, bench.latency_ratio(session, bench.reference)))
-    return Pool(joined(parts), len(np.unique(units(parts[0]))), tuple(contenders))
+    def uniform(self, validation: Part, locked: Part, confidence: float, only_dense: bool) -> Chosen | None:
+        """Return the best uniform file whose loss is within the budget at a level, the search's own."""
+        for file in self._files:
+            if only_dense and file.record.variant != "dense":
+                continue
+            known = self.pool.known(file.record.sha256, file.record.format, lambda file=file: file.model)
+            if isinstance(known, str):
+                continue
+            picked = pick(file.name, file.model, known, validation, locked, confidence)
+            if picked.loss_high <= self.case.recipe.budgets.loss_max_abs:
+                return Chosen(file, picked)
+        return None
 
+    def searched(self, choice: Choice, validation: Part, locked: Part) -> Picked:
+        """Score the file that a search chose."""
+        known = self.pool.known(choice.sha256, choice.format, lambda: choice.model)
+        if isinstance(known, str):
+            raise InternalError(f"{choice.words} was certified and cannot answer: {known}")
+        return pick(choice.words, choice.model, known, validation, locked, choice.confidence)
 
-def joined(parts: Sequence[Tensors]) -> dict[str, Array]:
-    """Put splits behind each other; lists are numbered anew, because both splits count theirs from the same number."""
-    both = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    if _GROUP in both:
-        starts = np.cumsum([0, *(int(part[_GROUP].max()) + 1 for part in parts)])
-        shifted = [part[_GROUP] + start for part, start in zip(parts, starts, strict=False)]
-        both[_GROUP] = np.concatenate(shifted).astype(np.int32)
-    return both
+    def latency_ratio(self, choice: Choice, other: Chosen) -> float:
+        """Return the median of a few comparisons in which both files were called in turn; a pair is timed once."""
+        key = choice.sha256, other.file.record.sha256
+        if key not in self._ratios:
+            ours = self._open(choice.format, choice.model)
+            theirs = self._open(other.file.record.format, other.file.model)
+            found = [self.bench.latency_ratio(ours, theirs) for _ in range(_REPETITIONS)]
+            self._ratios[key] = 1.0 if key[0] == key[1] else statistics.median(found)
+        return self._ratios[key]
 
-
-def units(tensors: Tensors) -> Array:
-    """Return what each row (n,) is dealt with: its list, or itself."""
-    return np.asarray(tensors[_GROUP]) if _GROUP in tensors else np.arange(len(next(iter(tensors.values()))))
-
-
-def deal(tensors: Tensors, validation_units: int, seed: int) -> tuple[Array, Array]:
-    """Return the row numbers of a new validation and a new locked split, in rising order."""
-    owner = units(tensors)
-    drawn = np.random.default_rng(seed).permutation(np.unique(owner))
-    is_validation = np.isin(owner, drawn[:validation_units])
-    return np.flatnonzero(is_validation), np.flatnonzero(~is_validation)
-
-
-@dataclass(frozen=True)
-class Dealt:
-    """One seed's recipe (its own split files) and both splits judged."""
-
-    recipe: Recipe
-    validation: Judged
-    locked: Judged
-
-    def picked(self, file: File, session: Session) -> Picked:
-        """Measure a file on both splits."""
-        validation = session_score(self.recipe, self.validation, session)
-        locked = session_score(self.recipe, self.locked, session)
-        size = (len(file.model), zstd_bytes(file.model))
-        return Picked(file.name, *size, validation.loss_abs, validation.loss_high, locked.loss_abs)
+    def _open(self, model_format: Format, model: bytes) -> Session:
+        return open_session(model_format, model, self.case.recipe.serving.threads)
 
 
-def run_seed(case: Case, bench: Bench, pool: Pool, search: Search, seed: int, made_of: str) -> SeedResult:
-    """Deal, search, choose the best uniform files by the same rule on the same rows, and measure all on locked rows."""
+def pick(name: str, model: bytes, known: Known, validation: Part, locked: Part, confidence: float) -> Picked:
+    """Score a file on both splits of a deal."""
+    task = validation.score(known, confidence)
+    loss_locked = locked.score(known, confidence).loss_abs
+    return Picked(name, len(model), zstd_bytes(model), round(confidence, 6), task.loss_abs, task.loss_high, loss_locked)
+
+
+def run_seed(arena: Arena, seed: int, made_of: str) -> SeedResult:
+    """Deal, choose by the search and among the uniform files, by one rule, and measure all on locked rows."""
     started = time.perf_counter()
-    scratch = case.root / "seeds" / f"scratch-{case.name}-{search.minimize}-{seed}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    (scratch / "variants").symlink_to((case.root / "variants").resolve())
-    try:
-        dealt = _dealt(bench, pool, scratch, seed)
-        found = run_search(dealt.recipe, search, scratch)
-        smallest = _best(dealt, pool, lambda item: (len(item.file.model), item.file.name), only_dense=True)
-        fastest = _best(dealt, pool, lambda item: (item.latency_ratio, item.file.name), only_dense=True)
-        any_variant = _best(dealt, pool, lambda item: (len(item.file.model), item.file.name), only_dense=False)
-        session = _session(case.recipe, found.chosen)
-        return SeedResult(
-            made_of=made_of,
-            model=case.name,
-            seed=seed,
-            searched=dealt.picked(found.chosen, session) if found.chosen and session else None,
-            uniform=smallest and smallest[1],
-            uniform_any_variant=any_variant and any_variant[1],
-            latency_ratio=bench.latency_ratio(session, fastest[0].session) if session and fastest else None,
-            latency_ratio_smallest=bench.latency_ratio(session, smallest[0].session) if session and smallest else None,
-            seconds_search=round(found.seconds, 2),
-            seconds=round(time.perf_counter() - started, 2),
-            complete=found.complete,
-            why=found.why,
-        )
-    finally:
-        shutil.rmtree(scratch)
-
-
-def _session(recipe: Recipe, file: File | None) -> Session | None:
-    return None if file is None else open_session(file.record.format, file.model, recipe.serving.threads)
-
-
-def _dealt(bench: Bench, pool: Pool, folder: Path, seed: int) -> Dealt:
-    """Write a seed's splits and let the float reference answer them."""
-    paths = {}
-    for name, part in zip(("validation", "test"), deal(pool.tensors, pool.validation_units, seed), strict=True):
-        paths[name] = folder / f"{name}.npz"
-        write_atomic(paths[name], encode_npz({key: values[part] for key, values in pool.tensors.items()}))
-    data = replace(bench.recipe.data, **{name: str(path) for name, path in paths.items()})
-    recipe = replace(bench.recipe, data=data, seed=seed)
-    return Dealt(recipe, *(judge_session(recipe, bench.reference, name, path) for name, path in paths.items()))
-
-
-def _best(
-    dealt: Dealt, pool: Pool, order: Callable[[Contender], tuple[float, str]], only_dense: bool
-) -> tuple[Contender, Picked] | None:
-    """Return the first uniform file, in ``order``, whose upper end of the loss meets the budget on validation rows."""
-    for item in sorted(pool.contenders, key=order):
-        if only_dense and item.file.record.variant != "dense":
-            continue
-        if session_score(dealt.recipe, dealt.validation, item.session).loss_high <= dealt.recipe.budgets.loss_max_abs:
-            return item, dealt.picked(item.file, item.session)
-    return None
+    pool, explored = arena.pool, arena.explored[seed % len(arena.explored)]
+    rows = zip(("validation", "test"), deal(pool.split, pool.validation_units, seed), strict=True)
+    validation, locked = (pool.judged(name, part, seed) for name, part in rows)
+    choice = explored.choose(pool, validation)
+    level = choice.confidence if choice else explored.confidence
+    dense, any_variant = (arena.uniform(validation, locked, level, only) for only in (True, False))
+    return SeedResult(
+        made_of=made_of,
+        model=arena.case.name,
+        seed=seed,
+        search_seed=explored.recipe.seed,
+        searched=choice and arena.searched(choice, validation, locked),
+        uniform=dense and dense.picked,
+        uniform_any_variant=any_variant and any_variant.picked,
+        latency_ratio=arena.latency_ratio(choice, dense) if choice and dense else None,
+        latency_ratio_any_variant=arena.latency_ratio(choice, any_variant) if choice and any_variant else None,
+        seconds=round(time.perf_counter() - started, 2),
+    )
 
 
 def run_seeds(
-    case: Case, bench: Bench, files: Iterable[File], search: Search, seeds: int, say: Say
-) -> list[SeedResult]:
-    """Return a result for every seed, from its file where it was done before."""
-    made_of, results, pool = _made_of(case, search), [], None
-    for seed in range(seeds):
-        path = case.root / "seeds" / f"{case.name}-{search.minimize}-{seed:02}.json"
+    arena: Callable[[], Arena], folder: Path, name: str, count: int, made_of: str, say: Say
+) -> Iterator[SeedResult]:
+    """Yield a result for every seed, from its file in ``folder`` where it was done before."""
+    opened: Arena | None = None
+    for seed in range(count):
+        path = folder / f"{name}-{seed:02}.json"
         result = read_result(path, made_of)
         if result is None:
-            pool = pool or open_pool(bench, files)
-            result = run_seed(case, bench, pool, search, seed, made_of)
+            opened = opened or arena()
+            result = run_seed(opened, seed, made_of)
             write_atomic(path, readable_json(plain(result)))
-            say(f"{case.name} seed {seed}: {result.seconds} s, of which the search {result.seconds_search} s")
-        results.append(result)
-    return results
+        say(f"{name} seed {seed + 1}/{count}: {in_words(result)}")
+        yield result
+
+
+def in_words(result: SeedResult) -> str:
+    """Tell a deal's result in a line."""
+    told = (
+        f"{what} {one.candidate} {one.bytes:,} bytes, locked {one.loss_locked:+.4f}" if one else f"{what} none"
+        for what, one in (("searched", result.searched), ("uniform", result.uniform))
+    )
+    return f"{result.seconds:.1f} s; {'; '.join(told)}"
 
 
 def read_result(path: Path, made_of: str) -> SeedResult | None:
@@ -221,58 +193,84 @@ def read_result(path: Path, made_of: str) -> SeedResult | None:
     return result if result.made_of == made_of else None
 
 
-def _made_of(case: Case, search: Search) -> str:
-    """Return the digest of all that a seed's result follows from: code, settings, exports and rows."""
-    code = {str(path): sha256_file(path) for folder in _CODE for path in sorted(Path(folder).rglob("*.py"))}
-    exports = [sha256_file(case.export(kind, variant)) for variant in case.recipe.variants for kind in Format]
-    data = case.recipe.data
-    rows = [sha256_file(Path(path)) for path in (data.calibration, data.validation, data.test)]
-    return sha256_hex(canonical_json([code, exports, rows, plain(case.recipe), plain(search)]))
-
-
 @dataclass(frozen=True)
 class Summary:
-    """Twenty seeds in one line; ``worst_overshoot`` is the largest locked loss beyond the budget, 0 for none."""
+    """All deals of one model in one line.
+
+    ``saved_*`` are shares of the minimized figure of the best uniform file under the same deal; for latency, of its
+    time. ``worst_overshoot`` is the largest locked loss beyond the budget, 0 for none. Ratios compare latencies.
+    """
 
     model: str
     minimize: Minimize
-    seeds: int
+    deals: int
+    search_seeds: int
     none_found: int
+    no_uniform: int
+    saved_median: float | None
+    saved_least: float | None
+    saved_any_variant_median: float | None
+    saved_any_variant_least: float | None
     over_budget: int
     worst_overshoot: float
     uniform_over_budget: int
-    bytes_saved_median: float | None
-    bytes_saved_least: float | None
-    bytes_saved_any_variant_median: float | None
+    uniform_worst_overshoot: float
     latency_ratio_median: float | None
-    latency_ratio_smallest_median: float | None
+    latency_ratio_most: float | None
+    latency_ratio_any_variant_median: float | None
     seconds_median: float
 
 
 def summary(results: Sequence[SeedResult], minimize: Minimize, budget: float) -> Summary:
-    """Count; bytes saved are shares of the best uniform file's bytes under the same seed."""
+    """Count."""
     over = [r.searched.loss_locked - budget for r in results if r.searched]
-    saved = [1 - r.searched.bytes / r.uniform.bytes for r in results if r.searched and r.uniform]
-    saved_any = [
-        1 - r.searched.bytes / r.uniform_any_variant.bytes for r in results if r.searched and r.uniform_any_variant
-    ]
+    uniform_over = [r.uniform.loss_locked - budget for r in results if r.uniform]
+    saved = _saved(results, minimize, lambda r: (r.uniform, r.latency_ratio))
+    saved_any = _saved(results, minimize, lambda r: (r.uniform_any_variant, r.latency_ratio_any_variant))
+    ratios = [r.latency_ratio for r in results if r.latency_ratio is not None]
+    ratios_any = [r.latency_ratio_any_variant for r in results if r.latency_ratio_any_variant is not None]
     return Summary(
         model=results[0].model,
         minimize=minimize,
-        seeds=len(results),
+        deals=len(results),
+        search_seeds=len({r.search_seed for r in results}),
         none_found=sum(r.searched is None for r in results),
+        no_uniform=sum(r.uniform is None for r in results),
+        saved_median=_median(saved),
+        saved_least=round(min(saved), 4) if saved else None,
+        saved_any_variant_median=_median(saved_any),
+        saved_any_variant_least=round(min(saved_any), 4) if saved_any else None,
         over_budget=sum(each > 0 for each in over),
         worst_overshoot=round(max([0.0, *over]), 6),
-        uniform_over_budget=sum(r.uniform.loss_locked > budget for r in results if r.uniform),
-        bytes_saved_median=_median(saved),
-        bytes_saved_least=round(min(saved), 4) if saved else None,
-        bytes_saved_any_variant_median=_median(saved_any),
-        latency_ratio_median=_median([r.latency_ratio for r in results if r.latency_ratio is not None]),
-        latency_ratio_smallest_median=_median(
-            [r.latency_ratio_smallest for r in results if r.latency_ratio_smallest is not None]
-        ),
+        uniform_over_budget=sum(each > 0 for each in uniform_over),
+        uniform_worst_overshoot=round(max([0.0, *uniform_over]), 6),
+        latency_ratio_median=_median(ratios),
+        latency_ratio_most=max(ratios) if ratios else None,
+        latency_ratio_any_variant_median=_median(ratios_any),
         seconds_median=_median([r.seconds for r in results]) or 0.0,
     )
+
+
+Against = Callable[[SeedResult], tuple[Picked | None, float | None]]
+
+
+def _saved(results: Sequence[SeedResult], minimize: Minimize, against: Against) -> list[float]:
+    """Return the share saved under each deal; one in which either side found no file has none."""
+    shares = []
+    for result in results:
+        other, ratio = against(result)
+        if result.searched is None or other is None:
+            continue
+        if minimize is not Minimize.LATENCY:
+            ratio = figure(result.searched, minimize) / figure(other, minimize)
+        if ratio is not None:
+            shares.append(1 - ratio)
+    return shares
+
+
+def figure(picked: Picked, minimize: Minimize) -> int:
+    """Return the bytes that count: compressed ones where those are minimized."""
+    return picked.bytes_zstd if minimize is Minimize.BYTES_ZSTD else picked.bytes
 
 
 def _median(values: Sequence[float]) -> float | None:
