@@ -36,8 +36,8 @@ def activation_ranges(model: bytes, batches: Iterable[Tensors], clipping: Clippi
     for batch in steps(batches, rows_a_call(interpreter)):
         _run(session, batch)
         for index, name in names.items():
-            values = interpreter.get_tensor(index)
-            if values.size:
+            values = held(interpreter, index)
+            if values is not None and values.size:
                 recorder.add(name, values)
     return recorder.ranges()
 
@@ -75,6 +75,14 @@ def _activations(model: bytes, interpreter: Any) -> dict[int, str]:
         for detail in interpreter.get_tensor_details()
         if detail["dtype"] is np.float32 and detail["name"] in computed
     }
+
+
+def held(interpreter: Any, index: int) -> Any | None:
+    """Return a tensor's values after a call, or None where it has none: results of a loop that nobody reads."""
+    try:
+        return interpreter.get_tensor(index)
+    except ValueError:
+        return None
 
 
 def rows_a_call(interpreter: Any) -> int:

@@ -67,10 +67,19 @@ def _read(interpreter: Any) -> dict[str, Inside]:
     found = {}
     for kind, index in _outputs(interpreter):
         if index in details and kind != "DELEGATE":
-            item = _real(kind, details[index], interpreter.get_tensor(index))
+            stored = _held(interpreter, index)
+            item = None if stored is None else _real(kind, details[index], stored)
             if item is not None:
                 found[str(details[index]["name"])] = item
     return found
+
+
+def _held(interpreter: Any, index: int) -> Array | None:
+    """Return a tensor's values, or None where it has none: results of a loop that nobody reads."""
+    try:
+        return np.asarray(interpreter.get_tensor(index))
+    except ValueError:
+        return None
 
 
 def _real(kind: str, detail: Mapping[str, Any], stored: Array) -> Inside | None:
