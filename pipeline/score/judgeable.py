@@ -1,16 +1,20 @@
 """Whether data can judge a model at all: asked before anything expensive starts."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.core.errors import DataError
 from pipeline.core.recipe import Metric, Recipe
-from pipeline.core.tensors import Array
-from pipeline.data.splits import Split
+from pipeline.core.tensors import Array, cast_tensors
+from pipeline.data.splits import Split, batches
 from pipeline.engines.base import Session
+from pipeline.score.fidelity import decides
 from pipeline.score.forms import Form, find_form
 from pipeline.score.metrics import binary, lists_of, positive_ranks, require_classes
 from pipeline.score.predict import judged_outputs
 
+_ROWS_LOOKED_AT = 256
 UNITS_MIN = 50  # resampling fewer rows says nothing: one row gives an interval of no width, within any budget
 
 
@@ -28,6 +32,25 @@ def require_judgeable(recipe: Recipe, session: Session, split: Split, place: str
             _require_labels(recipe, split, shape)
     except DataError as error:
         raise DataError(f"{place}: {error}") from error
+
+
+def fitting_outputs(recipe: Recipe, session: Session, split: Split) -> tuple[str, ...]:
+    """Return the outputs that the split's labels can judge by the recipe's metric; runs a few rows.
+
+    Where classes or chances are judged, only outputs whose answers are probabilities fit. Raises ModelError when the
+    model cannot be run.
+    """
+    dtypes = {spec.name: spec.dtype for spec in session.inputs}
+    answers = session.run(cast_tensors(next(batches(split, _ROWS_LOOKED_AT)), dtypes, "The data"))
+    return tuple(name for name in sorted(answers) if _fits(replace(recipe, output=name), session, split, answers[name]))
+
+
+def _fits(recipe: Recipe, session: Session, split: Split, answers: Array) -> bool:
+    try:
+        require_judgeable(recipe, session, split)
+    except DataError:
+        return False
+    return recipe.metric not in (Metric.ACCURACY, Metric.AUC) or decides(answers, recipe.threshold)
 
 
 def _require_enough(recipe: Recipe, split: Split) -> None:

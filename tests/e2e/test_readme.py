@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_shell_block_of_the_readme_runs_in_order(tmp_path: Path, root: Path, fixture_models: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     (tmp_path / "fraud.tflite").write_bytes((fixture_models / "tiny_dense.tflite").read_bytes())
     np.savez(tmp_path / "rows.npz", **tiny_rows(4000, seed=2))
     environment = {
@@ -25,11 +25,13 @@ def test_every_shell_block_of_the_readme_runs_in_order(tmp_path: Path, root: Pat
         "GIT_COMMITTER_NAME": "reader", "GIT_COMMITTER_EMAIL": "reader@localhost",
     }  # fmt: skip
     # `dvc exp` needs a commit, as every project has that is older than five minutes.
-    script = "set -eux\n" + blocks[0] + "git add -A && git commit -qm first\n" + "".join(blocks[1:])
+    one_shot = f"(cd .. && {blocks[1].strip()} --seconds 10)\n"
+    script = "set -eux\n" + blocks[0] + "git add -A && git commit -qm first\n" + one_shot + "".join(blocks[2:])
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    assert (tmp_path / "compressed" / "report.html").is_file()
     project = tmp_path / "fraud-project"
     answers = np.load(project / "answers.npz")["probability"]
     truth = np.load(project / "data/fraud/test.npz")["y"]

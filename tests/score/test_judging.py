@@ -11,7 +11,7 @@ from pipeline.core.recipe import Metric
 from pipeline.core.tensors import encode_npz
 from pipeline.data.splits import Split
 from pipeline.engines.base import TensorSpec
-from pipeline.score.judgeable import require_judgeable
+from pipeline.score.judgeable import fitting_outputs, require_judgeable
 from pipeline.score.scoring import judge_session, session_score, units_needed
 
 ROWS = 400
@@ -179,3 +179,18 @@ def test_rows_needed_shrink_the_interval_to_the_budget(make_card):
     assert units_needed(task, 0.016) == 100
     assert units_needed(task, 0.004) is None
     assert units_needed(task, 0.001) is None
+
+
+def test_of_several_outputs_those_that_the_labels_fit_are_told(recipe_with):
+    fake = Fake(
+        kind=lambda x: softmax(x[:, :3]), amount=lambda x: 9 * x[:, :3], chance=lambda x: 1 / (1 + x[:, :1] ** 2)
+    )
+    thirds, price = np.arange(ROWS) % 3, rows()[:, 0]
+
+    def fitting(metric, labels):
+        return fitting_outputs(recipe_with(metric=metric), fake, Split({"x": rows()}, labels, None))
+
+    assert fitting(Metric.ACCURACY, thirds) == ("kind",)
+    assert fitting(Metric.AUC, thirds % 2) == ("chance",)
+    assert fitting(Metric.RMSE, price) == ("chance",)
+    assert fitting(Metric.RMSE, 9 * rows()[:, :3]) == ("amount", "kind")

@@ -59,7 +59,7 @@ from pipeline.core.tensors import map_npz
 from pipeline.data.sources import write_splits
 from pipeline.data.splits import LABELS, open_split
 from pipeline.engines.open import open_session
-from pipeline.score.judgeable import require_judgeable
+from pipeline.score.judgeable import fitting_outputs, require_judgeable
 from pipeline.score.scoring import Scores
 from pipeline.score.selection import Selected
 from pipeline.seal.keys import load_private_key
@@ -141,13 +141,17 @@ def compress(wish: Wish) -> Compressed:
     key = load_private_key(wish.key) if wish.key else None
     with _workplace(wish) as work:
         recipe, notes = _recipe(wish, source_format, work)
-        recipe, refused = _with_variants(recipe, wish, work)
+        recipe, refused = _with_dense(recipe, wish, work)
+        recipe, more = _judged(recipe, wish, work)
+        recipe, unmade = _with_variants(recipe, work)
         made = _candidates(recipe, wish, work)
         scores = examine(recipe, work)
         selected = select_pair(recipe, work)
         write_report(recipe, work)
         packed = seal_pair(recipe, key, work) if key else ()
-        return _publish(Outcome(wish, recipe, made, refused, scores, selected, packed, notes), work)
+        return _publish(
+            Outcome(wish, recipe, made, (*refused, *unmade), scores, selected, packed, (*notes, *more)), work
+        )
 
 
 def _require_ours(out: Path) -> None:
@@ -248,10 +252,9 @@ def _formats(wish: Wish, source_format: SourceFormat) -> tuple[str, ...]:
     return asked
 
 
-def _with_variants(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
-    """Make every variant; what cannot be made is left out of the recipe, with its reason. ``dense`` must be made."""
-    recipe, refused = _with_dense(recipe, wish, work)
-    _require_judgeable(recipe, wish, work)
+def _with_variants(recipe: Recipe, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
+    """Make every variant but ``dense``; what cannot be made is left out of the recipe, with its reason."""
+    refused: tuple[RefusedCandidate, ...] = ()
     for variant in [name for name in recipe.variants if name != "dense"]:
         try:
             _make(recipe, variant, work)
@@ -261,14 +264,20 @@ def _with_variants(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tupl
     return recipe, refused
 
 
-def _require_judgeable(recipe: Recipe, wish: Wish, work: Path) -> None:
-    """Refuse rows that could not be scored before minutes of work go into them."""
-    record = read_record(VariantRecord, variant_dir(recipe.model, "dense", work) / VARIANT_FILE, "compress")
-    model_format = min(record.exports)
-    export = variant_dir(recipe.model, "dense", work) / record.exports[model_format].file
-    session = open_session(model_format, read_bytes(export))
+def _judged(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """Refuse rows that could not be scored before minutes of work go into them; find which output they judge."""
+    folder = variant_dir(recipe.model, "dense", work)
+    export = next(iter(read_record(VariantRecord, folder / VARIANT_FILE, "compress").exports.items()))
+    session = open_session(export[0], read_bytes(folder / export[1].file))
     split = open_split(Path(recipe.data.validation), [spec.name for spec in session.inputs], recipe.slices)
+    notes: tuple[str, ...] = ()
+    if len(session.outputs) > 1 and recipe.output is None and recipe.metric is not Metric.FIDELITY:
+        fitting = fitting_outputs(recipe, session, split)
+        if len(fitting) == 1:
+            recipe = replace(recipe, output=fitting[0])
+            notes = (f"Of several outputs, {fitting[0]} alone fits the labels and is judged; --output names another.",)
     require_judgeable(recipe, session, split, wish.data)
+    return recipe, notes
 
 
 def _with_dense(recipe: Recipe, wish: Wish, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
