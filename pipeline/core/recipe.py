@@ -9,7 +9,7 @@ from typing import Annotated
 from pipeline.core.canonical import canonical_json, sha256_hex
 from pipeline.core.errors import RecipeError
 from pipeline.core.files import read_bytes
-from pipeline.core.names import MODEL_NAME, VARIANT, CandidateName, Format, Scheme
+from pipeline.core.names import MODEL_NAME, VARIANT, CandidateName, Format, Pruning, Scheme, Variant
 from pipeline.core.schema import Rule, plain
 from pipeline.core.strict_yaml import read_yaml
 
@@ -116,7 +116,7 @@ class Distribution(StrEnum):
 class FineTuning:
     """How a training-aware variant is fine-tuned; ``dense`` needs none."""
 
-    epochs: Annotated[int, Rule("Passes over the training rows.", minimum=1, maximum=1000)] = 1
+    epochs: Annotated[int, Rule("Passes over the training rows; 0 only for pNNs.", minimum=0, maximum=1000)] = 1
     learning_rate: Annotated[float, Rule("Adam's step size.", minimum=1e-8, maximum=1)] = 0.001
     batch_size: Annotated[int, Rule("Rows a step.", minimum=1)] = 256
     sparsity: Annotated[
@@ -233,6 +233,9 @@ class Recipe:
             Format.ONNX, ()
         ):
             yield "schemes: one format must hold f32; every loss is measured against dense.f32"
+        for variant, tuning in self.variants.items():
+            if tuning.epochs == 0 and not _is_shrunk_only(variant):
+                yield f"variants.{variant}.epochs: 0 is only for pNNs (fewer channels); all others need training"
         if len(self.candidates()) < 2:
             yield "schemes: fewer than two candidates; a primary needs a backup that differs from it"
 
@@ -257,6 +260,11 @@ class Recipe:
         keys = ("model", "source", "data", "variants", "schemes", "search", "seed")
         full = plain(self)
         return sha256_hex(canonical_json({key: full[key] for key in keys if key in full}))
+
+
+def _is_shrunk_only(variant: str) -> bool:
+    parsed = Variant.parse(variant)
+    return parsed == Variant(Pruning.STRUCTURED, parsed.sparsity)
 
 
 def parse_recipe(text: str | bytes, place: str) -> Recipe:

@@ -229,5 +229,5 @@ def test_counts_that_stay_are_near_the_share_asked(channels: int, ratio: float) 
 def test_the_least_important_go_and_equals_by_number() -> None:
     group = Group(("a",), tuple(range(10, 18)))
     importance = {strand: float(strand % 2) for strand in group.strands}
-    assert least_important(group, importance, 0.5) == {10, 12, 14, 16}
-    assert least_important(group, {}, 0.5) == {10, 11, 12, 13}
+    assert least_important(group, importance, 4) == {10, 12, 14, 16}
+    assert least_important(group, {}, 4) == {10, 11, 12, 13}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from random_models import Drawer, drawn_rows
 
-from pipeline.compress.training.channel_groups import find_channels, least_important
+from pipeline.compress.training.channel_groups import find_channels, kept_count, least_important
 from pipeline.compress.training.model_graph import read_model
 from pipeline.compress.training.rebuilding import rebuild
+from pipeline.compress.training.rotation import find_mixtures, rotated
 from pipeline.compress.training.structured import shrink
 from pipeline.core.names import Format
 from pipeline.core.tensors import Array
@@ -74,7 +75,9 @@ def without(model: Any, ratio: float, seed: int, silence: Callable[[Any, Array],
     channels = find_channels(graph.network())
     chance = np.random.default_rng(seed)
     importance = {strand: float(chance.random()) for group in channels.groups for strand in group.strands}
-    removed = frozenset().union(*(least_important(group, importance, ratio) for group in channels.groups))
+    removed = frozenset().union(
+        *(least_important(group, importance, kept_count(len(group.strands), ratio)) for group in channels.groups)
+    )
     rebuilt = rebuild(graph, channels, removed).model
     for call in graph.calls:
         if call.layer in all_layers(model) and call.layer.weights:
@@ -190,6 +193,90 @@ def silence_recurrent(layer: Any, gone: Array) -> None:
     for values in weights:
         values.reshape(*values.shape[:-1], -1, layer.units)[..., gone] = 0
     layer.set_weights(weights)
+
+
+def straight_models(keras: Any) -> dict[str, Any]:
+    """Return models with linear channels, the names of the layers that make them, and rows."""
+    layers, rng = keras.layers, np.random.default_rng(0)
+    user, item = (keras.Input((), dtype="int32", name=name) for name in ("user", "item"))
+    ids, image = keras.Input((6,), dtype="int32", name="ids"), keras.Input((8, 8, 3), name="image")
+    tables = [layers.Embedding(40, 16, name=f"table{index}")(one) for index, one in enumerate((user, item))]
+    both = layers.Concatenate()([*tables, layers.Dropout(0.2)(tables[0])])
+    joined = layers.Dense(8, "relu", name="wide")(both)
+    sequence = layers.Embedding(40, 16, name="table")(ids)
+    read_twice = layers.Concatenate()([layers.Flatten()(sequence), layers.LSTM(4, name="cell")(sequence)])
+    linear = layers.Conv2D(16, 3, name="linear")(layers.ZeroPadding2D()(image))
+    pooled = layers.AveragePooling2D(2)(layers.ZeroPadding2D()(linear))
+    bottleneck = layers.Conv2D(8, 3, padding="same", activation="relu", name="bent")(pooled)
+    chain = layers.Dense(16, name="second")(layers.Dense(16, name="first")(layers.Flatten()(image)))
+    rows = {
+        **{name: rng.integers(0, 40, 200).astype(np.int32) for name in ("user", "item")},
+        "ids": rng.integers(0, 40, (200, 6)).astype(np.int32),
+        "image": rng.normal(size=(200, 8, 8, 3)).astype(np.float32),
+    }
+    return {
+        "tables": (keras.Model([user, item], layers.Dense(2)(joined)), {"table0", "table1"}, rows),
+        "sequence": (keras.Model(ids, layers.Dense(2)(read_twice)), {"table"}, rows),
+        "convolution": (keras.Model(image, layers.Dense(2)(layers.Flatten()(bottleneck))), {"linear"}, rows),
+        "chain": (keras.Model(image, layers.Dense(4)(chain)), {"first", "second"}, rows),
+    }
+
+
+@pytest.mark.parametrize("kind", ["tables", "sequence", "convolution", "chain"])
+def test_linear_channels_are_turned_and_nothing_changes(keras: Any, kind: str) -> None:
+    model, turning, rows = straight_models(keras)[kind]
+    for weight in model.weights:
+        if not np.asarray(weight).any():
+            weight.assign(np.random.default_rng(1).normal(size=tuple(weight.shape)).astype(np.float32))
+    graph = read_model(model)
+    channels = find_channels(graph.network())
+    turned = rotated(graph, channels, rows)[0]
+    found = {call.name: call.layer for call in turned.calls}
+    made = {mixture.maker.name for mixture in find_mixtures(graph, channels)}
+    assert made == turning
+    for name in turning:
+        assert not np.allclose(found[name].get_weights()[0], model.get_layer(name).get_weights()[0])
+    whole = rebuild(turned, find_channels(turned.network()), frozenset()).model
+    assert difference(answers(whole, rows), answers(model, rows)) < 10 * TOLERANCE
+
+
+def test_half_of_a_table_read_by_half_a_rank_goes_and_nothing_changes(keras: Any) -> None:
+    layers, ids = keras.layers, keras.Input((), dtype="int32", name="ids")
+    model = keras.Model(ids, layers.Dense(8)(layers.Embedding(50, 16, name="table")(ids)))
+    rows = {"ids": np.arange(50, dtype=np.int32)}
+    shrunk = shrink(model, 0.5, rows)
+    assert shrunk.get_layer("table").output_dim == 8
+    assert difference(answers(shrunk, rows), answers(model, rows)) < 0.02  # the ridge of making up for what went
+
+
+def test_a_cut_table_loses_what_the_best_of_its_rank_would(keras: Any) -> None:
+    layers, ids = keras.layers, keras.Input((), dtype="int32", name="ids")
+    model = keras.Model(ids, layers.Dense(16, name="read")(layers.Embedding(50, 16, name="table")(ids)))
+    rows = {"ids": np.arange(50, dtype=np.int32)}
+    whole = answers(model, rows)[0]
+    lost = np.square(answers(shrink(model, 0.5, rows), rows)[0] - whole).sum()
+    centred = whole - whole.mean(axis=0)
+    least = np.square(np.linalg.svd(centred, compute_uv=False)[8:]).sum()
+    assert 0.999 * least <= lost <= 1.05 * least
+
+
+def test_tables_that_meet_and_bent_layers_are_not_turned(keras: Any) -> None:
+    for seed in range(2):
+        graph = read_model(Drawer(keras, seed).model())
+        assert list(find_mixtures(graph, find_channels(graph.network()))) == []
+
+
+def test_dense_channels_that_do_nothing_go_from_one_layer_alone(keras: Any) -> None:
+    layers, signal = keras.layers, keras.Input((8,), name="signal")
+    hidden = layers.Dense(32, "relu", name="second")(layers.Dense(32, "relu", name="first")(signal))
+    model = keras.Model(signal, layers.Dense(2)(hidden))
+    first = model.get_layer("first").get_weights()
+    first[0][:, 8:] = 0
+    model.get_layer("first").set_weights(first)
+    rows = {"signal": np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)}
+    shrunk = shrink(model, 0.35, rows)
+    assert [shrunk.get_layer(name).units for name in ("first", "second")] == [16, 32]
+    assert difference(answers(shrunk, rows), answers(model, rows)) < 0.01
 
 
 def frozen_models(keras: Any) -> dict[str, Any]:

@@ -89,6 +89,15 @@ def test_a_recipe_without_dense_is_refused():
     assert "variants.dense: missing" in refusal(value)
 
 
+@pytest.mark.parametrize("variant", ["dense", "p50", "p24", "p50b", "c16", "qat", "p50sc16", "p50sqat"])
+def test_only_fewer_channels_do_without_training(variant):
+    value = raw()
+    value["variants"] = {"dense": {}, "p50s": {"epochs": 0}}
+    assert parse_recipe(yaml.safe_dump(value), "recipe.yaml").variants["p50s"].epochs == 0
+    value["variants"][variant] = {"epochs": 0}
+    assert f"variants.{variant}.epochs: 0 is only for pNNs" in refusal(value)
+
+
 def test_a_recipe_without_a_float_reference_is_refused():
     assert "one format must hold f32" in refusal({**raw(), "schemes": {"tflite": ["w8", "w8d"]}})
 

@@ -106,15 +106,20 @@ def kept_count(channels: int, channels_ratio: float) -> int:
 
     The nearest multiple of 4 (of 8 from 32 channels on), because kernels compute so many at once; at least 4.
     """
-    step = _KERNEL_STEP_WIDE if channels >= _WIDE else _KERNEL_STEP
+    step = kernel_step(channels)
     nearest = math.floor(channels * (1 - channels_ratio) / step + 0.5) * step
     return min(channels, max(_KEPT_LEAST, nearest))
 
 
-def least_important(group: Group, importance: Mapping[int, float], channels_ratio: float) -> frozenset[int]:
-    """Return the strands of a group that go: those of least ``importance``, ties broken by their numbers."""
+def kernel_step(channels: int) -> int:
+    """Return of what a count of channels that stay of so many must be a multiple."""
+    return _KERNEL_STEP_WIDE if channels >= _WIDE else _KERNEL_STEP
+
+
+def least_important(group: Group, importance: Mapping[int, float], kept: int) -> frozenset[int]:
+    """Return the strands of a group that go when ``kept`` stay: those of least ``importance``, ties by number."""
     ranked = sorted(group.strands, key=lambda strand: (importance.get(strand, 0.0), strand))
-    return frozenset(ranked[: len(ranked) - kept_count(len(ranked), channels_ratio)])
+    return frozenset(ranked[: len(ranked) - kept])
 
 
 class _Numbering:

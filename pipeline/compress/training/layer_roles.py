@@ -71,6 +71,7 @@ class Behaviour:
     input_axis: int | None = None  # of the first weights, where their input channels can be mixed anew
     overlaps: Callable[[Any], int] = lambda _layer: 1  # a transposed convolution's output meets one tap in so many
     strength: Callable[[Weights], Floats] | None = None  # of each input channel: sum of squared weights that read it
+    linear: bool = False  # but for its activation: channels mixed before it or after it give the same
 
 
 FIXED = Behaviour(Role.FIX)
@@ -94,6 +95,11 @@ def behaviour_of(layer: Any, rank: int, arguments: Sequence[Any]) -> Behaviour:
     if behaviour.role is Role.MAKE and not (_acts_by_channel(layer) and _answers_once(layer)):
         return replace(behaviour, role=Role.READ)
     return behaviour if _acts_by_channel(layer) else FIXED
+
+
+def has_activation(layer: Any) -> bool:
+    """Tell whether a layer bends what it computes, by one of Keras's activations."""
+    return getattr(getattr(layer, "activation", None), "__name__", "linear") != "linear"
 
 
 def _is_elementwise(layer: Any, arguments: Sequence[Any]) -> bool:
@@ -201,10 +207,17 @@ def _is_flat_dot(layer: Any, rank: int) -> bool:
 
 
 _CARRY = Behaviour(Role.CARRY)
+_EVEN = Behaviour(Role.CARRY, linear=True)
 _TIE = Behaviour(Role.TIE)
-_RESHAPE = Behaviour(Role.RESHAPE)
+_RESHAPE = Behaviour(Role.RESHAPE, linear=True)
 _DENSE = Behaviour(
-    Role.MAKE, _cut_dense, "units", lambda layer: 1 + _bias(layer), input_axis=-2, strength=_strength_along(-2)
+    Role.MAKE,
+    _cut_dense,
+    "units",
+    lambda layer: 1 + _bias(layer),
+    input_axis=-2,
+    strength=_strength_along(-2),
+    linear=True,
 )
 _CONVOLUTION = replace(_DENSE, cut=_cut_convolution, setting="filters", plain=_one_group)
 _TRANSPOSED = replace(
@@ -213,6 +226,7 @@ _TRANSPOSED = replace(
     input_axis=-1,
     overlaps=lambda layer: math.prod(layer.strides),
     strength=_strength_along(-1),
+    linear=False,  # its output channels are not the last axis of its weights
 )
 _DEPTHWISE = Behaviour(
     Role.REPEAT, _cut_depthwise, None, lambda layer: 1 + _bias(layer), lambda layer: int(layer.depth_multiplier)
@@ -240,27 +254,21 @@ _LAYER_NORMALIZED = Behaviour(
     Role.CARRY, _cut_by_channel, None, lambda layer: bool(layer.center) + bool(layer.scale), plain=_axis_is_last
 )
 
-_SPATIAL = (
-    "SpatialDropout",
-    "MaxPooling",
-    "AveragePooling",
-    "GlobalMaxPooling",
-    "GlobalAveragePooling",
-    "ZeroPadding",
-    "Cropping",
-    "UpSampling",
-)
-_CARRIERS = (
+_SPATIAL = ("SpatialDropout", "AveragePooling", "GlobalAveragePooling", "ZeroPadding", "Cropping", "UpSampling")
+_EVEN_CARRIERS = (
     *(f"{name}{axes}D" for name in _SPATIAL for axes in (1, 2, 3)),
     "Activation",
     "ActivityRegularization",
-    "ELU",
     "GaussianDropout",
     "GaussianNoise",
     "Identity",
+    "RepeatVector",
+)
+_CARRIERS = (
+    *(f"{name}MaxPooling{axes}D" for name in ("", "Global") for axes in (1, 2, 3)),
+    "ELU",
     "LeakyReLU",
     "ReLU",
-    "RepeatVector",
     "ThresholdedReLU",
 )
 
@@ -279,16 +287,17 @@ _BEHAVIOURS: Mapping[str, Behaviour] = {
     "SimpleRNN": _RECURRENT,
     "LSTM": _RECURRENT,
     "GRU": _RECURRENT,
-    "Embedding": Behaviour(Role.LOOK_UP, _cut_embedding, "output_dim", lambda _layer: 1),
+    "Embedding": Behaviour(Role.LOOK_UP, _cut_embedding, "output_dim", lambda _layer: 1, linear=True),
     "BatchNormalization": _NORMALIZED,
     "LayerNormalization": _LAYER_NORMALIZED,
     "PReLU": Behaviour(Role.CARRY, _cut_by_channel, None, lambda _layer: 1),
     "Flatten": _RESHAPE,
-    "Reshape": Behaviour(Role.RESHAPE, None, "target_shape"),
-    "Concatenate": Behaviour(Role.JOIN, plain=_joins_last),
+    "Reshape": replace(_RESHAPE, setting="target_shape"),
+    "Concatenate": Behaviour(Role.JOIN, plain=_joins_last, linear=True),
     "Dot": Behaviour(Role.MEET, plain=_is_flat_dot),
-    "Permute": Behaviour(Role.CARRY, plain=lambda layer, _rank: layer.dims[-1] == len(layer.dims)),
-    "Dropout": Behaviour(Role.CARRY, plain=lambda layer, _rank: layer.noise_shape is None),
+    "Permute": replace(_EVEN, plain=lambda layer, _rank: layer.dims[-1] == len(layer.dims)),
+    "Dropout": replace(_EVEN, plain=lambda layer, _rank: layer.noise_shape is None),
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _TIE),
+    **dict.fromkeys(_EVEN_CARRIERS, _EVEN),
     **dict.fromkeys(_CARRIERS, _CARRY),
 }

@@ -14,32 +14,41 @@ from pipeline.compress.training.channel_importance import importance
 from pipeline.compress.training.model_graph import ModelGraph, read_model
 from pipeline.compress.training.rebuilding import rebuild
 from pipeline.compress.training.reconstruction import reconstruct
+from pipeline.compress.training.rotation import rotated
+from pipeline.compress.training.shares import kept_counts
 from pipeline.core.tensors import Array
 
 
 def shrink(model: Any, channels_ratio: float, rows: Mapping[str, Array]) -> Any:
     """Return a new, uncompiled model of the same library without the share ``channels_ratio`` (0..1) of its channels.
 
-    The share is taken from every group of channels that can go together. On ``rows``, inputs by name (some hundred are
-    enough), channels are ranked, and those that stay make up for the others. Inputs and outputs keep their names,
-    shapes and dtypes. Raises ValueError when nothing can shrink.
+    On ``rows``, inputs by name (some hundred are enough), channels of linear layers are turned, channels are ranked,
+    and those that stay make up for the others. Groups of channels of convolutions lose equal shares; dense layers and
+    tables lose theirs where it harms least. Inputs and outputs keep their names, shapes and dtypes. Raises ValueError
+    when nothing can shrink.
     """
     if not 0 < channels_ratio < 1:
         raise ValueError(f"the share of channels to remove must lie between 0 and 1, and {channels_ratio:g} does not")
     graph = read_model(model)
     channels = find_channels(graph.network())
+    _require_able(channels, channels_ratio)
+    graph, channels = rotated(graph, channels, rows)
     removed = _removed(graph, channels, channels_ratio, rows)
     rebuilt = rebuild(graph, channels, removed)
     reconstruct(graph, channels, removed, rebuilt, rows)
     return rebuilt.model
 
 
-def _removed(graph: ModelGraph, channels: Channels, channels_ratio: float, rows: Mapping[str, Array]) -> frozenset[int]:
-    able = [group for group in channels.groups if kept_count(len(group.strands), channels_ratio) < len(group.strands)]
-    if not able:
+def _require_able(channels: Channels, channels_ratio: float) -> None:
+    if all(kept_count(len(group.strands), channels_ratio) == len(group.strands) for group in channels.groups):
         raise ValueError(
             "none of its layers has channels that can be removed: at least 4 stay, and those that feed its outputs or "
             "layers of unknown kind stay all"
         )
+
+
+def _removed(graph: ModelGraph, channels: Channels, channels_ratio: float, rows: Mapping[str, Array]) -> frozenset[int]:
     scores = importance(graph, channels, rows)
-    return frozenset().union(*(least_important(group, scores, channels_ratio) for group in able))
+    counts = kept_counts(graph, channels, channels_ratio, scores)
+    chosen = (least_important(group, scores, kept) for group, kept in zip(channels.groups, counts, strict=True))
+    return frozenset().union(*chosen)
