@@ -24,10 +24,11 @@ from measuring import Bench, Row, open_bench
 from replaying import Explored, replay
 from rivals import all_rivals
 from searching import File, Found, make_uniform, run_search
-from seeds import Arena, run_seeds, summary
+from seeds import Arena, Opened, run_seeds, summary
 from tables import Measurements, combined, keep, markdown, recall, show
 
 from pipeline.core.canonical import canonical_json, readable_json, sha256_file, sha256_hex
+from pipeline.core.errors import ModelError
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Format
 from pipeline.core.recipe import Minimize, Search
@@ -92,6 +93,7 @@ class Measuring:
         self.uniform = cache(self._uniform)
         self.bench = cache(self._bench)
         self.explored = cache(self._explored)
+        self.arena = cache(self._arena)
 
     def run(self) -> None:
         """Measure the rows of the table, then the deals."""
@@ -102,7 +104,7 @@ class Measuring:
         if self.args.seeds:
             folder, name = self.case.root / "seeds", f"{self.case.name}-{self.search.minimize}"
             digest = f"{self.made_of} {self.args.search_seeds}"
-            results = list(run_seeds(self._arena, folder, name, self.args.seeds, digest, say))
+            results = list(run_seeds(self._opened, folder, name, self.args.seeds, digest, say))
             found = summary(results, self.search.minimize, known.loss_max_abs)
             keep(self.args.out, replace(known, seeds=found))
 
@@ -158,12 +160,12 @@ class Measuring:
 
     def _uniform_rows(self, found: Found, notes: list[str]) -> Iterator[Row]:
         """Yield the best uniform files, by the search's rule on the recipe's own rows."""
-        arena = Arena(self.case, self.bench(), [self.explored(0)], self.uniform()[0])
+        arena = self.arena()
         validation, locked = _own(arena.pool)
         choice = self.explored(0).choose(arena.pool, validation)
         if found.complete and (choice and choice.sha256) != (found.chosen and found.chosen.record.sha256):
             notes.append(f"{self.case.name}: read again, the search would choose {choice and choice.words}.")
-        level = choice.confidence if choice else self.explored(0).confidence
+        level = choice.confidence if choice else self.case.recipe.budgets.confidence
         for only_dense, what in ((True, "float weights"), (False, "any variant")):
             best = arena.uniform(validation, locked, level, only_dense)
             tool = f"hotspare best uniform, {what}"
@@ -174,8 +176,11 @@ class Measuring:
             )
 
     def _arena(self) -> Arena:
-        explored = [self.explored(number) for number in range(self.args.search_seeds)]
-        return Arena(self.case, self.bench(), explored, self.uniform()[0])
+        return Arena(self.case, self.bench(), self.search.minimize, self.uniform()[0])
+
+    def _opened(self) -> Opened:
+        """Return all that a deal needs."""
+        return self.arena(), [self.explored(number) for number in range(self.args.search_seeds)]
 
     def _search(self, number: int) -> Found:
         """Search from nothing, and keep what it measured."""
@@ -193,7 +198,14 @@ class Measuring:
         if not stamp.exists() or stamp.read_text() != self.made_of:
             self._search(number)
         recipe = replace(self.case.recipe, seed=self.case.recipe.seed + number)
-        return replay(recipe, self.search, self.case.root, self._folder(number))
+        found = replay(recipe, self.search, self.case.root, self._folder(number))
+        if found is None:  # a search names its figures by the code on the disk, which somebody is working on
+            say(f"{self.case.name}: the code has changed since the search; searching again")
+            self._search(number)
+            found = replay(recipe, self.search, self.case.root, self._folder(number))
+        if found is None:
+            raise ModelError(f"The search of {self.case.name} cannot be read again; is its code being changed?")
+        return found
 
     def _folder(self, number: int) -> Path:
         return self.case.root / "explored" / f"{self.case.name}-{self.search.minimize}-{number}"

@@ -12,13 +12,13 @@ from pathlib import Path
 from answering import Part, Pool
 
 from pipeline.compress.candidates import load_parent
-from pipeline.compress.search.certifying import Certificate, certify, chain_of
+from pipeline.compress.search.certifying import Candidacy, Certificate, certify, chain_of
 from pipeline.compress.search.choosing import keep
-from pipeline.compress.search.exploring import Survey, cost_of, explore, weigh
+from pipeline.compress.search.exploring import Survey, cost_of, explore
 from pipeline.compress.search.families import Family, FloatExport, open_family
 from pipeline.compress.search.fanout import LocalBackend, Task
 from pipeline.compress.search.journal import Journal
-from pipeline.compress.search.pool import Effort, Point, Watcher, Workshop
+from pipeline.compress.search.pool import Effort, Point, Watcher, Workshop, front_of
 from pipeline.compress.search.proposing import FLOAT
 from pipeline.compress.search.run import JOURNAL_FILE
 from pipeline.compress.search.trial import Figures, Parcel, build_file, first_rows, latency_ratio
@@ -54,6 +54,9 @@ class Recorded:
         """Write a kit, as the search did."""
         return self.local.parcel(data, folder)
 
+    def close(self) -> None:
+        """End nothing."""
+
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Figures]]:
         """Yield nothing."""
         del tasks
@@ -77,12 +80,7 @@ class Explored:
 
     recipe: Recipe
     minimize: Minimize
-    chains: tuple[tuple[Family, tuple[Point, ...]], ...]
-
-    @property
-    def confidence(self) -> float:
-        """Return the level of a test when no family has handed its share of the error on."""
-        return 1 - (1 - self.recipe.budgets.confidence) / len(self.chains)
+    candidacies: tuple[Candidacy, ...]
 
     def choose(self, pool: Pool, part: Part) -> Choice | None:
         """Certify along the sequences by the rows of ``part`` and return the best file; no clock stops it."""
@@ -93,13 +91,13 @@ class Explored:
             known = pool.known(point.figures.sha256, family.export.format, made)
             return known if isinstance(known, str) else part.score(known, confidence)
 
-        certificates = certify(self.chains, judge, budgets.loss_max_abs, budgets.confidence, cost, lambda: True)
+        certificates = certify(self.candidacies, judge, budgets.loss_max_abs, budgets.confidence, cost, lambda: True)
         kept = keep(certificates, 1, cost, {}, self._fits)
         if not kept:
             return None
         best = kept[0]
         model = build_file(best.family.kit, best.point.build)
-        level = _level(certificates, best.family)
+        level = _level(certificates, best.point)
         return Choice(str(best.name), model, best.family.export.format, best.point.figures.sha256, level)
 
     def _fits(self, point: Point) -> bool:
@@ -107,12 +105,13 @@ class Explored:
         return most is None or point.figures.bytes <= most
 
 
-def _level(certificates: Sequence[Certificate], family: Family) -> float:
-    return next(one.confidence for one in certificates if one.family is family)
+def _level(certificates: Sequence[Certificate], point: Point) -> float:
+    verdicts = (item for one in certificates for item in one.verdicts if item.certified)
+    return next(item.task.confidence for item in verdicts if item.task is not None and item.point == point)
 
 
-def replay(recipe: Recipe, search: Search, root: Path, folder: Path) -> Explored:
-    """Return what the search in ``folder`` explored; ``root`` holds the exports.
+def replay(recipe: Recipe, search: Search, root: Path, folder: Path) -> Explored | None:
+    """Return what the search in ``folder`` explored; ``root`` holds the exports. None when its figures are missing.
 
     The steps are those of :func:`pipeline.compress.search.run.search` up to its first validation row.
     """
@@ -126,16 +125,22 @@ def replay(recipe: Recipe, search: Search, root: Path, folder: Path) -> Explored
         workshop = Workshop(backend, journal, _SECONDS_MAX, _unwatched)
         families = [open_family(recipe, export, backend, folder) for export in exports]
         surveys = explore(workshop, families, search.minimize)
+        if any(FLOAT not in one.tried for one in surveys):
+            return None
         cost = cost_of(search.minimize)
-        drafts = [(one.family, chain_of(one.front(cost), _whole(one), cost)) for one in surveys]
-        weighed = weigh(workshop, drafts)
         name = recipe.reference
         reference = next(one for one in exports if (one.variant, one.format) == (name.variant, name.format))
-        chains = tuple(
-            (family, _against(_float_latency(workshop, family, reference), chain))
-            for (family, _), chain in zip(drafts, weighed, strict=True)
-        )
-        return Explored(recipe, search.minimize, chains)
+        is_timed = search.minimize is Minimize.LATENCY
+        ratios = [_float_latency(workshop, one.family, reference) if is_timed else 1.0 for one in surveys]
+        candidacies = [
+            Candidacy(
+                one.family,
+                _against(ratio, chain_of(one.front(cost), Point(FLOAT, one.tried[FLOAT]), cost)),
+                _against(ratio, front_of(_uniform(one), cost)),
+            )
+            for one, ratio in zip(surveys, ratios, strict=True)
+        ]
+        return Explored(recipe, search.minimize, tuple(candidacies))
     finally:
         journal.close()
 
@@ -144,8 +149,8 @@ def _unwatched(effort: Effort) -> None:
     del effort
 
 
-def _whole(survey: Survey) -> Point:
-    return Point(FLOAT, survey.tried[FLOAT])
+def _uniform(survey: Survey) -> list[Point]:
+    return [Point(build, figures) for build, figures in survey.tried.items() if build.uniform is not None]
 
 
 def _float_latency(workshop: Workshop, family: Family, reference: FloatExport) -> float:

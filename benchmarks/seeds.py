@@ -76,14 +76,13 @@ class Chosen:
 
 
 class Arena:
-    """One model's bench, rows, searches and uniform files, ready for any number of deals."""
+    """One model's bench, rows and uniform files, ready for any number of deals."""
 
-    def __init__(self, case: Case, bench: Bench, explored: Sequence[Explored], files: Iterable[File]) -> None:
+    def __init__(self, case: Case, bench: Bench, minimize: Minimize, files: Iterable[File]) -> None:
         """Put the uniform files into the order in which they are tried: best first."""
-        self.case, self.bench, self.explored = case, bench, explored
+        self.case, self.bench = case, bench
         self.pool = Pool(bench)
         self._ratios: dict[tuple[str, str], float] = {}
-        minimize = explored[0].minimize
         stored = (file for file in files if file.record.scheme != Scheme.F32)
         self._files = sorted(stored, key=lambda file: (self._figure(file, minimize), file.name))
 
@@ -134,14 +133,14 @@ def pick(name: str, model: bytes, known: Known, validation: Part, locked: Part, 
     return Picked(name, len(model), zstd_bytes(model), round(confidence, 6), task.loss_abs, task.loss_high, loss_locked)
 
 
-def run_seed(arena: Arena, seed: int, made_of: str) -> SeedResult:
+def run_seed(arena: Arena, explored: Explored, seed: int, made_of: str) -> SeedResult:
     """Deal, choose by the search and among the uniform files, by one rule, and measure all on locked rows."""
     started = time.perf_counter()
-    pool, explored = arena.pool, arena.explored[seed % len(arena.explored)]
+    pool = arena.pool
     rows = zip(("validation", "test"), deal(pool.split, pool.validation_units, seed), strict=True)
     validation, locked = (pool.judged(name, part, seed) for name, part in rows)
     choice = explored.choose(pool, validation)
-    level = choice.confidence if choice else explored.confidence
+    level = choice.confidence if choice else arena.case.recipe.budgets.confidence
     dense, any_variant = (arena.uniform(validation, locked, level, only) for only in (True, False))
     return SeedResult(
         made_of=made_of,
@@ -157,17 +156,20 @@ def run_seed(arena: Arena, seed: int, made_of: str) -> SeedResult:
     )
 
 
+Opened = tuple[Arena, Sequence[Explored]]
+
+
 def run_seeds(
-    arena: Callable[[], Arena], folder: Path, name: str, count: int, made_of: str, say: Say
+    open_all: Callable[[], Opened], folder: Path, name: str, count: int, made_of: str, say: Say
 ) -> Iterator[SeedResult]:
-    """Yield a result for every seed, from its file in ``folder`` where it was done before."""
-    opened: Arena | None = None
+    """Yield a result for every seed, from its file in ``folder`` where it was done before; searches take turns."""
+    opened: Opened | None = None
     for seed in range(count):
         path = folder / f"{name}-{seed:02}.json"
         result = read_result(path, made_of)
         if result is None:
-            opened = opened or arena()
-            result = run_seed(opened, seed, made_of)
+            arena, explored = opened = opened or open_all()
+            result = run_seed(arena, explored[seed % len(explored)], seed, made_of)
             write_atomic(path, readable_json(plain(result)))
         say(f"{name} seed {seed + 1}/{count}: {in_words(result)}")
         yield result
