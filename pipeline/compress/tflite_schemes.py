@@ -63,7 +63,7 @@ def quantize_tflite(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges
     if not isinstance(scheme, Scheme) and all(item is Scheme.F32 for item in scheme.values()):
         return slimmed(prepared)
     model = parse_once(prepared)
-    rules = _uniform(model, scheme) if isinstance(scheme, Scheme) else _mixed(model, scheme)
+    rules = _rules(model, scheme)
     if not rules:
         raise SchemeRefused(
             f"{_title(scheme)} changes nothing in this model: the quantizer has no kernel for its layers."
@@ -75,6 +75,15 @@ def quantize_tflite(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges
         raise SchemeRefused(f"{_title(scheme)} cannot be applied to this model: {brief[:200]}.") from error
     _state_versions(model)
     return write_tflite(model) if isinstance(scheme, Scheme) else written_slim(model)
+
+
+def raw_recipe(model: TfliteModel, scheme: Scheme | Assignment) -> Any:
+    """Return what the quantizer is asked for, in its own words."""
+    return recipe((_target(model, place), rule) for place, rule in _rules(model, scheme).items())
+
+
+def _rules(model: TfliteModel, scheme: Scheme | Assignment) -> dict[Place, Rule]:
+    return _uniform(model, scheme) if isinstance(scheme, Scheme) else _mixed(model, scheme)
 
 
 def _title(scheme: Scheme | Assignment) -> str:

@@ -16,8 +16,12 @@ from pipeline.compress.search.trial import Build, Figures, Trial
 from pipeline.core.recipe import Minimize
 
 SWAP_ROUNDS = 2
-# The share of the search's time that may be over when a stage begins another file; certifying has the rest.
-_SHARES = {"sensitivities": 0.5, "plans": 0.6, "pairs": 0.65, "swaps": 0.75, "mends": 0.82, "weighing": 0.85}
+# Shares of the search's time: for whole-file schemes of every family, for all of exploring (certifying has the rest).
+_WHOLE_FILES = 0.35
+_EXPLORING = 0.6
+# Shares of one family's time that may be over when a stage begins another file.
+_SHARES = {"sensitivities": 0.5, "plans": 0.65, "pairs": 0.7, "swaps": 0.85, "mends": 1.0}
+_FIRST_FAMILY = 0.5  # of the time that is left, for the most promising family that is left
 
 
 @dataclass(frozen=True)
@@ -36,38 +40,64 @@ Propose = Callable[[Survey], Sequence[Build]]
 
 
 def explore(workshop: Workshop, families: Sequence[Family], minimize: Minimize) -> tuple[Survey, ...]:
-    """Try files of every family until nothing better is expected, or the time of each stage is over."""
+    """Try files of every family until nothing better is expected, or the time of each stage is over.
+
+    Whole-file schemes of all families come first, so that a search cut short still knows them. Then one family after
+    the other is refined, the one with the smallest whole file first.
+    """
     cost = cost_of(minimize)
     surveys = tuple(Survey(family, {}) for family in families)
+    surveys = _try(workshop, "floats", surveys, lambda _: [proposing.FLOAT], minimize, _WITHOUT_LIMIT)
+    surveys = _try(
+        workshop, "whole files", surveys, lambda one: proposing.wholes(one.family.groups), minimize, _WHOLE_FILES
+    )
+    order = sorted(
+        range(len(surveys)), key=lambda place: (_smallest(surveys[place], cost), surveys[place].family.words)
+    )
+    refined = {}
+    for position, place in enumerate(order):
+        begun, left = workshop.spent, len(order) - position
+        end = begun + max(0.0, _EXPLORING - begun) * (max(_FIRST_FAMILY, 1 / left) if left > 1 else 1.0)
+        refined[place] = _refine(workshop, surveys[place], minimize, begun, end)
+    return tuple(refined[place] for place in range(len(surveys)))
+
+
+_WITHOUT_LIMIT = float("inf")
+
+
+def _smallest(survey: Survey, cost: Cost) -> float:
+    return min((cost(figures) for figures in survey.tried.values() if figures.refused is None), default=float("inf"))
+
+
+def _refine(workshop: Workshop, survey: Survey, minimize: Minimize, begun: float, end: float) -> Survey:
+    cost = cost_of(minimize)
+    groups = survey.family.groups
 
     def step(stage: str, propose: Propose) -> None:
-        nonlocal surveys
-        surveys = _try(workshop, stage, surveys, propose, minimize)
+        nonlocal survey
+        (survey,) = _try(workshop, stage, [survey], propose, minimize, begun + _SHARES[stage] * (end - begun))
 
-    def groups_of(survey: Survey) -> proposing.Groups:
-        return survey.family.groups
-
-    step("sensitivities", lambda one: proposing.first_builds(groups_of(one)))
-    step("plans", lambda one: proposing.planned(groups_of(one), one.tried, cost))
-    step("pairs", lambda one: proposing.pairs(groups_of(one), one.tried, one.front(cost)))
-    step("plans", lambda one: proposing.planned(groups_of(one), one.tried, cost))
+    step("sensitivities", lambda _: proposing.cells(groups))
+    step("plans", lambda one: proposing.planned(groups, one.tried, cost))
+    step("pairs", lambda one: proposing.pairs(groups, one.tried, one.front(cost)))
+    step("plans", lambda one: proposing.planned(groups, one.tried, cost))
     for _ in range(SWAP_ROUNDS):
-        step("swaps", lambda one: proposing.swaps(groups_of(one), one.tried, one.front(cost), cost))
+        step("swaps", lambda one: proposing.swaps(groups, one.tried, one.front(cost), cost))
     step("mends", lambda one: proposing.clippings(one.front(cost)))
     step("mends", lambda one: proposing.corrections(one.front(cost)))
-    return surveys
+    return survey
 
 
 def weigh(workshop: Workshop, chains: Sequence[tuple[Family, Sequence[Point]]]) -> list[list[Point]]:
-    """Measure compressed size and latency of the points that are left; where the time is over, as they are."""
+    """Measure compressed size and latency of points, for the report alone; where the time is over, as they are."""
     tasks = [(family, Trial(point.build, compressed=True, timed=True)) for family, chain in chains for point in chain]
-    found = iter(workshop.measure("weighing", tasks, _SHARES["weighing"]))
+    found = iter(workshop.measure("weighing", tasks, 1.0, is_part=False))
     return [[Point(point.build, _known(point, next(found, None))) for point in chain] for _, chain in chains]
 
 
 def _known(point: Point, figures: Figures | None) -> Figures:
     """Keep a latency that the search went by: a second timing would differ from it."""
-    if figures is None:
+    if figures is None or figures.refused is not None:
         return point.figures
     before = point.figures.latency_ratio
     return figures if before is None else replace(figures, latency_ratio=before)
@@ -83,13 +113,13 @@ def cost_of(minimize: Minimize) -> Cost:
 
 
 def _try(
-    workshop: Workshop, stage: str, surveys: Sequence[Survey], propose: Propose, minimize: Minimize
+    workshop: Workshop, stage: str, surveys: Sequence[Survey], propose: Propose, minimize: Minimize, share: float
 ) -> tuple[Survey, ...]:
     wanted = [[build for build in dict.fromkeys(propose(survey)) if build not in survey.tried] for survey in surveys]
     rounds = itertools.zip_longest(*([(place, build) for build in builds] for place, builds in enumerate(wanted)))
     order = [item for one_each in rounds for item in one_each if item is not None]  # a cut hits all families alike
     tasks = [(surveys[place].family, _trial(build, minimize)) for place, build in order]
-    figures = workshop.measure(stage, tasks, _SHARES[stage])
+    figures = workshop.measure(stage, tasks, share)
     found: list[dict[Build, Figures]] = [{} for _ in surveys]
     for (place, build), item in zip(order, figures, strict=False):
         found[place][build] = item

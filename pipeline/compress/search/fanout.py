@@ -1,20 +1,25 @@
 """Where trials run: processes of this machine by default, a Ray cluster when asked. The figures are the same."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
-import joblib  # type: ignore[import-untyped]  # it ships no types
+from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]  # it ships no types
 
 from pipeline.compress.search.trial import Figures, Parcel, Trial, measure
 from pipeline.core.canonical import sha256_hex
-from pipeline.core.errors import MissingExtra, SurroundingsError
+from pipeline.core.errors import MissingExtra
 from pipeline.core.files import write_atomic
 
 # A killed search leaves its workers behind; this long without work, and they end.
 _IDLE_SECONDS_MAX = 30
+_AHEAD = 2  # files that wait beside those under way, for each worker
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 Task = tuple[Parcel, Trial]
 OnFigures = Callable[[int, Figures], None]
@@ -29,6 +34,10 @@ class SearchBackend(Protocol):
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Figures]]:
         """Yield (place in ``tasks``, figures) as they come; closing the iterator gives up the rest."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was started here."""
         ...
 
 
@@ -47,26 +56,49 @@ class LocalBackend:
         return Parcel(digest, path=str(path))
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Figures]]:
-        """Yield figures as they come; raises SurroundingsError when a worker dies, for want of memory for example."""
-        if self.workers == 1 or len(tasks) == 1:
-            for index, (parcel, trial) in enumerate(tasks):
-                yield index, measure(parcel, trial)
+        """Yield figures as they come; a file whose process dies, and dies again when it is tried alone, is refused."""
+        if self.workers == 1:
+            yield from ((index, measure(parcel, trial)) for index, (parcel, trial) in enumerate(tasks))
             return
+        waiting = deque(enumerate(tasks))
+        under_way: dict[Future[Figures], tuple[int, Task]] = {}
         try:
-            with joblib.parallel_config(
-                backend="loky",
-                n_jobs=self.workers,
-                inner_max_num_threads=1,
-                idle_worker_timeout=_IDLE_SECONDS_MAX,
-            ):
-                yield from joblib.Parallel(return_as="generator_unordered")(
-                    joblib.delayed(_indexed)(index, *task) for index, task in enumerate(tasks)
-                )
-        except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
-            raise SurroundingsError(
-                "A process of the search was ended, perhaps for want of memory; what it found is kept: "
-                "run the command again, with fewer --workers if it ends so again."
-            ) from error
+            while waiting or under_way:
+                while waiting and len(under_way) < _AHEAD * self.workers:
+                    item = waiting.popleft()
+                    under_way[_executor(self.workers).submit(measure, *item[1])] = item
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    if future not in under_way:
+                        continue
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        suspects = sorted(under_way.values(), key=lambda suspect: suspect[0])
+                        under_way.clear()
+                        yield from ((index, _alone(task)) for index, task in suspects)
+                    else:
+                        yield under_way.pop(future)[0], future.result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self.workers > 1:
+            _executor(self.workers).shutdown(wait=True)
+
+
+def _executor(workers: int) -> Any:
+    return get_reusable_executor(max_workers=workers, timeout=_IDLE_SECONDS_MAX, env=_ONE_THREAD)
+
+
+def _alone(task: Task) -> Figures:
+    """Measure a file of which one among several ended its process; nothing else can be to blame now."""
+    executor = _executor(1)
+    try:
+        return cast(Figures, executor.submit(measure, *task).result())
+    except BrokenProcessPool:
+        return Figures(refused="It ended the process that ran it, twice; the engine cannot run such a file.")
+    finally:
+        executor.shutdown(wait=True)
 
 
 def open_backend(name: str, address: str | None, workers: int | None) -> SearchBackend:
@@ -80,7 +112,3 @@ def open_backend(name: str, address: str | None, workers: int | None) -> SearchB
             "Searching on a Ray cluster needs the package ray: pip install 'hotspare[cluster]'."
         ) from error
     return RayBackend(address)
-
-
-def _indexed(index: int, parcel: Parcel, trial: Trial) -> tuple[int, Figures]:
-    return index, measure(parcel, trial)

@@ -60,11 +60,19 @@ class Workshop:
         self._effort = Effort("")
         self.complete = True
 
+    @property
+    def spent(self) -> float:
+        """Return the share of the time that is over."""
+        return (self._clock() - self._started) / self._seconds_max
+
     def has_time(self, share: float = 1.0) -> bool:
         """Tell whether less than a share of the time is spent; once it is not, the search is not complete."""
-        has = self._clock() - self._started < share * self._seconds_max
+        has = self.spent < share
         self.complete = self.complete and has
         return has
+
+    def _may_go_on(self, share: float, is_part: bool) -> bool:
+        return self.has_time(share) if is_part else self.spent < share
 
     def tell(self, **changes: Any) -> None:
         """Show the watcher what changed of the effort."""
@@ -80,16 +88,19 @@ class Workshop:
             self._journal.put(key, found)
         return found
 
-    def measure(self, stage: str, tasks: Sequence[tuple[Family, Trial]], share: float) -> list[Figures]:
+    def measure(
+        self, stage: str, tasks: Sequence[tuple[Family, Trial]], share: float, is_part: bool = True
+    ) -> list[Figures]:
         """Return the figures of the first tasks: of all, unless a share of the time is over before.
 
-        Results count in the order of the tasks, whatever order they come in.
+        Results count in the order of the tasks, whatever order they come in. A search is complete without what is
+        no part of it (``is_part=False``).
         """
         keys = [self._key([family.parcel.digest, plain(trial)]) for family, trial in tasks]
         found = {index: read(Figures, kept) for index, key in enumerate(keys) if (kept := self._journal.get(key))}
         missing = [index for index in range(len(tasks)) if index not in found]
         self.tell(stage=stage, done=len(found), total=len(tasks), known=self._effort.known + len(found))
-        if missing and self.has_time(share):
+        if missing and self._may_go_on(share, is_part):
             wanted = [(tasks[index][0].parcel, tasks[index][1]) for index in missing]
             with closing(self._backend.run(wanted)) as results:  # type: ignore[type-var]
                 for place, figures in results:
@@ -97,7 +108,7 @@ class Workshop:
                     self._journal.put(keys[index], plain(figures))
                     found[index] = figures
                     self.tell(done=len(found), made=self._effort.made + 1)
-                    if len(found) < len(tasks) and not self.has_time(share):
+                    if len(found) < len(tasks) and not self._may_go_on(share, is_part):
                         break
         first_gap = next((index for index in range(len(tasks)) if index not in found), len(tasks))
         return [found[index] for index in range(first_gap)]

@@ -24,16 +24,19 @@ Cost = Callable[[Figures], float]
 Schemes = Mapping[str, Scheme]
 
 
-def first_builds(groups: Groups) -> list[Build]:
-    """Return the float file, each scheme for the whole file, and each group alone in each of its schemes.
+def wholes(groups: Groups) -> list[Build]:
+    """Return each scheme for the whole file."""
+    offered = {scheme for group in groups for scheme in group.choices} - {Scheme.F32}
+    return [Build(scheme) for scheme in Scheme if scheme in offered]
+
+
+def cells(groups: Groups) -> list[Build]:
+    """Return each group alone in each of its schemes.
 
     The heaviest groups come first: where the time runs out, the light ones stay float32.
     """
-    offered = {scheme for group in groups for scheme in group.choices} - {Scheme.F32}
-    wholes = [Build(scheme) for scheme in Scheme if scheme in offered]
     heaviest = sorted(groups, key=lambda group: (-group.weight_bytes, group.name))
-    cells = [mixed({group.name: scheme}) for group in heaviest for scheme in group.choices]
-    return list(dict.fromkeys([FLOAT, *wholes, *cells]))
+    return list(dict.fromkeys(mixed({group.name: scheme}) for group in heaviest for scheme in group.choices))
 
 
 def mixed(schemes: Schemes) -> Build:

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -51,12 +51,22 @@ class RayBackend:
                     under_way[remote.remote(parcel, self._kits[parcel.digest], trial)] = index
                 done, _ = ray.wait(list(under_way), num_returns=1)
                 for reference in done:
-                    yield under_way.pop(reference), ray.get(reference)
+                    yield under_way.pop(reference), _figures(reference)
         except ray.exceptions.RayError as error:
             raise SurroundingsError(f"The Ray cluster lost a trial: {error}; run the command again.") from error
         finally:
             for reference in under_way:
                 ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        """Leave the cluster as it is: others may use it."""
+
+
+def _figures(reference: Any) -> Figures:
+    try:
+        return cast(Figures, ray.get(reference))
+    except ray.exceptions.WorkerCrashedError:
+        return Figures(refused="It ended every process that ran it; the engine cannot run such a file.")
 
 
 def _require_answer(address: str | None) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.compress.search.certifying import Certificate, Judge, certify, chain_of
+from pipeline.compress.search.certifying import Candidacy, Certificate, Judge, certify, chain_of
 from pipeline.compress.search.choosing import Kept, keep
 from pipeline.compress.search.exploring import Survey, cost_of, explore, weigh
 from pipeline.compress.search.families import Family, FloatExport, open_family
 from pipeline.compress.search.fanout import SearchBackend
 from pipeline.compress.search.finding import family_finding
 from pipeline.compress.search.journal import Journal
-from pipeline.compress.search.pool import Clock, Point, Watcher, Workshop
+from pipeline.compress.search.pool import Clock, Point, Watcher, Workshop, front_of
 from pipeline.compress.search.proposing import FLOAT, schemes_of
 from pipeline.compress.search.trial import build_file, first_rows, latency_ratio
 from pipeline.compress.search.wording import mends, why
@@ -72,27 +72,55 @@ def search(
         workshop.tell(stage="opening")
         families = [open_family(recipe, export, backend, folder) for export in exports]
         surveys = explore(workshop, families, settings.minimize)
-        certificates = _certify(recipe, _reference(recipe, exports), workshop, surveys, settings.minimize)
+        reference = _reference(recipe, exports)
+        certificates = _certify(recipe, reference, workshop, surveys, settings.minimize)
+        certificates = _weighed(workshop, reference, certificates, settings.minimize)
         return _conclude(recipe, settings, workshop, surveys, certificates, existing)
     finally:
         journal.close()
+        backend.close()
 
 
 def _certify(
     recipe: Recipe, reference: FloatExport, workshop: Workshop, surveys: Sequence[Survey], minimize: Minimize
 ) -> tuple[Certificate, ...]:
     cost = cost_of(minimize)
-    drafts = [(one.family, chain_of(one.front(cost), _whole(one), cost)) for one in surveys]
-    weighed = weigh(workshop, drafts)
-    chains = [
-        (family, _against(_float_latency(workshop, family, reference), chain))
-        for (family, _), chain in zip(drafts, weighed, strict=True)
+    ratios = [
+        _float_latency(workshop, one.family, reference) if minimize is Minimize.LATENCY else 1.0 for one in surveys
+    ]
+    candidacies = [
+        Candidacy(
+            one.family,
+            _against(ratio, chain_of(one.front(cost), _whole(one), cost)),
+            _against(ratio, front_of(_uniform(one), cost)),
+        )
+        for one, ratio in zip(surveys, ratios, strict=True)
     ]
     judged = judge_session(recipe, reference.session, VALIDATION, Path(recipe.data.validation))
-    total = sum(len(chain) for _, chain in chains)
+    total = sum(len(item.chain) for item in candidacies)
     judge = _judge(recipe, judged, sha256_hex(reference.model), workshop, total)
     budgets = recipe.budgets
-    return certify(chains, judge, budgets.loss_max_abs, budgets.confidence, cost, workshop.has_time)
+    return certify(candidacies, judge, budgets.loss_max_abs, budgets.confidence, cost, workshop.has_time)
+
+
+def _uniform(survey: Survey) -> list[Point]:
+    return [Point(build, figures) for build, figures in survey.tried.items() if build.uniform is not None]
+
+
+def _weighed(
+    workshop: Workshop, reference: FloatExport, certificates: Sequence[Certificate], minimize: Minimize
+) -> tuple[Certificate, ...]:
+    """Return the certificates with what reports show beside: compressed sizes and latencies, as time allows."""
+    found = weigh(workshop, [(one.family, one.chain) for one in certificates])
+    weighed: list[Certificate] = []
+    for one, points in zip(certificates, found, strict=True):
+        ratio = 1.0
+        if minimize is not Minimize.LATENCY and any(point.figures.latency_ratio for point in points):
+            ratio = _float_latency(workshop, one.family, reference)
+        known = {point.build: point for point in _against(ratio, points)}
+        verdicts = tuple(replace(item, point=known.get(item.point.build, item.point)) for item in one.verdicts)
+        weighed.append(replace(one, chain=tuple(known[point.build] for point in one.chain), verdicts=verdicts))
+    return tuple(weighed)
 
 
 def _reference(recipe: Recipe, exports: Sequence[FloatExport]) -> FloatExport:

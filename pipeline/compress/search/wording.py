@@ -34,11 +34,11 @@ def _sentences(
         if not kept or other.family != kept[0].family:
             yield from _other_family(recipe, other, kept, cost)
     if len(certificates) > 1:
-        level = _percent(certificates[0].confidence)
+        strictest = max(one.confidence for one in certificates)
         yield (
-            f"{len(certificates)} families of files were in the race, so each test was made at a higher level "
-            f"({level} where the recipe asks for {_percent(recipe.budgets.confidence)}): "
-            "the chance that any certified file is over the budget stays what the recipe allows."
+            f"{len(certificates)} families of files were in the race, the most promising ones tested first and others "
+            f"at a higher level (up to {_percent(strictest)}): the chance that any certified file is over the budget "
+            f"is at most {_percent(1 - recipe.budgets.confidence)}, as the recipe allows."
         )
     if not complete:
         yield "The time ran out first: more seconds (search.seconds_max) may find a better file."
