@@ -44,7 +44,7 @@ def prepare(root: Path, epochs: int) -> Recipe:
 
 def recipe(folder: Path) -> Recipe:
     """Return the recipe of the model in ``folder``: every kind of variant, the loss budget of the examples."""
-    shrinking = FineTuning(epochs=4, learning_rate=0.002, batch_size=128, distill_ratio=0.5)
+    shrinking = FineTuning(epochs=3, learning_rate=0.002, batch_size=128, distill_ratio=0.5)
     return Recipe(
         model=MODEL,
         about=About(
