@@ -110,7 +110,7 @@ class Histogram:
 
     def _fit(self, seen: Range) -> None:
         """Widen the bins until they cover ``seen``; neighbours are added up, so no count is lost."""
-        width = self.width or _width(seen)
+        width = max(self.width, _width(seen))
         while np.floor(seen.high / width) - np.floor(seen.low / width) >= BINS:
             width *= 2
         first = int(np.floor(seen.low / width))
@@ -119,7 +119,8 @@ class Histogram:
         merged = np.zeros(BINS, np.int64)
         taken = np.flatnonzero(self.counts)
         if taken.size:
-            places = (taken + self.first) // round(width / self.width) - first
+            # The ratio is a power of two: the product is exact, where an integer of that size need not exist.
+            places = np.floor((taken + self.first) * (self.width / width)).astype(np.int64) - first
             np.add.at(merged, places, self.counts[taken])
         self.width, self.first, self.counts = width, first, merged
 
