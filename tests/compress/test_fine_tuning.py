@@ -24,6 +24,7 @@ JOBS: list[dict[str, Any]] = [
     {"name": "p24", "model": "signal", "variant": "p24", "train": "unlabelled", "tuning": SHORT},
     {"name": "p50b", "model": "signal", "variant": "p50b", "tuning": IMPATIENT},
     {"name": "p50s", "model": "signal", "variant": "p50s", "tuning": {"epochs": 4}},
+    {"name": "p50s untuned", "model": "signal", "variant": "p50s", "tuning": {"epochs": 0}},
     {"name": "all", "model": "signal", "variant": "p50c16qat", "tuning": BLEND},
     {"name": "all resumed", "model": "signal", "variant": "p50c16qat", "tuning": BLEND, "stops_at": [15, 24, 57]},
     {"name": "pair", "model": "pair", "variant": "p50c16", "metric": "rmse", "tuning": SHORT},
@@ -78,7 +79,10 @@ def test_blocks_are_neighbours_in_the_file_and_patience_ends_early(made: dict[st
 
 
 def test_structured_pruning_makes_tensors_smaller(made: dict[str, Told]) -> None:
-    assert sum(k.size for k in kernels(made, "p50s")) < 0.6 * sum(k.size for k in kernels(made, "p50"))
+    small, untuned, whole = (kernels(made, name) for name in ("p50s", "p50s untuned", "p50"))
+    assert sum(k.size for k in small) < 0.6 * sum(k.size for k in whole)
+    assert [k.shape for k in untuned] == [k.shape for k in small]
+    assert not any(np.array_equal(ours, theirs) for ours, theirs in zip(untuned, small, strict=True))
 
 
 @pytest.mark.parametrize(("name", "count", "sparsity"), [("all", 16, 0.5), ("pair", 16, 0.5), ("text", 8, 0.5)])

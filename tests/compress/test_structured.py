@@ -195,36 +195,39 @@ def silence_recurrent(layer: Any, gone: Array) -> None:
     layer.set_weights(weights)
 
 
-def straight_models(keras: Any) -> dict[str, Any]:
-    """Return models with linear channels, the names of the layers that make them, and rows."""
-    layers, rng = keras.layers, np.random.default_rng(0)
-    user, item = (keras.Input((), dtype="int32", name=name) for name in ("user", "item"))
-    ids, image = keras.Input((6,), dtype="int32", name="ids"), keras.Input((8, 8, 3), name="image")
-    tables = [layers.Embedding(40, 16, name=f"table{index}")(one) for index, one in enumerate((user, item))]
-    both = layers.Concatenate()([*tables, layers.Dropout(0.2)(tables[0])])
-    joined = layers.Dense(8, "relu", name="wide")(both)
-    sequence = layers.Embedding(40, 16, name="table")(ids)
-    read_twice = layers.Concatenate()([layers.Flatten()(sequence), layers.LSTM(4, name="cell")(sequence)])
-    linear = layers.Conv2D(16, 3, name="linear")(layers.ZeroPadding2D()(image))
-    pooled = layers.AveragePooling2D(2)(layers.ZeroPadding2D()(linear))
-    bottleneck = layers.Conv2D(8, 3, padding="same", activation="relu", name="bent")(pooled)
-    chain = layers.Dense(16, name="second")(layers.Dense(16, name="first")(layers.Flatten()(image)))
-    rows = {
-        **{name: rng.integers(0, 40, 200).astype(np.int32) for name in ("user", "item")},
-        "ids": rng.integers(0, 40, (200, 6)).astype(np.int32),
-        "image": rng.normal(size=(200, 8, 8, 3)).astype(np.float32),
-    }
-    return {
-        "tables": (keras.Model([user, item], layers.Dense(2)(joined)), {"table0", "table1"}, rows),
-        "sequence": (keras.Model(ids, layers.Dense(2)(read_twice)), {"table"}, rows),
-        "convolution": (keras.Model(image, layers.Dense(2)(layers.Flatten()(bottleneck))), {"linear"}, rows),
-        "chain": (keras.Model(image, layers.Dense(4)(chain)), {"first", "second"}, rows),
-    }
+def straight_model(keras: Any, kind: str) -> tuple[Any, set[str]]:
+    """Return a model with linear channels, and the names of the layers that make them."""
+    layers, image = keras.layers, keras.Input((8, 8, 3), name="image")
+    ids = {name: keras.Input((), dtype="int32", name=name) for name in ("user", "item")}
+    words = keras.Input((6,), dtype="int32", name="words")
+    if kind == "tables":
+        tables = [
+            layers.Embedding(40, 16, name=name)(one) for name, one in zip(("one", "two"), ids.values(), strict=True)
+        ]
+        both = layers.Concatenate()([*tables, layers.Dropout(0.2)(tables[0])])
+        return keras.Model(list(ids.values()), layers.Dense(2)(layers.Dense(8, "relu")(both))), {"one", "two"}
+    if kind == "sequence":
+        table = layers.Embedding(40, 16, name="one")(words)
+        both = layers.Concatenate()([layers.Flatten()(table), layers.SimpleRNN(4)(table)])
+        return keras.Model(words, layers.Dense(2)(both)), {"one"}
+    if kind == "convolution":
+        linear = layers.Conv2D(16, 3, name="one")(layers.ZeroPadding2D()(image))
+        bent = layers.Conv2D(8, 3, padding="same", activation="relu")(layers.AveragePooling2D(2)(linear))
+        return keras.Model(image, layers.Dense(2)(layers.Flatten()(bent))), {"one"}
+    chain = layers.Dense(16, name="two")(layers.Dense(16, name="one")(layers.Flatten()(image)))
+    return keras.Model(image, layers.Dense(4)(chain)), {"one", "two"}
+
+
+def straight_rows() -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    ids = {name: rng.integers(0, 40, 200).astype(np.int32) for name in ("user", "item")}
+    image = rng.normal(size=(200, 8, 8, 3)).astype(np.float32)
+    return {**ids, "words": rng.integers(0, 40, (200, 6)).astype(np.int32), "image": image}
 
 
 @pytest.mark.parametrize("kind", ["tables", "sequence", "convolution", "chain"])
 def test_linear_channels_are_turned_and_nothing_changes(keras: Any, kind: str) -> None:
-    model, turning, rows = straight_models(keras)[kind]
+    (model, turning), rows = straight_model(keras, kind), straight_rows()
     for weight in model.weights:
         if not np.asarray(weight).any():
             weight.assign(np.random.default_rng(1).normal(size=tuple(weight.shape)).astype(np.float32))

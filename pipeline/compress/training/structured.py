@@ -4,6 +4,9 @@ How channels are ranked and made up for was chosen by measurement, on three conv
 Fashion-MNIST, without fine-tuning. A quarter of the channels gone, plainly cut against made up for: 0.84 and 0.86
 (flattened), 0.49 and 0.82 (depthwise), 0.23 and 0.85 (residual); half gone: 0.75 and 0.84, 0.10 and 0.74, 0.10 and
 0.74. Ranked by weights alone, the depthwise one comes to 0.80 and 0.72 instead of 0.82 and 0.74.
+
+Turned tables and dense cuts spread by harm, against plain equal shares, on the recommender's validation lists without
+fine-tuning: 27 % fewer bytes cost 0.021 of HR@10 before; 40 % fewer (p40s) cost 0.000 now, at most 0.005.
 """
 
 from collections.abc import Mapping
