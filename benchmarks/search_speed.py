@@ -29,14 +29,14 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer.quantizer import Quantizer
 
 from pipeline.compress.candidates import load_parent, make_candidates
+from pipeline.compress.schemes.tflite_file import parse_once
+from pipeline.compress.schemes.tflite_schemes import raw_recipe
 from pipeline.compress.search import proposing
 from pipeline.compress.search.families import open_family
 from pipeline.compress.search.fanout import LocalBackend
 from pipeline.compress.search.kit import Kit, decode_kit
 from pipeline.compress.search.pool import Effort
 from pipeline.compress.search.trial import Build, Parcel, Trial, measure
-from pipeline.compress.tflite_file import parse_once
-from pipeline.compress.tflite_schemes import raw_recipe
 from pipeline.compress.variants import make_variant
 from pipeline.core.files import read_bytes
 from pipeline.core.layout import variant_dir

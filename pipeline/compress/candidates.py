@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.compress.coverage import Coverage, Stored, coverage, require_coverage, stored_weights
 from pipeline.compress.rows import session_batches
+from pipeline.compress.schemes.coverage import Coverage, Stored, coverage, require_coverage, stored_weights
+from pipeline.compress.schemes.storing import calibrate, prepare, store, weight_groups
 from pipeline.compress.search.families import FloatExport
 from pipeline.compress.search.fanout import LocalBackend, SearchBackend
 from pipeline.compress.search.pool import Effort, Watcher
 from pipeline.compress.search.run import Found, NewFile, search
-from pipeline.compress.storing import calibrate, prepare, store, weight_groups
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import MissingStageError, SchemeRefused
 from pipeline.core.files import read_bytes, replacing_dir, write_atomic

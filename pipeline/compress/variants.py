@@ -6,11 +6,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipeline.compress.coverage import sparsity, stored_weights
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job, Result, export_file
 from pipeline.compress.processes import OnStep, train
 from pipeline.compress.rows import session_batches
-from pipeline.compress.source import read_ready_made, require_supported, split_signature
+from pipeline.compress.schemes.coverage import sparsity, stored_weights
+from pipeline.compress.sources.source import read_ready_made, require_supported, split_signature
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import ModelError, RecipeError, VariantRefused
 from pipeline.core.files import read_bytes, replacing_dir, write_atomic

@@ -13,7 +13,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.compress import candidates as room
 from pipeline.compress.candidates import make_candidates
-from pipeline.compress.coverage import Coverage
+from pipeline.compress.schemes.coverage import Coverage
 from pipeline.compress.variants import make_variant
 from pipeline.core.errors import DataError, MissingStageError, SchemeRefused
 from pipeline.core.recipe import load_recipe

@@ -13,7 +13,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.compress import variants as room
 from pipeline.compress.job import Step
-from pipeline.compress.source import KERAS_2, KERAS_3, SAVED_MODEL, kind_of_source, require_tunable
+from pipeline.compress.sources.source import KERAS_2, KERAS_3, SAVED_MODEL, kind_of_source, require_tunable
 from pipeline.compress.variants import make_variant
 from pipeline.core.errors import (
     DataError,

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Annotated
 
-from pipeline.compress.source import (
+from pipeline.compress.sources.source import (
     KERAS_2,
     files_beside,
     kind_of_source,

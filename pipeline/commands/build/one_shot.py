@@ -21,7 +21,7 @@ from pipeline.commands.build.score import examine
 from pipeline.commands.build.select import select_pair
 from pipeline.compress.candidates import make_candidates
 from pipeline.compress.search.fanout import open_backend
-from pipeline.compress.source import describe, require_supported, source_format_of
+from pipeline.compress.sources.source import describe, require_supported, source_format_of
 from pipeline.compress.variants import make_variant
 from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
 from pipeline.core.errors import DataError, InputError, ModelError, Refusal, UsageError, VariantRefused

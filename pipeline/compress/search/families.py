@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.compress.calibration import Clipping, Ranges
-from pipeline.compress.groups import WeightGroup
+from pipeline.compress.schemes.calibration import Clipping, Ranges
+from pipeline.compress.schemes.groups import WeightGroup
+from pipeline.compress.schemes.storing import calibrate, weight_groups
 from pipeline.compress.search.divergence import yardstick
 from pipeline.compress.search.fanout import SearchBackend
 from pipeline.compress.search.kit import Kit, encode_kit
 from pipeline.compress.search.trial import Parcel
-from pipeline.compress.storing import calibrate, weight_groups
 from pipeline.core.names import Format
 from pipeline.core.recipe import Recipe
 from pipeline.core.tensors import Array, cast_tensors

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipeline.compress.calibration import Clipping
-from pipeline.compress.groups import WeightGroup
+from pipeline.compress.schemes.calibration import Clipping
+from pipeline.compress.schemes.groups import WeightGroup
 from pipeline.compress.search.certifying import Certificate, Verdict
 from pipeline.compress.search.choosing import Kept
 from pipeline.compress.search.exploring import Survey

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.compress.calibration import Clipping, Range, Ranges
+from pipeline.compress.schemes.calibration import Clipping, Range, Ranges
 from pipeline.compress.search.divergence import Yardstick
 from pipeline.core.canonical import canonical_json
 from pipeline.core.errors import InternalError

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.compress.calibration import Clipping
-from pipeline.compress.groups import WeightGroup
+from pipeline.compress.schemes.calibration import Clipping
+from pipeline.compress.schemes.groups import WeightGroup
 from pipeline.compress.search.planning import Decision, Interaction, Option, plan_front
 from pipeline.compress.search.pool import Point
 from pipeline.compress.search.trial import Build, Figures

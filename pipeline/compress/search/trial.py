@@ -10,10 +10,10 @@ from pathlib import Path
 
 import zstandard
 
-from pipeline.compress.calibration import Clipping
+from pipeline.compress.schemes.calibration import Clipping
+from pipeline.compress.schemes.storing import correct_biases, require_answers, store_unrun
 from pipeline.compress.search.divergence import divergence
 from pipeline.compress.search.kit import Kit, decode_kit
-from pipeline.compress.storing import correct_biases, require_answers, store_unrun
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import DataError, InternalError, ModelError, SchemeRefused
 from pipeline.core.files import read_bytes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.compress.job import RESULT_FILE, Failure, Job, Step
-from pipeline.compress.source import KERAS_3, kind_of_source, require_tunable
+from pipeline.compress.sources.source import KERAS_3, kind_of_source, require_tunable
 from pipeline.core.errors import HotspareError, InternalError, MissingExtra, SurroundingsError
 from pipeline.core.files import read_json
 from pipeline.core.records import write_record

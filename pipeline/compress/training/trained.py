@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.compress.saved_model_source import choose_signature
-from pipeline.compress.source import KERAS_2, SAVED_MODEL, split_signature
+from pipeline.compress.sources.saved_model_source import choose_signature
+from pipeline.compress.sources.source import KERAS_2, SAVED_MODEL, split_signature
 from pipeline.core.errors import DataError, ModelError
 
 _LOADING_FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, RuntimeError)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pipeline.compress.collapse import collapse_of
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job, Result
-from pipeline.compress.source import KERAS_2
+from pipeline.compress.sources.source import KERAS_2
 from pipeline.compress.training.exporting import export
 from pipeline.compress.training.loop import OnStep
 from pipeline.compress.training.strategies import Team, team_of

@@ -11,11 +11,11 @@ from answers import FOLDER, WORK, answer
 
 from pipeline.cli import main
 from pipeline.compress.candidates import load_parent, make_candidates
+from pipeline.compress.schemes.storing import weight_groups
 from pipeline.compress.search.fanout import LocalBackend, open_backend
 from pipeline.compress.search.journal import Journal
 from pipeline.compress.search.pool import Effort
 from pipeline.compress.search.run import search
-from pipeline.compress.storing import weight_groups
 from pipeline.core.errors import DataError, MissingExtra
 from pipeline.core.findings import FINDINGS_FILE, Findings
 from pipeline.core.names import Format, Scheme

@@ -1,0 +1,1 @@
+"""What a trained model file is, by what it says of itself: one reader a kind, nothing is started."""
