@@ -79,11 +79,21 @@ def same_best(scores: Floats, reference: Floats, lists: Lists) -> float:
 
 
 def signal_to_noise_db(scores: Array, reference: Array) -> float:
-    """Return 10 log10 of the reference's energy over the difference's, in dB, kept within ±150."""
-    signal = float(np.sum(np.asarray(reference, np.float64) ** 2))
-    noise = float(np.sum((np.asarray(scores, np.float64) - np.asarray(reference, np.float64)) ** 2))
+    """Return 10 log10 of the reference's energy over the difference's, in dB, kept within ±150.
+
+    Infinities that both hold at the same places (masks of attention) say nothing and are left out; others are noise
+    beyond measure.
+    """
+    found, wanted = np.asarray(scores, np.float64), np.asarray(reference, np.float64)
+    differ = found != wanted
+    if not differ.any():
+        return SNR_CAP_DB
+    if not (np.isfinite(found[differ]).all() and np.isfinite(wanted[differ]).all()):
+        return -SNR_CAP_DB
+    signal = float(np.sum(wanted[np.isfinite(wanted)] ** 2))
+    noise = float(np.sum((found[differ] - wanted[differ]) ** 2))
     if noise == 0:
         return SNR_CAP_DB
     if signal == 0:
         return -SNR_CAP_DB
-    return max(-SNR_CAP_DB, min(SNR_CAP_DB, 10 * math.log10(signal / noise)))
+    return max(-SNR_CAP_DB, min(SNR_CAP_DB, 10 * (math.log10(signal) - math.log10(noise))))

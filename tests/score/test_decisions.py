@@ -73,5 +73,9 @@ def test_signal_to_noise_is_in_decibels_and_bounded():
     reference = np.array([1.0, -1.0])
     assert signal_to_noise_db(reference * 1.1, reference) == pytest.approx(20.0)
     assert signal_to_noise_db(reference, reference) == SNR_CAP_DB
+    assert signal_to_noise_db(np.full(2, 1e150), np.full(2, 1e-160)) == -SNR_CAP_DB
+    masked, moved = np.array([-np.inf, 1.0, 2.0]), np.array([-np.inf, 1.1, 2.2])
+    assert signal_to_noise_db(moved, masked) == pytest.approx(20.0)
+    assert signal_to_noise_db(np.array([0.0, 1.0, 2.0]), masked) == -SNR_CAP_DB
     assert signal_to_noise_db(reference, np.zeros(2)) == -SNR_CAP_DB
     assert compare_outputs(Metric.RMSE, reference * 1.1, reference, None, 0.5).kind == "snr_db"
