@@ -1,6 +1,6 @@
 """Reading ``.onnx`` graphs: nodes with constant weights, and which of them can only be stored alike."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +32,16 @@ class NodeGroup:
     weights: tuple[str, ...]
     count: int
     row: int  # how many numbers of a weight are summed up, or are one row of a table
+
+
+def flatten_biases(model: onnx.ModelProto) -> None:
+    """Give every Gemm's constant bias of shape (1, n) the shape (n,): it adds the same, the quantizer takes no other."""
+    constants = {item.name: item for item in model.graph.initializer}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        bias = constants.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and list(bias.dims[:1]) == [1] and len(bias.dims) == 2 and readers[bias.name] == 1:
+            del bias.dims[0]
 
 
 def node_groups(model: onnx.ModelProto) -> tuple[NodeGroup, ...]:

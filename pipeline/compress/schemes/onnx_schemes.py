@@ -19,7 +19,14 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from pipeline.compress.schemes.calibration import Clipping, Ranges
 from pipeline.compress.schemes.groups import Assignment, WeightGroup
 from pipeline.compress.schemes.onnx_calibration import onnx_ranges
-from pipeline.compress.schemes.onnx_graph import NodeGroup, followers, name_nodes, node_groups, sort_nodes
+from pipeline.compress.schemes.onnx_graph import (
+    NodeGroup,
+    flatten_biases,
+    followers,
+    name_nodes,
+    node_groups,
+    sort_nodes,
+)
 from pipeline.compress.schemes.onnx_opset import has_inner_graphs, has_int4, with_int4
 from pipeline.compress.schemes.onnx_weights import BLOCK, store_weights, table_block
 from pipeline.core.errors import ModelError, SchemeRefused
@@ -52,6 +59,7 @@ def prepared_onnx(export: bytes) -> bytes:
         source.write_bytes(export)
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         model = onnx.load(ready)
+    flatten_biases(model)
     name_nodes(model)
     return bytes(model.SerializeToString())
 

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,3 +82,21 @@ def test_static_scheme_without_ranges_is_refused(model_format: Format) -> None:
 def test_assignment_of_another_model_is_refused(model_format: Format) -> None:
     with pytest.raises(SchemeRefused, match="no weight group 'nowhere'"):
         store(model_format, PREPARED["tiny_dense", model_format], {"nowhere": Scheme.W8D}, None)
+
+
+def test_a_bias_of_one_row_is_quantized_as_one_of_no_rows():
+    weights, bias = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4), np.ones((1, 4), np.float32)
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="gemm")],
+        "one row",
+        [value("x", onnx.TensorProto.FLOAT, ["n", 8])],
+        [value("y", onnx.TensorProto.FLOAT, ["n", 4])],
+        [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(bias, "b")],
+    )
+    export = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    rows = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    prepared = prepare(Format.ONNX, export.SerializeToString())
+    stored = store(Format.ONNX, prepared, Scheme.W8A8, calibrate(Format.ONNX, prepared, [{"x": rows}]))
+    found = open_session(Format.ONNX, stored).run({"x": rows})["y"]
+    np.testing.assert_allclose(found, rows @ weights + bias, atol=0.1)
