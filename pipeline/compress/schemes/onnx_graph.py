@@ -35,7 +35,7 @@ class NodeGroup:
 
 
 def flatten_biases(model: onnx.ModelProto) -> None:
-    """Give every Gemm's constant bias of shape (1, n) the shape (n,): it adds the same, the quantizer takes no other."""
+    """Give every Gemm's constant bias of shape (1, n) the shape (n,): it adds the same; no other is quantized."""
     constants = {item.name: item for item in model.graph.initializer}
     readers = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
