@@ -13,7 +13,6 @@ from string import Template
 from typing import Annotated
 
 from pipeline.compress.sources.source import (
-    KERAS_2,
     files_beside,
     kind_of_source,
     read_ready_made,
@@ -36,7 +35,7 @@ EXAMPLE = "hotspare init fraud-project --model fraud --source fraud.keras --data
 
 _SCAFFOLD = Path(__file__).parent / "scaffold"
 _DENSE = "  dense: {}"
-_TUNED = "  dense: {}\n  p50: {sparsity: 0.5, epochs: 2, learning_rate: 0.0005, batch_size: 256}"
+_TUNED = "  dense: {}\n  p50s: {epochs: 2, learning_rate: 0.0005, batch_size: 256, distill_ratio: 0.5}"
 _SCHEMES = {
     SourceFormat.ONNX: "  onnx: [f32, w8a8]",
 }
@@ -202,8 +201,8 @@ def _values(args: argparse.Namespace, source_format: SourceFormat) -> dict[str, 
 
 
 def _is_tunable(source: Path, source_format: SourceFormat) -> bool:
-    """Tell whether pruning can fine-tune the model; raises ModelError for a Keras file that cannot be read."""
-    return source_format is SourceFormat.KERAS and kind_of_source(source, source_format) == KERAS_2
+    """Tell whether channels can be taken away; raises ModelError for a Keras file that cannot be read."""
+    return source_format is SourceFormat.KERAS and bool(kind_of_source(source, source_format))
 
 
 def _write_scaffold(folder: Path, model: str, recipe: str) -> None:
