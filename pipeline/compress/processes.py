@@ -126,11 +126,13 @@ def _log_file(job_file: Path, index: int) -> Path:
 
 
 def _environment(ours: "os._Environ[str] | dict[str, str]", config: str | None) -> dict[str, str]:
+    # -m would import from the folder one stands in, such as a downloaded model's, before the real libraries.
+    python = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "ABSL_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
     same_everywhere = {"TF_USE_LEGACY_KERAS": "1", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     inherited = {key: value for key, value in ours.items() if key not in (*_SECRETS, "TF_CONFIG")}
     cluster = {} if config is None else {"TF_CONFIG": config}
-    return {**inherited, **quiet, **same_everywhere, **cluster, "KERAS_BACKEND": "tensorflow", "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **quiet, **same_everywhere, **cluster, **python, "KERAS_BACKEND": "tensorflow"}
 
 
 def _cluster(count: int) -> list[str | None]:

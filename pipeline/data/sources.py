@@ -1,5 +1,6 @@
 """A person's data, however it comes (npz, parquet, csv, their own function), into the four splits."""
 
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pipeline.data.splits import BESIDE_INPUTS, GROUPS, SINGLE_INPUT
 FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 _PARQUET, _ZIP = b"PAR1", b"PK\x03\x04"
 _NO_ZIP_YET = b"PK\x05\x06"  # an npz without members
+_SECRETS = ("HOTSPARE_SIGNING_KEY",)  # the function is the person's own, what it imports may not be
 _PLAIN = frozenset({*BESIDE_INPUTS, SINGLE_INPUT})
 
 
@@ -140,7 +142,8 @@ def _call(spec: str, scratch: Path) -> None:
     log = scratch / "function.log"
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "pipeline.data.calling", spec, str(scratch.resolve())]
-        done = subprocess.run(command, stdout=stream, stderr=stream, check=False)
+        environment = {key: value for key, value in os.environ.items() if key not in _SECRETS}
+        done = subprocess.run(command, stdout=stream, stderr=stream, env=environment, check=False)
     failure = scratch / FAILURE_FILE
     if failure.exists():
         said = read_json(failure, DataError)

@@ -1,6 +1,7 @@
 """``hotspare compress``: one command from a model and its rows to a chosen pair, on small real models."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from rows import tiny_rows
 
 from pipeline.cli import main
+from pipeline.commands.build.console import show_table
+from pipeline.core.errors import UsageError
 from pipeline.core.names import Format, Role
 from pipeline.engines.open import open_session
 
@@ -175,3 +178,41 @@ def test_a_folder_that_holds_something_else_is_never_overwritten(compress, place
 def test_a_wrong_argument_gets_one_sentence(compress, capsys, more, code, words) -> None:
     assert compress("--metric", "accuracy", *more) == code
     _check_refusal(capsys, words)
+
+
+def test_a_folder_of_another_in_the_place_of_the_unfinished_work_is_kept(compress, place: Path, capsys) -> None:
+    theirs = place / ".out.work" / "thesis.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("years of work")
+    assert compress() == UsageError.exit_code
+    assert ".out.work is in the way" in capsys.readouterr().err
+    assert theirs.read_text() == "years of work"
+
+
+def test_a_link_in_the_place_of_the_unfinished_work_is_not_followed(compress, place: Path, capsys) -> None:
+    (place / "elsewhere").mkdir()
+    (place / ".out.work").symlink_to("elsewhere")
+    assert compress() == UsageError.exit_code
+    assert ".out.work is in the way" in capsys.readouterr().err
+    assert list((place / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("inside", ["MODEL", "--data"])
+def test_what_is_read_must_not_lie_in_the_folder_that_is_replaced(
+    compress, place: Path, fixture_models: Path, capsys, inside: str
+) -> None:
+    out = place / "out"
+    out.mkdir()
+    (out / "compress.json").write_text("{}")
+    model = shutil.copy(fixture_models / "tiny_dense.tflite", out) if inside == "MODEL" else "tiny_dense.tflite"
+    data = shutil.copy("rows.npz", out) if inside == "--data" else "rows.npz"
+    assert compress(model=model, data=str(data)) == UsageError.exit_code
+    assert f"{inside} " in capsys.readouterr().err
+    assert len(list(out.iterdir())) == 2
+
+
+def test_names_in_a_table_are_no_markup(capsys) -> None:
+    show_table("a[/b]", ["[red]c"], [["x[/y]"]])
+    shown = capsys.readouterr().out
+    assert "a[/b]" in shown
+    assert "x[/y]" in shown

@@ -243,11 +243,13 @@ def test_ids_beyond_int32_are_not_cut(tmp_path: Path) -> None:
 
 
 FUNCTIONS = """
+import os
 import sys
 import numpy as np
 print("chatter on standard output")
 rows = {"x": np.arange(800.0).reshape(400, 2), "y": np.arange(400) % 2}
 def whole(): return rows
+def key(): raise ValueError(f"key {os.environ.get('HOTSPARE_SIGNING_KEY')}")
 def parted(): return {name: {key: value[:50] for key, value in rows.items()} for name in
                       ("train", "calibration", "validation", "test")}
 def half(): return {"train": rows, "test": rows}
@@ -288,6 +290,11 @@ def test_a_function_that_fails_is_told_in_one_sentence(own_code: Path, name: str
     said = refusal(f"own_rows:{name}", own_code)
     assert words in said
     assert said.startswith(f"own_rows:{name}")
+
+
+def test_a_function_inherits_no_signing_key(own_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOTSPARE_SIGNING_KEY", "secret")
+    assert "ValueError: key None" in refusal("own_rows:key", own_code)
 
 
 def test_memory_does_not_grow_with_a_file_that_is_mapped(tmp_path: Path) -> None:

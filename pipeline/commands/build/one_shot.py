@@ -4,6 +4,7 @@ Everything is made in ``.<out>.work`` beside the output folder and moved there a
 or absent. A killed run leaves that folder: the same command finds it and goes on.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -21,11 +22,11 @@ from pipeline.commands.build.score import examine
 from pipeline.commands.build.select import select_pair
 from pipeline.compress.candidates import make_candidates
 from pipeline.compress.search.fanout import open_backend
-from pipeline.compress.sources.source import describe, require_supported, source_format_of
+from pipeline.compress.sources.source import describe, require_supported, source_format_of, split_signature
 from pipeline.compress.variants import make_variant
 from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
 from pipeline.core.errors import DataError, InputError, ModelError, Refusal, UsageError, VariantRefused
-from pipeline.core.files import read_bytes, read_json, replacing_dir, write_atomic
+from pipeline.core.files import disk_errors, read_bytes, read_json, replacing_dir, write_atomic
 from pipeline.core.findings import FINDINGS_FILE, Findings
 from pipeline.core.layout import candidates_dir, report_dir, scorecards_dir, selection_dir, variant_dir
 from pipeline.core.names import MODEL_NAME, Format, Role, Scheme
@@ -72,6 +73,7 @@ _UNIFORM = {
     Format.ONNX: (Scheme.F32, Scheme.F16, Scheme.W8, Scheme.W8A8, Scheme.W4),
 }
 _DISTILL_RATIO = 0.5
+_OWNER_ONLY = 0o700
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def compress(wish: Wish) -> Compressed:
     source_format = source_format_of(wish.model)
     require_supported(wish.model, source_format)
     _require_ours(wish.out)
+    _require_apart(wish)
     key = load_private_key(wish.key) if wish.key else None
     with _workplace(wish) as work:
         recipe, notes = _recipe(wish, source_format, work)
@@ -159,6 +162,17 @@ def _require_ours(out: Path) -> None:
         raise UsageError(f"{out} is there and was not written by `hotspare compress`; name another folder for --out.")
 
 
+def _require_apart(wish: Wish) -> None:
+    """Raise UsageError for what is read from within the output folder, which is replaced whole: it would be deleted."""
+    out = wish.out.resolve()
+    read_from = {"MODEL": split_signature(wish.model)[0], "--data": Path(wish.data), "--key": wish.key}
+    for what, path in read_from.items():
+        if path is not None and path.exists() and path.resolve().is_relative_to(out):
+            raise UsageError(
+                f"{what} {path} lies in {wish.out}, which is replaced whole; name another folder for --out."
+            )
+
+
 @contextmanager
 def _workplace(wish: Wish) -> Iterator[Path]:
     """Yield the folder of this wish's unfinished work, kept when the process is killed, removed when it ends."""
@@ -166,8 +180,11 @@ def _workplace(wish: Wish) -> Iterator[Path]:
     work = place.parent / f".{place.name}.work"
     digest = work / "wish.sha256"
     asked = sha256_hex(canonical_json([plain(_comparable(wish)), *_identity(wish.model), *_identity(Path(wish.data))]))
+    _require_own(work, digest)
     if work.exists() and (not digest.is_file() or digest.read_text() != asked):
         shutil.rmtree(work)
+    with disk_errors(work):
+        work.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)  # it holds copies of the rows
     write_atomic(digest, asked.encode())
     try:
         yield work
@@ -175,6 +192,15 @@ def _workplace(wish: Wish) -> Iterator[Path]:
         shutil.rmtree(work)
         raise
     shutil.rmtree(work)
+
+
+def _require_own(work: Path, digest: Path) -> None:
+    """Raise UsageError for a folder in the place of our unfinished work that is not: it would be used or deleted."""
+    if not os.path.lexists(work):
+        return
+    is_own = not work.is_symlink() and work.is_dir() and work.stat().st_uid == os.geteuid()
+    if not is_own or not (digest.is_file() or all(item.name == f".aside-{digest.name}" for item in work.iterdir())):
+        raise UsageError(f"{work} is in the way and is no unfinished work of yours; move it, or name another --out.")
 
 
 def _comparable(wish: Wish) -> dict[str, Any]:

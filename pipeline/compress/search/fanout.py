@@ -20,6 +20,9 @@ from pipeline.core.files import write_atomic
 _IDLE_SECONDS_MAX = 30
 _AHEAD = 2  # files that wait beside those under way, for each worker
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Workers run a stranger's model: without the signing key, and without importing from the folder one stands in. joblib
+# adds to the environment and takes nothing away, so that the key is emptied.
+_ENVIRONMENT = {**_ONE_THREAD, "HOTSPARE_SIGNING_KEY": "", "PYTHONSAFEPATH": "1"}
 
 Task = tuple[Parcel, Trial]
 OnFigures = Callable[[int, Figures], None]
@@ -87,7 +90,7 @@ class LocalBackend:
 
 
 def _executor(workers: int) -> Any:
-    return get_reusable_executor(max_workers=workers, timeout=_IDLE_SECONDS_MAX, env=_ONE_THREAD)
+    return get_reusable_executor(max_workers=workers, timeout=_IDLE_SECONDS_MAX, env=_ENVIRONMENT)
 
 
 def _alone(task: Task) -> Figures:

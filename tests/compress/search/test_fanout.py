@@ -48,3 +48,13 @@ def test_giving_up_early_says_nothing(
     results.close()  # type: ignore[attr-defined]
     backend.close()
     assert not [str(one.message) for one in recwarn if "cancel" in str(one.message)]
+
+
+def test_workers_have_neither_the_signing_key_nor_modules_of_the_folder_one_stands_in(monkeypatch) -> None:
+    monkeypatch.setenv("HOTSPARE_SIGNING_KEY", "secret")
+    executor = fanout._executor(2)
+    try:
+        assert executor.submit(os.getenv, "HOTSPARE_SIGNING_KEY").result() == ""
+        assert executor.submit(os.getenv, "PYTHONSAFEPATH").result() == "1"
+    finally:
+        executor.shutdown(wait=True)
