@@ -216,3 +216,13 @@ def test_names_in_a_table_are_no_markup(capsys) -> None:
     shown = capsys.readouterr().out
     assert "a[/b]" in shown
     assert "x[/y]" in shown
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--workers", "0"), ("--seed", "-1"), ("--seconds", "nan"), ("--max-loss", "inf"), ("--threshold", "nan")],
+)
+def test_a_number_that_cannot_be_used_is_refused_before_any_work(compress, place: Path, capsys, option, value) -> None:
+    assert compress(option, value) == UsageError.exit_code
+    assert f"{option} " in capsys.readouterr().err
+    assert [path.name for path in place.iterdir()] == ["rows.npz"]

@@ -1,6 +1,7 @@
 """``hotspare compress MODEL``: the whole build in one shot, without dvc, MLflow or a project."""
 
 import argparse
+import math
 from pathlib import Path
 
 from pipeline.commands.build.console import show_json, show_table
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compress the model and show what was chosen."""
+    _require_numbers(args)
     done = compress(_wish(args))
     if args.json:
         show_json(done.document)
@@ -82,6 +84,17 @@ def _wish(args: argparse.Namespace) -> Wish:
         address=args.address,
         workers=args.workers,
     )
+
+
+def _require_numbers(args: argparse.Namespace) -> None:
+    """Raise UsageError for numbers that no stage could use and no recipe's own rules would catch in time."""
+    for name in ("max_loss", "confidence", "seconds", "threshold"):
+        if not math.isfinite(getattr(args, name)):
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} is no finite number; correct it.")
+    for name, least in (("workers", 1), ("seed", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} {value} cannot be used; give {least} or more.")
 
 
 def _list(text: str | None) -> tuple[str, ...]:
