@@ -19,6 +19,8 @@ CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _LIBRARIES = re.compile(r"(tf_)?keras(\.|$)|builtins$|tensorflow\.(python\.)?keras\.")
 _TAKES_TEXT = frozenset({"StringLookup", "TextVectorization"})
 _INTEGERS = "iu"
+_FILE_FUNCTION = re.compile(r"(tf\.)?(_api\.v2\.)?(compat\.v[12]\.)?(io|raw_ops|saved_model|train|summary|data)\.")
+_FILE_OPERATOR = re.compile(r"(Read|Write)File|Save|Restore|Checkpoint|Summary")
 
 
 def is_keras(path: Path) -> bool:
@@ -105,6 +107,8 @@ def require_config(path: Path, config: Any, names_modules: bool) -> None:
                 f"{path}: the layer {_name(node)} is a Lambda, that is, code inside a model file, which is never run "
                 "here; replace it by a layer of Keras and save again."
             )
+        if isinstance(inner, dict) and _reaches_files(kind, inner):
+            raise ModelError(f"{path}: the layer {_name(node)} reads or writes files; save the model without it.")
         if kind in _TAKES_TEXT or (kind == "InputLayer" and isinstance(inner, dict) and inner.get("dtype") == "string"):
             raise ModelError(f"{path}: the layer {_name(node)} takes text; save the model without that first step.")
         if isinstance(inner, dict) and inner.get("stateful") is True:
@@ -119,6 +123,15 @@ def require_config(path: Path, config: Any, names_modules: bool) -> None:
             f"{path}: {what} is not a part of Keras that such a file can name, and its code is not in it; save the "
             "model as a SavedModel (model.export), which carries the computation itself."
         )
+
+
+def _reaches_files(kind: str, inner: dict[str, Any]) -> bool:
+    """Tell a layer that stands for one operator of TensorFlow, where that one opens files when it is called."""
+    if kind == "TFOpLambda":
+        return _FILE_FUNCTION.match(str(inner.get("function"))) is not None
+    if kind == "TensorFlowOpLayer":
+        return _FILE_OPERATOR.search(str(inner.get("node_def"))) is not None
+    return kind == "IntegerLookup" and isinstance(inner.get("vocabulary"), str)
 
 
 def _foreign(config: Any, names_modules: bool) -> Iterator[str]:
