@@ -44,7 +44,7 @@ def prepare(root: Path, epochs: int) -> Recipe:
 
 def recipe(folder: Path) -> Recipe:
     """Return the recipe of the model in ``folder``: every kind of variant, the loss budget of the examples."""
-    shrinking = FineTuning(epochs=3, learning_rate=0.002, batch_size=128, distill_ratio=0.5)
+    shrinking = FineTuning(epochs=6, learning_rate=0.001, batch_size=128, distill_ratio=0.7)
     return Recipe(
         model=MODEL,
         about=About(
@@ -58,7 +58,7 @@ def recipe(folder: Path) -> Recipe:
         data=Data(**{name: str(folder / f"{name}.npz") for name in ("train", "calibration", "validation", "test")}),
         metric=Metric.ACCURACY,
         budgets=Budgets(loss_max_abs=0.01),
-        variants={"dense": FineTuning(), "p50s": shrinking, "p30s": shrinking},
+        variants={"dense": FineTuning(), "p30s": shrinking},
         schemes={Format.TFLITE: (Scheme.F32,), Format.ONNX: (Scheme.F32,)},
         seed=SEED,
     )

@@ -1,7 +1,9 @@
 """Trials on a Ray cluster. A node that goes away takes its trials with it; Ray runs them again on another."""
 
+import os
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +15,21 @@ from pipeline.compress.search.trial import Figures, Parcel, Trial, measure
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import SurroundingsError, Unreachable
 
+_SECRET = "HOTSPARE_SIGNING_KEY"
 _KNOCK_SECONDS_MAX = 5.0
 _TRIES = 10
 _TASKS_UNDER_WAY = 64
+
+
+@contextmanager
+def _without_signing_key() -> Iterator[None]:
+    """Hide the key from a node that is started here: its workers inherit what its process had."""
+    key = os.environ.pop(_SECRET, None)
+    try:
+        yield
+    finally:
+        if key is not None:
+            os.environ[_SECRET] = key
 
 
 class RayBackend:
@@ -27,7 +41,8 @@ class RayBackend:
             return
         _require_answer(address)
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            with _without_signing_key():
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise Unreachable(f"No Ray cluster answers at {address}: {error}; start one with `ray start`.") from error
 
