@@ -15,7 +15,7 @@ from pipeline.compress.search.trial import Figures, Parcel, Trial, measure
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import SurroundingsError, Unreachable
 
-_SECRET = "HOTSPARE_SIGNING_KEY"
+_KEY_VARIABLE = "HOTSPARE_SIGNING_KEY"
 _KNOCK_SECONDS_MAX = 5.0
 _TRIES = 10
 _TASKS_UNDER_WAY = 64
@@ -24,12 +24,12 @@ _TASKS_UNDER_WAY = 64
 @contextmanager
 def _without_signing_key() -> Iterator[None]:
     """Hide the key from a node that is started here: its workers inherit what its process had."""
-    key = os.environ.pop(_SECRET, None)
+    key = os.environ.pop(_KEY_VARIABLE, None)
     try:
         yield
     finally:
         if key is not None:
-            os.environ[_SECRET] = key
+            os.environ[_KEY_VARIABLE] = key
 
 
 class RayBackend:
