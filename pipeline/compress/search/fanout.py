@@ -59,7 +59,7 @@ class LocalBackend:
         return Parcel(digest, path=str(path))
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Figures]]:
-        """Yield figures as they come; a file whose process dies, and dies again when it is tried alone, is refused."""
+        """Yield figures as they come; a file that ends its process twice while it is tried alone is refused."""
         if self.workers == 1:
             yield from ((index, measure(parcel, trial)) for index, (parcel, trial) in enumerate(tasks))
             return
@@ -94,14 +94,16 @@ def _executor(workers: int) -> Any:
 
 
 def _alone(task: Task) -> Figures:
-    """Measure a file of which one among several ended its process; nothing else can be to blame now."""
-    executor = _executor(1)
-    try:
-        return cast(Figures, executor.submit(measure, *task).result())
-    except BrokenProcessPool:
-        return Figures(refused="It ended the process that ran it, twice; the engine cannot run such a file.")
-    finally:
-        executor.shutdown(wait=True)
+    """Measure a file that was under way when a process died; alone, nothing else can be to blame. It has two tries."""
+    for _ in range(2):
+        executor = _executor(1)
+        try:
+            return cast(Figures, executor.submit(measure, *task).result())
+        except BrokenProcessPool:
+            continue
+        finally:
+            executor.shutdown(wait=True)
+    return Figures(refused="It ended the process that ran it, twice; the engine cannot run such a file.")
 
 
 def open_backend(name: str, address: str | None, workers: int | None) -> SearchBackend:

