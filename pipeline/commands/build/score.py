@@ -33,11 +33,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def score_model(recipe: Recipe, root: Path = ARTIFACTS) -> tuple[Scorecard, ...]:
-    """Measure every candidate below ``root``, write scorecards and diagnoses, and return the scorecards."""
-    return examine(recipe, root).cards
-
-
 def examine(recipe: Recipe, root: Path = ARTIFACTS) -> Scores:
     """Measure every candidate below ``root`` and write what was found there.
 

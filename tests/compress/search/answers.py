@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("artifacts/candidates/tiny")
-WORK = Path("artifacts/work/search/tiny")
+WORK = Path("artifacts", "work", "search", "tiny")
 
 
 def answer(folder: Path = Path()) -> dict[str, Any]:
