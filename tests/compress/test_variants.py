@@ -36,7 +36,7 @@ def make(variant: str = "dense") -> VariantRecord:
 
 
 @pytest.mark.parametrize("source_format", ["tflite", "onnx"])
-def test_ready_made_source_is_checked_and_copied_without_tensorflow(project: Project, source_format: str) -> None:
+def test_ready_made_source_is_checked_and_copied(project: Project, source_format: str) -> None:
     name = f"tiny_dense.{source_format}"
     project(source=name, source_format=source_format, schemes={source_format: ["f32", "w8d"]})
     record = make()
@@ -44,7 +44,16 @@ def test_ready_made_source_is_checked_and_copied_without_tensorflow(project: Pro
     export = next(iter(record.exports.values()))
     assert (FOLDER / export.file).read_bytes() == Path(name).read_bytes()
     assert (export.max_abs_diff, export.rows_checked) == (0.0, 256)
-    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("source_format", ["tflite", "onnx"])
+def test_ready_made_source_never_loads_tensorflow(project: Project, source_format: str) -> None:
+    project(source=f"tiny_dense.{source_format}", source_format=source_format, schemes={source_format: ["f32"]})
+    code = (
+        "import sys; from pipeline.cli import main; code = main(['prune', 'tiny', 'dense']);"
+        " sys.exit(code or 'tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_ready_made_source_cannot_be_pruned(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
