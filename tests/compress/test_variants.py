@@ -48,7 +48,7 @@ def test_ready_made_source_is_checked_and_copied(project: Project, source_format
 
 @pytest.mark.parametrize("source_format", ["tflite", "onnx"])
 def test_ready_made_source_never_loads_tensorflow(project: Project, source_format: str) -> None:
-    project(source=f"tiny_dense.{source_format}", source_format=source_format, schemes={source_format: ["f32"]})
+    project(source=f"tiny_dense.{source_format}", source_format=source_format, schemes={source_format: ["f32", "w8d"]})
     code = (
         "import sys; from pipeline.cli import main; code = main(['prune', 'tiny', 'dense']);"
         " sys.exit(code or 'tensorflow' in sys.modules)"
