@@ -1,0 +1,1 @@
+"""The pair: a primary and its hot standby, served together on one machine."""
