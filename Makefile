@@ -44,7 +44,7 @@ format: env ## rewrite the code in house style
 	ruff format .
 
 lock: env ## renew the locked versions and their hashes
-	for lock in bootstrap:locks/bootstrap.in node:pyproject.toml "build:pyproject.toml --extra build --extra registry --extra cluster --extra test"; do \
+	for lock in bootstrap:locks/bootstrap.in node:pyproject.toml "build:pyproject.toml --extra build --extra registry --extra serve --extra cluster --extra test"; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    $${lock#*:} --output-file locks/$${lock%%:*}.lock || exit 1; \
 	done
