@@ -1,0 +1,106 @@
+"""A release: the two verified bundles that are served together, and what the server keeps of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.bundle.floor import floor_path, raise_floor
+from pipeline.bundle.io_contract import IoContract
+from pipeline.bundle.policy import TrustPolicy, load_policy
+from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel, load_channel, verify_bundle
+from pipeline.core.errors import NotAccepted, Untrusted, UsageError
+from pipeline.core.names import Role
+
+VERSION_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a pair's files are; read again at every start and swap."""
+
+    primary: Path
+    standby: Path
+    trust: Path
+    channel: Path | None = None
+
+    def bundle(self, role: Role) -> Path:
+        """Return the bundle's folder of a role."""
+        return self.primary if role is Role.PRIMARY else self.standby
+
+
+@dataclass(frozen=True)
+class Release:
+    """Bundles that this node may serve; after a restart one of them may be missing, with the reason why."""
+
+    model: str
+    places: Places
+    policy: TrustPolicy
+    channel: VerifiedChannel | None
+    bundles: Mapping[Role, VerifiedBundle]
+    refused: Mapping[Role, str]
+
+    @property
+    def version(self) -> str:
+        """Return what clients call this release: the first digits of its primary's bundle id."""
+        return self._any.bundle_id[:VERSION_DIGITS]
+
+    @property
+    def io(self) -> IoContract:
+        """Return the tensors that both bundles take and give."""
+        return self._any.io
+
+    @property
+    def _any(self) -> VerifiedBundle:
+        return self.bundles.get(Role.PRIMARY) or self.bundles[Role.BACKUP]
+
+
+def open_release(places: Places, now: datetime, strict: bool) -> Release:
+    """Verify both bundles of a pair; with ``strict`` false, one that is refused is left out and named.
+
+    Raises the Untrusted error that fits, TrustPolicyError, UsageError for a policy that wants a channel.
+    """
+    policy = load_policy(places.trust)
+    channel = _channel(places, policy, now)
+    bundles: dict[Role, VerifiedBundle] = {}
+    refused: dict[Role, str] = {}
+    for role in Role:
+        try:
+            bundles[role] = verify_bundle(places.bundle(role), policy, now, channel, role if channel else None)
+        except Untrusted as error:
+            refused[role] = str(error)
+            if strict or (not bundles and len(refused) == len(Role)):
+                raise
+    require_one_contract(bundles)
+    model = next(iter(bundles.values())).model
+    return Release(model, places, policy, channel, bundles, refused)
+
+
+def _channel(places: Places, policy: TrustPolicy, now: datetime) -> VerifiedChannel | None:
+    if places.channel is not None:
+        return load_channel(places.channel, policy, now)
+    if policy.channels is not None:
+        raise UsageError(f"{places.trust} wants a channel for every bundle; name it with --channel.")
+    return None
+
+
+def require_one_contract(bundles: Mapping[Role, VerifiedBundle]) -> None:
+    """Raise NotAccepted unless the bundles are of one model and take and give the same tensors."""
+    if len(bundles) < len(Role):
+        return
+    primary, backup = bundles[Role.PRIMARY], bundles[Role.BACKUP]
+    if primary.model != backup.model:
+        raise NotAccepted(f"The primary is of {primary.model}, the standby of {backup.model}; serve one model's pair.")
+    if _tensors(primary.io) != _tensors(backup.io):
+        raise NotAccepted(f"The two bundles of {primary.model} take or give different tensors; pack them anew.")
+
+
+def _tensors(io: IoContract) -> set[tuple[str, str, tuple[int, ...]]]:
+    return {(tensor.name, tensor.dtype, tensor.shape) for tensor in (*io.inputs, *io.outputs)}
+
+
+def accept(release: Release) -> None:
+    """Persist the floor that this release's channel sets, once its primary answered; no channel, nothing to persist."""
+    if release.channel is not None:
+        found = release.channel.channel
+        raise_floor(floor_path(release.policy.state_dir, found.model), found.floor)
