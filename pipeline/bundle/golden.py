@@ -18,13 +18,43 @@ from pipeline.core.tensors import Array, Tensors, decode_npz
 Predict = Callable[[Tensors], dict[str, Array]]
 
 
+_Distance = Annotated[float, Rule(minimum=0)]
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """How far answers were apart, in the output's own unit: at most so much for that share of the rows."""
+
+    p50: _Distance
+    p90: _Distance
+    p99: _Distance
+    p99_9: _Distance
+    p100: _Distance
+
+
+@dataclass(frozen=True)
+class FromParent:
+    """How far the candidate's answers are from those of the float model that all candidates are measured against.
+
+    ``decisions_differ_ratio`` is the share of rows that the two decide differently (at ``threshold``, or by the
+    largest value where a row has several), by output; outputs that decide nothing are left out.
+    """
+
+    sha256: Annotated[str, Rule("The float model's file.", pattern="[0-9a-f]{64}")]
+    rows: Annotated[int, Rule("Calibration rows that both answered.", minimum=1)]
+    absolute: dict[str, Quantiles]
+    threshold: float
+    decisions_differ_ratio: dict[str, Annotated[float, Rule(minimum=0, maximum=1)]]
+
+
 @dataclass(frozen=True)
 class Tolerances:
     """By how much each output may differ from its golden answer, in the output's own unit (``tolerances.json``)."""
 
     schema_version: Literal[1]
-    absolute: dict[str, Annotated[float, Rule(minimum=0)]]
+    absolute: dict[str, _Distance]
     method: Annotated[str, Rule("How the tolerances were measured, in words.")]
+    from_parent: FromParent | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,9 @@ def read_golden(files: Mapping[str, bytes]) -> Golden:
     )
     if golden.outputs.keys() != golden.tolerances.absolute.keys():
         raise Malformed(f"{TOLERANCES_FILE} and {GOLDEN_FILE} name different outputs; pack the bundle again.")
+    parent = golden.tolerances.from_parent
+    if parent is not None and golden.outputs.keys() != parent.absolute.keys():
+        raise Malformed(f"{TOLERANCES_FILE}: from_parent names other outputs than the model's; pack the bundle again.")
     return golden
 
 
