@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from pipeline.compress.sources.keras_source import require_config
+from pipeline.compress.sources.saved_model_operators import called_functions, foreign_operators
 from pipeline.core.errors import ModelError
 from pipeline.core.files import read_bytes
 
@@ -16,6 +17,7 @@ SERVING = "serving_default"
 
 _TEXT, _INT8, _UINT8 = 7, 6, 4  # tensorflow/core/framework/types.proto
 _KERAS_MODELS = ("_tf_keras_network", "_tf_keras_sequential")
+_KERAS_METRIC = b"_tf_keras_metric"
 _PYTHON_OPS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 _WRITING_OPS = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "Assign", "AssignAdd"})
 
@@ -32,15 +34,22 @@ _FIELDS: Mapping[str, Mapping[str, tuple[int, str]]] = {
     "NamedTensor": {"key": (1, "str"), "value": (2, "Tensor")},
     "Tensor": {"name": (1, "str"), "dtype": (2, "int")},
     "Graph": {"nodes": (1, "*Node"), "library": (2, "Library")},
-    "Library": {"functions": (1, "*Function")},
-    "Function": {"signature": (1, "FunctionName"), "nodes": (3, "*Node")},
+    "Library": {
+        "functions": (1, "*Function"), "gradients": (2, "*Gradient"), "registered_gradients": (3, "*NamedGradient"),
+    },
+    "Function": {"signature": (1, "FunctionName"), "nodes": (3, "*Node"), "attributes": (5, "*Attribute")},
+    "Gradient": {"name": (2, "str")},
+    "NamedGradient": {"name": (1, "str")},
     "FunctionName": {"name": (1, "str")},
     "Node": {"name": (1, "str"), "op": (2, "str"), "inputs": (3, "*str"), "attributes": (5, "*Attribute")},
     "Attribute": {"key": (1, "str"), "value": (2, "Value")},
     "Value": {"items": (1, "Values"), "function": (10, "FunctionName")},
     "Values": {"functions": (9, "*FunctionName")},
     "Objects": {"nodes": (1, "*Object")},
-    "Object": {"variable": (7, "Variable")},
+    "Object": {
+        "function": (6, "ObjectFunction"), "variable": (7, "Variable"), "bare_function": (8, "FunctionName"),
+    },
+    "ObjectFunction": {"names": (1, "*str")},
     "Variable": {"dtype": (1, "int"), "shape": (2, "Shape"), "name": (6, "str")},
     "Shape": {"axes": (2, "*Axis")},
     "Axis": {"size": (1, "int")},
@@ -83,10 +92,14 @@ def _read(name: str, path: Path) -> Any:
 
 def _serving_graph(folder: Path) -> Any:
     graphs = list(_read("SavedModel", folder / "saved_model.pb").meta_graphs)
-    serving = [graph for graph in graphs if b"serve" in graph.info.tags]
-    if not serving:
+    if not any(b"serve" in graph.info.tags for graph in graphs):
         raise ModelError(f"{folder} is no SavedModel for serving (it lacks the tag 'serve'); save the model again.")
-    return serving[0]
+    if len(graphs) != 1 or not graphs[0].HasField("objects"):
+        raise ModelError(
+            f"{folder} is a SavedModel of TensorFlow 1; load it with tf.saved_model.load and save its signature with "
+            "tf.saved_model.save."
+        )
+    return graphs[0]
 
 
 def choose_signature(place: str, names: list[str], wanted: str | None) -> str:
@@ -119,10 +132,8 @@ def require_saved_model(folder: Path, wanted: str | None) -> None:
     if not (folder / "variables" / "variables.index").is_file() and any(_variables(graph)):
         raise ModelError(f"{folder} is not whole: it lacks variables/variables.index; copy the whole folder.")
     _require_float(folder, graph)
-    operators = _reached_operators(graph, signatures[name])
-    if operators & _PYTHON_OPS:
-        raise ModelError(f"{folder} calls Python code that is not in the file (py_function); save it without.")
-    if operators & _WRITING_OPS:
+    _require_computing(folder, graph)
+    if _reached_operators(graph, signatures[name]) & _WRITING_OPS:
         raise ModelError(
             f"{folder} is stateful: its signature {name} writes variables, so that answers depend on the order of "
             "rows; save a model without state."
@@ -141,6 +152,18 @@ def _require_float(folder: Path, graph: Any) -> None:
         )
 
 
+def _require_computing(folder: Path, graph: Any) -> None:
+    foreign = sorted(foreign_operators(graph))
+    if _PYTHON_OPS.intersection(foreign):
+        raise ModelError(f"{folder} calls Python code that is not in the file (py_function); save it without.")
+    if foreign:
+        listing = f"{', '.join(foreign[:3])}{' and others' if len(foreign) > 3 else ''}"
+        raise ModelError(
+            f"{folder} holds operators that may do more than compute, such as open files ({listing}), and parts of a "
+            "SavedModel run when it is loaded; save the model without them."
+        )
+
+
 def _reached_operators(graph: Any, signature: Any) -> set[str]:
     """Return the operators that the signature's outputs depend on: training and saving have others in the same file."""
     nodes = {node.name: node for node in graph.graph.nodes}
@@ -156,15 +179,10 @@ def _reached_operators(graph: Any, signature: Any) -> set[str]:
             if name in nodes and name not in seen:
                 seen.add(name)
                 waiting.append(nodes[name])
-        for name in _called(node) - called:
+        for name in {*called_functions(node), node.op} - called:
             called.add(name)
             waiting += functions[name].nodes if name in functions else []
     return found
-
-
-def _called(node: Any) -> set[bytes]:
-    values = [item.value for item in node.attributes]
-    return {value.function.name for value in values} | {item.name for value in values for item in value.items.functions}
 
 
 def is_keras_2(folder: Path) -> bool:
@@ -176,8 +194,12 @@ def is_keras_2(folder: Path) -> bool:
     if root is None or root.identifier.decode("utf-8", "replace") not in _KERAS_MODELS:
         return False
     try:
-        config = json.loads(root.metadata)
-        require_config(folder, {"class_name": config["class_name"], "config": config["config"]}, names_modules=False)
+        # Keras makes each layer of its own metadata, whatever the model's says of it: a Lambda there is code.
+        for node in nodes:
+            config = json.loads(node.metadata)
+            if node is root or node.identifier != _KERAS_METRIC:
+                inner = {"class_name": config["class_name"], "config": config["config"]}
+                require_config(folder, inner, names_modules=False)
     except (ValueError, KeyError, TypeError, ModelError):  # the computation itself still works as a plain SavedModel
         return False
     return True
