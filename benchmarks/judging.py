@@ -1,0 +1,217 @@
+"""Questions for a served pair, their right answers asked offline, and what becomes of each answer under load."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from load import Exchange
+
+from pipeline.bundle.golden import read_golden
+from pipeline.bundle.policy import load_policy
+from pipeline.bundle.verify import VerifiedBundle, verify_bundle
+from pipeline.core.clock import utc_now
+from pipeline.core.errors import DataError
+from pipeline.core.names import Role
+from pipeline.core.tensors import Array, cast_tensors, map_npz
+from pipeline.engines.open import open_session
+
+DATATYPES = {"float32": "FP32", "float64": "FP64", "float16": "FP16", "int8": "INT8", "uint8": "UINT8",
+             "int32": "INT32", "int64": "INT64", "bool": "BOOL"}  # fmt: skip
+LATE_MS = 100.0
+
+BUNDLE_HEADER = "hotspare-bundle-id"
+ROLE_HEADER = "hotspare-role"
+TERM_HEADER = "hotspare-term"
+HEDGED_HEADER = "hotspare-hedged"
+REFUSAL_HEADER = "hotspare-refusal"
+
+
+class Verdict(StrEnum):
+    """What became of one request."""
+
+    RIGHT = "right"
+    WRONG = "wrong"  # 200, and beyond golden tolerance of the same bundle run offline, or of no known bundle
+    ABSTAINED = "abstained"  # withheld because the answers disagreed
+    REFUSED = "refused"  # this request is at fault (4xx)
+    LOST = "lost"  # no 200 within the deadline
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one bundle answers offline, row by row: outputs (questions, ...), and how much an answer may differ."""
+
+    bundle_id: str
+    role: Role
+    model: str
+    outputs: Mapping[str, Array]
+    tolerances: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Single rows of real inputs, encoded; every reference has an answer to each."""
+
+    model: str
+    rows: Mapping[str, Array]
+    bodies: tuple[str, ...]
+    references: Mapping[str, Reference]
+
+    def of_role(self, role: Role) -> Reference:
+        """Return the reference of a role."""
+        return next(one for one in self.references.values() if one.role is role)
+
+
+def ask_offline(bundles: Mapping[Role, Path], trust: Path, rows: Path, count: int) -> Questions:
+    """Take ``count`` rows spread over an npz and run both verified bundles on them, one row at a time."""
+    verified = {role: verify_bundle(path, load_policy(trust), utc_now()) for role, path in bundles.items()}
+    taken = take_rows(verified[Role.PRIMARY], rows, count)
+    references = (_reference(role, bundle, taken) for role, bundle in verified.items())
+    bodies = tuple(request_body({name: array[row : row + 1] for name, array in taken.items()}) for row in range(count))
+    return Questions(verified[Role.PRIMARY].model, taken, bodies, {one.bundle_id: one for one in references})
+
+
+def take_rows(bundle: VerifiedBundle, rows: Path, count: int) -> dict[str, Array]:
+    """Return ``count`` rows of the bundle's inputs, spread evenly over an npz."""
+    arrays = map_npz(rows, DataError)
+    names = [tensor.name for tensor in bundle.io.inputs]
+    if len(names) == 1 and names[0] not in arrays:
+        arrays = {names[0]: arrays["x"]}
+    picked = {name: np.array(arrays[name][:: max(1, len(arrays[name]) // count)][:count]) for name in names}
+    return cast_tensors(picked, {tensor.name: tensor.dtype for tensor in bundle.io.inputs}, str(rows))
+
+
+def _reference(role: Role, bundle: VerifiedBundle, rows: Mapping[str, Array]) -> Reference:
+    entry = bundle.manifest.entrypoint
+    session = open_session(entry.format, bundle.files[entry.path], bundle.manifest.runtime.threads)
+    count = len(next(iter(rows.values())))
+    parts = [session.run({name: array[row : row + 1] for name, array in rows.items()}) for row in range(count)]
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Reference(bundle.bundle_id, role, bundle.model, outputs, read_golden(bundle.files).tolerances.absolute)
+
+
+def request_body(rows: Mapping[str, Array]) -> str:
+    """Encode inputs as an Open Inference Protocol request in JSON."""
+    return json.dumps({"inputs": [_tensor(name, array) for name, array in sorted(rows.items())]})
+
+
+def _tensor(name: str, array: Array) -> dict[str, object]:
+    datatype = DATATYPES[array.dtype.name]
+    return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": array.ravel().tolist()}
+
+
+def verdict(exchange: Exchange, questions: Questions, default_role: Role | None = None) -> Verdict:
+    """Judge one exchange; without a bundle id header, as an answer of ``default_role`` (plain workers)."""
+    if exchange.status == 200:
+        reference = _reference_of(exchange, questions, default_role)
+        return Verdict.RIGHT if reference and is_right(exchange, reference) else Verdict.WRONG
+    if exchange.headers.get(REFUSAL_HEADER) == "abstained":
+        return Verdict.ABSTAINED
+    return Verdict.REFUSED if 400 <= exchange.status < 500 and exchange.status != 429 else Verdict.LOST
+
+
+def _reference_of(exchange: Exchange, questions: Questions, default_role: Role | None) -> Reference | None:
+    named = exchange.headers.get(BUNDLE_HEADER)
+    if named is None and default_role is not None:
+        return questions.of_role(default_role)
+    return questions.references.get(named or "")
+
+
+def is_right(exchange: Exchange, reference: Reference) -> bool:
+    """Tell whether an answer is the reference's: every output, its shape, finite, within golden tolerance."""
+    answers = _outputs(exchange.body)
+    if answers is None or answers.keys() != reference.outputs.keys():
+        return False
+    return all(
+        _within(answers[name], array[exchange.question % len(array)][np.newaxis], reference.tolerances[name])
+        for name, array in reference.outputs.items()
+    )
+
+
+def _outputs(body: str) -> dict[str, Array] | None:
+    try:
+        outputs = json.loads(body)["outputs"]
+        return {one["name"]: np.array(one["data"], np.float64).reshape(one["shape"]) for one in outputs}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _within(answer: Array, expected: Array, tolerance: float) -> bool:
+    if answer.shape != expected.shape:
+        return False
+    return bool((np.abs(answer.astype(np.float64) - expected.astype(np.float64)) <= tolerance).all())
+
+
+@dataclass(frozen=True)
+class Tally:
+    """All exchanges of one run; times in ms. ``downtime_ms`` is the longest time without a right answer."""
+
+    sent: int
+    lost: int
+    wrong: int
+    abstained: int
+    refused: int
+    degraded: int
+    hedged: int
+    late: int
+    worst_ms: float
+    p50_ms: float
+    p99_ms: float
+    downtime_ms: float
+    generator_lag_ms: float
+    stale: int
+    terms: tuple[int, ...]
+    errors: Mapping[str, int]
+
+
+def tally(exchanges: Sequence[Exchange], verdicts: Sequence[Verdict]) -> Tally:
+    """Count a run; exchanges are in the order in which they were due."""
+    counts = Counter(verdicts)
+    answered = [one for one in exchanges if one.status == 200]
+    latencies = np.array([one.latency_ms or 0.0 for one in answered] or [0.0])
+    return Tally(
+        sent=len(exchanges),
+        lost=counts[Verdict.LOST],
+        wrong=counts[Verdict.WRONG],
+        abstained=counts[Verdict.ABSTAINED],
+        refused=counts[Verdict.REFUSED],
+        degraded=sum(one.headers.get(ROLE_HEADER) == Role.BACKUP for one in answered),
+        hedged=sum(one.headers.get(HEDGED_HEADER) in ("1", "true") for one in answered),
+        late=int((latencies > LATE_MS).sum()),
+        worst_ms=round(float(latencies.max()), 2),
+        p50_ms=round(float(np.percentile(latencies, 50)), 2),
+        p99_ms=round(float(np.percentile(latencies, 99)), 2),
+        downtime_ms=round(downtime_ms(exchanges, verdicts), 1),
+        generator_lag_ms=round(max(((one.sent_ms or 0.0) - one.scheduled_ms for one in exchanges), default=0.0), 2),
+        stale=stale(answered),
+        terms=tuple(sorted({int(one.headers[TERM_HEADER]) for one in answered if TERM_HEADER in one.headers})),
+        errors=dict(Counter(_error(one) for one in exchanges if one.status != 200)),
+    )
+
+
+def _error(exchange: Exchange) -> str:
+    return exchange.error or f"HTTP {exchange.status}"
+
+
+def downtime_ms(exchanges: Iterable[Exchange], verdicts: Iterable[Verdict]) -> float:
+    """Return the longest stretch without a right answer, by when its first request and the next right one were due."""
+    longest, since = 0.0, None
+    for exchange, one in sorted(zip(exchanges, verdicts, strict=True), key=lambda pair: pair[0].scheduled_ms):
+        if one is Verdict.RIGHT and since is not None:
+            longest, since = max(longest, exchange.scheduled_ms - since), None
+        elif one is not Verdict.RIGHT and since is None:
+            since = exchange.scheduled_ms
+    return longest
+
+
+def stale(answered: Sequence[Exchange]) -> int:
+    """Count answers of a term that was over: sent after an answer of a later term had come back."""
+    stamped = [(one, int(one.headers[TERM_HEADER])) for one in answered if TERM_HEADER in one.headers]
+    count = 0
+    for one, term in stamped:
+        later = [other.done_ms for other, newer in stamped if newer > term and other.done_ms is not None]
+        count += bool(later) and one.sent_ms is not None and one.sent_ms > min(later)
+    return count
