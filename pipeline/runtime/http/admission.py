@@ -1,0 +1,43 @@
+"""Who may speak to the front: names in the Host header, bearer tokens."""
+
+import ipaddress
+
+from pipeline.runtime.http.reply import Reply, error_reply
+from pipeline.runtime.http.tokens import Tokens, TokenUse
+
+FOR_ADMIN = frozenset({TokenUse.ADMIN})
+FOR_INFERENCE = frozenset({TokenUse.ADMIN, TokenUse.INFERENCE})
+
+_BEARER = b"bearer "
+_CHALLENGE = ((b"www-authenticate", b"Bearer"),)
+
+
+def host_admitted(host: bytes | None, names: frozenset[bytes]) -> bool:
+    """Tell whether a Host header names this server: loopback, an IP address, or a configured name.
+
+    A page can make its own site's name point at this machine, but not an address: only names have to be known. A
+    request without the header comes from no browser.
+    """
+    return host is None or host in names or _name(host) in names or _is_address(_name(host))
+
+
+def _name(host: bytes) -> bytes:
+    name, _, port = host.rpartition(b":")
+    return (name if name and port.isdigit() else host).lower()
+
+
+def _is_address(name: bytes) -> bool:
+    try:
+        ipaddress.ip_address(name.strip(b"[]").decode("ascii"))
+    except ValueError:  # UnicodeDecodeError is one
+        return False
+    return True
+
+
+def token_refusal(tokens: Tokens, uses: frozenset[TokenUse], authorization: bytes | None) -> Reply | None:
+    """Return the refusal of a request that has no token for any of the uses, else None."""
+    if authorization is None or authorization[: len(_BEARER)].lower() != _BEARER:
+        return error_reply(401, "This needs a token: send the header Authorization: Bearer TOKEN.", _CHALLENGE)
+    if not tokens.admit(authorization[len(_BEARER) :].strip(), uses):
+        return error_reply(401, "This token does not open this; ask who runs the server for one.", _CHALLENGE)
+    return None

@@ -1,0 +1,111 @@
+"""The ASGI application: the inference path as a plain callable, everything else through Starlette's routes."""
+
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.runtime.http.admission import host_admitted
+from pipeline.runtime.http.infer import Inference
+from pipeline.runtime.http.metadata import Metadata
+from pipeline.runtime.http.reply import Reply, error_reply
+from pipeline.runtime.http.responses import error
+from pipeline.runtime.http.settings import FrontSettings
+from pipeline.runtime.service import Service
+
+_MODELS = "/v2/models/"
+_INFER = "/infer"
+_LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+
+
+def build_app(service: Service, front: FrontSettings) -> ASGIApp:
+    """Return the application that serves ``service`` by HTTP."""
+    return ServerErrorMiddleware(Front(service, front), handler=_bug)
+
+
+class Front:
+    """Admits a request, sends it on its path, sends the reply, counts and logs it."""
+
+    def __init__(self, service: Service, front: FrontSettings) -> None:
+        self._inference = Inference(service, front)
+        self._names = _LOOPBACK | {name.lower().encode() for name in front.hosts}
+        self._log = front.access_log
+        self._cold = Starlette(
+            routes=[*Metadata(service, front).routes()],
+            exception_handlers={HTTPException: _http_error},
+        )
+        self._cold.router.redirect_slashes = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        started_s = time.perf_counter()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        path: str = scope["path"]
+        if not host_admitted(headers.get(b"host"), self._names):
+            sentence = "This server is not known under that Host name; name it with --allow-host, or use its address."
+            reply: Reply | None = error_reply(421, sentence)
+        elif scope["method"] == "POST" and path.endswith(_INFER) and (parts := _model_parts(path)):
+            reply = await self._inference.reply(parts, headers, receive)
+        else:
+            reply = None
+            await self._cold_reply(scope, receive, send, started_s)
+        if reply is not None:
+            await _send(reply, send)
+            self._done(scope, reply.status, started_s, reply)
+
+    async def _cold_reply(self, scope: Scope, receive: Receive, send: Send, started_s: float) -> None:
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._done(scope, message["status"], started_s, None)
+            await send(message)
+
+        await self._cold(scope, receive, watched)
+
+    def _done(self, scope: Scope, status: int, started_s: float, reply: Reply | None) -> None:
+        if self._log is None:
+            return
+        record: MutableMapping[str, Any] = {
+            "kind": "access",
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": round((time.perf_counter() - started_s) * 1000, 3),
+            "client": (scope.get("client") or ("",))[0],
+        }
+        if reply is not None:
+            record.update(reply.facts)
+        self._log.put(record)
+
+
+def _model_parts(path: str) -> list[str] | None:
+    """Return [model] or [model, 'versions', version] of an inference path, else None."""
+    if not path.startswith(_MODELS):
+        return None
+    parts = path[len(_MODELS) : -len(_INFER)].split("/")
+    return parts if len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions") else None
+
+
+async def _send(reply: Reply, send: Send) -> None:
+    headers = (*reply.headers, (b"content-length", b"%d" % len(reply.body)))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _http_error(_: Request, raised: Exception) -> Response:
+    status, headers = (raised.status_code, raised.headers) if isinstance(raised, HTTPException) else (500, None)
+    sentences = {404: "Nothing is here; GET /openapi.json lists what is.", 405: "This path takes another method."}
+    response = error(status, sentences.get(status, "The request cannot be answered."))
+    response.headers.update(headers or {})
+    return response
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    return error(500, "The server failed at this request; its log says how.")

@@ -1,0 +1,119 @@
+"""uvicorn's HTTP protocol with what it leaves open: JSON errors, limits on heads, time and connections."""
+
+from asyncio import Transport
+from asyncio.events import TimerHandle
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from pipeline.runtime.http.reply import Reply, error_reply
+from pipeline.runtime.http.settings import Limits
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection.
+
+    A timer runs while a request has begun to arrive and not ended, and before the first one; a request that comes in
+    one piece, as nearly all do, costs no timer. Idle time between requests is uvicorn's keep-alive.
+    """
+
+    def __init__(self, limits: Limits, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._limits = limits
+        self._timer: TimerHandle | None = None
+        self._in_head = self._in_message = False
+        self._head_bytes = 0
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Start to wait for a request, or refuse one connection too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections_max:
+            self._refuse(error_reply(503, "Too many connections; try again.", ((b"retry-after", b"1"),)))
+        else:
+            self._arm(self._limits.head_s_max)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, then see to the limits."""
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            self._disarm()
+        elif self._in_message:
+            self._watch(len(data))
+        elif self._answering() or self.timeout_keep_alive_task is not None:
+            self._disarm()
+        elif self._timer is None:  # line feeds before a request: they ended the keep-alive and began nothing
+            self._arm(self._limits.head_s_max)
+
+    def on_message_begin(self) -> None:
+        """Note that a request begins."""
+        self._in_head = self._in_message = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Note that the body begins, whose time is counted anew."""
+        self._in_head = False
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        self._in_message = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._refuse(error_reply(400, f"This is not HTTP/1.1: {msg}"))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End an idle connection, even one whose client does not read what it was sent."""
+        self._end()
+
+    def _watch(self, received: int) -> None:
+        if self._in_head:
+            self._head_bytes = self._head_bytes or received
+            if self._head_bytes > self._limits.head_bytes_max:
+                self._refuse(error_reply(431, f"The headers are longer than {self._limits.head_bytes_max} bytes."))
+                return
+        if self._timer is None:
+            # The application's own limit on bodies answers 408 before this one, which covers bodies nobody reads.
+            self._arm(self._limits.head_s_max + (0 if self._in_head else self._limits.body_s_max))
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _arm(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._overdue)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _overdue(self) -> None:
+        self._timer = None
+        if self._in_head and not self._answering() and not self.transport.is_closing():
+            self._refuse(error_reply(408, "The request took too long to arrive."))
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if self.transport.get_write_buffer_size() > 0:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _refuse(self, reply: Reply) -> None:
+        lines = [b"%s: %s\r\n" % pair for pair in (*self.server_state.default_headers, *reply.headers)]
+        length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(reply.body)
+        self.transport.write(b"".join([STATUS_LINE[reply.status], *lines, length, reply.body]))
+        self.transport.close()

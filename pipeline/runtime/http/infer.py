@@ -1,0 +1,171 @@
+"""The hot path: one inference request in, one reply out, as few steps as it takes."""
+
+import asyncio
+from typing import Any
+
+from pipeline.core.errors import DataError
+from pipeline.core.names import Role
+from pipeline.runtime.http.admission import FOR_INFERENCE, token_refusal
+from pipeline.runtime.http.answer import Body, write_answer
+from pipeline.runtime.http.reply import JSON_TYPE, Headers, Reply, error_reply
+from pipeline.runtime.http.request import InferRequest, RequestPlan, plan_requests, read_request
+from pipeline.runtime.http.settings import FrontSettings
+from pipeline.runtime.http.tokens import TokenUse
+from pipeline.runtime.service import Answer, NotAnswered, RefusalKind, ServedModel, Service
+
+STATUS_OF = {
+    RefusalKind.BAD_REQUEST: 400,
+    RefusalKind.UNKNOWN: 404,
+    RefusalKind.POISON: 422,
+    RefusalKind.OVERLOADED: 429,
+    RefusalKind.ABSTAINED: 503,
+    RefusalKind.UNAVAILABLE: 503,
+    RefusalKind.DEADLINE: 504,
+}
+# A client that asks again at once would only lengthen the queue.
+_RETRY_S = {RefusalKind.OVERLOADED: 1, RefusalKind.UNAVAILABLE: 1}
+_OCTETS_TYPE = (b"content-type", b"application/octet-stream")
+_CLOSE = (b"connection", b"close")
+_LENGTH_DIGITS_MAX = 15
+
+
+def find_model(service: Service, name: str, version: str | None) -> ServedModel | None:
+    """Return the model that a path names."""
+    for model in service.models():
+        if model.name == name and version in (None, model.version):
+            return model
+    return None
+
+
+class Inference:
+    """Answers inference requests; remembers each model's plan until its bundle changes."""
+
+    def __init__(self, service: Service, front: FrontSettings) -> None:
+        self._service = service
+        self._limits = front.limits
+        self._tokens = front.tokens
+        self._needs_token = front.tokens.has(TokenUse.INFERENCE)
+        self._plans: dict[str, RequestPlan] = {}
+
+    async def reply(self, path: list[str], headers: dict[bytes, bytes], receive: Any) -> Reply | None:
+        """Answer ``/v2/models/{model}[/versions/{version}]/infer``; None when the client went away.
+
+        Anything that is refused before its body was read closes the connection: the rest of the body is not a request.
+        """
+        name, version = path[0], (path[2] if len(path) > 1 else None)
+        early = self._refused_early(headers)
+        model = find_model(self._service, name, version) if early is None else None
+        if early is not None:
+            return early
+        if model is None:
+            return error_reply(
+                404, f"No model {name!r}{_of(version)} is served here; GET /v2/models/NAME tells.", (_CLOSE,)
+            )
+        return await self._answer(model, headers, receive)
+
+    def _refused_early(self, headers: dict[bytes, bytes]) -> Reply | None:
+        if self._needs_token:
+            refusal = token_refusal(self._tokens, FOR_INFERENCE, headers.get(b"authorization"))
+            if refusal is not None:
+                return refusal
+        if self._service.draining():
+            sentence = "The server is ending; ask another, or this one again in a moment."
+            return error_reply(503, sentence, ((b"retry-after", b"1"), _CLOSE))
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            return error_reply(415, "Compressed bodies are not read; send the body as it is.", (_CLOSE,))
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > self._limits.body_bytes_max:
+            return self._too_large()
+        return None
+
+    def _too_large(self) -> Reply:
+        most = self._limits.body_bytes_max
+        return error_reply(413, f"The body is larger than {most} bytes; send fewer rows a request.", (_CLOSE,))
+
+    async def _answer(self, model: ServedModel, headers: dict[bytes, bytes], receive: Any) -> Reply | None:
+        try:
+            async with asyncio.timeout(self._limits.body_s_max):
+                body = await self._body(receive)
+        except TimeoutError:
+            return error_reply(408, f"The body took longer than {self._limits.body_s_max:g} s.", (_CLOSE,))
+        if not isinstance(body, bytes):
+            return body
+        try:
+            request = read_request(self._plan(model), body, _head_bytes(headers), self._limits.tensors_max)
+            deadline_ms = self._deadline_ms(request.timeout_ms, headers.get(b"hotspare-timeout-ms"))
+        except DataError as error:
+            return error_reply(400, str(error))
+        answer = await self._service.infer(model.name, model.version, request.inputs, deadline_ms)
+        if isinstance(answer, NotAnswered):
+            return refusal_reply(answer)
+        return _answered(model, request, answer)
+
+    async def _body(self, receive: Any) -> bytes | Reply | None:
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        chunks, size = [body], len(body)
+        while message.get("more_body"):
+            if size > self._limits.body_bytes_max:
+                return self._too_large()
+            message = await receive()
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+        if message["type"] == "http.disconnect":
+            return None
+        if size > self._limits.body_bytes_max:
+            return self._too_large()
+        return body if len(chunks) == 1 else b"".join(chunks)
+
+    def _plan(self, model: ServedModel) -> RequestPlan:
+        plan = self._plans.get(model.name)
+        if plan is None or plan.io is not model.io:
+            plan = self._plans[model.name] = plan_requests(model.io)
+        return plan
+
+    def _deadline_ms(self, asked_ms: float | None, header: bytes | None) -> float:
+        if header is not None:
+            if not header.isdigit() or len(header) > _LENGTH_DIGITS_MAX:
+                raise DataError("the header hotspare-timeout-ms must be a whole number of milliseconds.")
+            asked_ms = min(int(header) or self._limits.deadline_ms_max, asked_ms or self._limits.deadline_ms_max)
+        return min(asked_ms or self._limits.deadline_ms, self._limits.deadline_ms_max)
+
+
+def refusal_reply(refused: NotAnswered) -> Reply:
+    """Turn a request without outputs into its reply."""
+    retry_s = refused.retry_after_s or _RETRY_S.get(refused.kind)
+    headers: Headers = () if retry_s is None else ((b"retry-after", str(retry_s).encode()),)
+    reply = error_reply(STATUS_OF[refused.kind], refused.sentence, headers)
+    return Reply(reply.status, reply.headers, reply.body, {"refused": refused.kind})
+
+
+def _answered(model: ServedModel, request: InferRequest, answer: Answer) -> Reply:
+    # The primary's own id is the version even when a swap moved on in the meantime.
+    version = answer.bundle_id[: len(model.version)] if answer.role is Role.PRIMARY else model.version
+    body = write_answer(model.name, version, request, answer)
+    facts = {"model": model.name, "role": answer.role, "term": answer.term, "hedged": answer.hedged}
+    return Reply(200, _answer_headers(answer, body), body.content, facts)
+
+
+def _answer_headers(answer: Answer, body: Body) -> Headers:
+    stamps: Headers = (
+        (b"hotspare-bundle-id", answer.bundle_id.encode()),
+        (b"hotspare-role", answer.role.encode()),
+        (b"hotspare-term", b"%d" % answer.term),
+        (b"hotspare-degraded", b"false" if answer.role is Role.PRIMARY else b"true"),
+    )
+    if body.head_bytes is None:
+        return (JSON_TYPE, *stamps)
+    return (_OCTETS_TYPE, (b"inference-header-content-length", b"%d" % body.head_bytes), *stamps)
+
+
+def _head_bytes(headers: dict[bytes, bytes]) -> int | None:
+    value = headers.get(b"inference-header-content-length")
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
+        raise DataError("Inference-Header-Content-Length must be a whole number of bytes.")
+    return int(value)
+
+
+def _of(version: str | None) -> str:
+    return "" if version is None else f" of version {version!r}"

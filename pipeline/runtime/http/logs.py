@@ -1,0 +1,40 @@
+"""JSON log lines: one a record, written by a thread so that a slow disk or a full pipe never holds a request up."""
+
+import queue
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import orjson
+
+
+class LogWriter:
+    """Writes records to a binary stream, in order; when ``lines_max`` wait already, a record is dropped and counted."""
+
+    def __init__(self, stream: BinaryIO, lines_max: int = 10_000) -> None:
+        self._stream = stream
+        self._waiting: queue.Queue[Mapping[str, object] | None] = queue.Queue(lines_max)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Mapping[str, object]) -> None:
+        """Queue a record; never waits."""
+        try:
+            self._waiting.put_nowait({"at": datetime.now(UTC), **record})
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            if dropped := self._dropped:
+                self._dropped -= dropped
+                record = {**record, "dropped_before": dropped}
+            self._stream.write(orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+            self._stream.flush()

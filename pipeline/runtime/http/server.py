@@ -1,0 +1,94 @@
+"""Run the front with uvicorn on sockets that somebody else has opened, and end it gracefully."""
+
+import asyncio
+import contextlib
+import functools
+import signal
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from pipeline.core.errors import KeyFileError
+from pipeline.runtime.http.connection import Connection
+from pipeline.runtime.http.settings import FrontSettings, Tls
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the end begins with ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_app(
+    app: ASGIApp, sockets: Sequence[socket.socket], front: FrontSettings, on_shutdown: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation; then end in order.
+
+    ``on_shutdown`` is awaited first, while new requests still get their answer (503, not ready): what it sets makes the
+    service draining. Then the sockets close, requests in flight get ``drain_s_max``, and the call returns. Raises
+    KeyFileError when the TLS files cannot be read. The event loop is the caller's choice (uvloop is the quickest).
+    """
+    server = _Server(_config(app, front))
+    stopped = asyncio.Event()
+    with _signals_set(stopped):
+        running = asyncio.create_task(server.serve(list(sockets)))
+        stopping = asyncio.create_task(stopped.wait())
+        try:
+            await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            await on_shutdown()
+            server.should_exit = True
+            await running
+
+
+def _config(app: ASGIApp, front: FrontSettings) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http=functools.partial(Connection, front.limits),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=int(front.limits.idle_s_max),
+        timeout_graceful_shutdown=max(1, round(front.drain_s_max)),
+    )
+    config.load()
+    config.ssl = None if front.tls is None else tls_context(front.tls)
+    return config
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Make the server's side of TLS 1.2 or newer; with a client authority, clients must show a certificate of it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.client_ca is not None:
+            context.load_verify_locations(tls.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(path) for path in (tls.certificate, tls.key, tls.client_ca) if path is not None)
+        raise KeyFileError(f"TLS cannot start from {files} ({error}); give PEM files that belong together.") from error
+    return context
+
+
+@contextlib.contextmanager
+def _signals_set(event: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in _ENDING:
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield
+    finally:
+        for number in _ENDING:
+            loop.remove_signal_handler(number)

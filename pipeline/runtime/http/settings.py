@@ -1,0 +1,56 @@
+"""What the HTTP front can be told: limits with their units, tokens, names, TLS."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.runtime.http.logs import LogWriter
+from pipeline.runtime.http.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificate chain and key, PEM; with ``client_ca`` only clients with a certificate of that authority connect."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of the front."""
+
+    head_bytes_max: int = 32 << 10  # request line and headers
+    body_bytes_max: int = 16 << 20
+    tensors_max: int = 64
+    head_s_max: float = 10.0  # from the first byte of a request to the end of its headers
+    body_s_max: float = 30.0  # from the end of the headers to the end of the body
+    idle_s_max: float = 75.0  # an open connection that asks nothing
+    connections_max: int = 1000
+    deadline_ms: float = 1000.0  # for a request that names none
+    deadline_ms_max: float = 30_000.0
+
+
+@dataclass(frozen=True)
+class FrontSettings:
+    """One front.
+
+    ``hosts`` are the names, without port, that a Host header may hold beside loopback and plain IP addresses: a page of
+    another site cannot reach the server under a name that it makes point here (DNS rebinding).
+    """
+
+    hosts: tuple[str, ...] = ()
+    tokens: Tokens = field(default_factory=Tokens)
+    tls: Tls | None = None
+    limits: Limits = field(default_factory=Limits)
+    drain_s_max: float = 30.0  # at the end: time for requests in flight
+    access_log: LogWriter | None = None  # one JSON line a request
+
+    def problems(self) -> Iterator[str]:
+        """Yield what does not fit together."""
+        limits = self.limits
+        if not 0 < limits.deadline_ms <= limits.deadline_ms_max:
+            yield "deadline_ms must be above 0 and at most deadline_ms_max"
+        if min(limits.head_bytes_max, limits.body_bytes_max, limits.tensors_max, limits.connections_max) < 1:
+            yield "byte, tensor and connection limits must be at least 1"
