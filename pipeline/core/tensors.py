@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.archives import require_modest
 from pipeline.core.errors import DataError, HotspareError
 from pipeline.core.files import disk_errors
 
@@ -74,6 +75,8 @@ def _cast(array: Array, dtype: np.dtype[np.generic], place: str, name: str) -> A
 def decode_npz(data: bytes, what: str, malformed: type[HotspareError]) -> dict[str, Array]:
     """Decode npz bytes; raises ``malformed`` when they are not an npz of plain arrays."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            require_modest(packed, len(data))
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: _plain_array(name, archive[name]) for name in sorted(archive.files)}
     except _DAMAGE as error:
@@ -96,6 +99,7 @@ def map_npz(path: Path, malformed: type[HotspareError]) -> dict[str, Array]:
         raise malformed(f"{path} {problem}; check the path, or run the stage that writes it.")
     try:
         with disk_errors(path), zipfile.ZipFile(path) as archive:
+            require_modest(archive, path.stat().st_size)
             return {_stem(info.filename): _member(path, archive, info) for info in archive.infolist()}
     except _DAMAGE as error:
         raise malformed(f"{path} is not an npz file of plain arrays ({error}); write it with numpy.savez.") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.archives import require_modest
 from pipeline.core.errors import DataError
 from pipeline.core.tensors import Array, Tensors, map_npz
 
@@ -27,6 +28,7 @@ def map_unpacked(path: Path, scratch: Path) -> dict[str, Array]:
         with zipfile.ZipFile(path) as archive:
             if all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist()):
                 return map_npz(path, DataError)
+            require_modest(archive, path.stat().st_size)
             _unpack(archive, scratch)
         return map_npz(scratch, DataError)
     except DataError as error:

@@ -1,6 +1,8 @@
 """A person's data into four splits, whatever form it has; refused whole and in one sentence."""
 
+import copy
 import tracemalloc
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -152,6 +154,15 @@ def test_files_that_are_no_data_are_refused_by_name(tmp_path: Path, name: str, c
     if name != "missing":
         (tmp_path / name).write_bytes(content)
     assert name in refusal(str(tmp_path / name), tmp_path)
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_weighs_is_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path, np.savez_compressed, x=np.zeros((ROWS, 8000), np.float32))
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.getinfo("x.npy")
+        archive.filelist += [copy.copy(first) for _ in range(30)]
+        archive._didModify = True
+    assert "unpacks to 397 MB" in refusal(path, tmp_path)
 
 
 def test_a_compressed_file_that_is_damaged_is_refused_by_its_own_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]  # it ships no types
 
 from pipeline.compress.sources.keras_layers import BUILT_IN
+from pipeline.core.archives import require_modest
 from pipeline.core.errors import ModelError
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -36,7 +37,7 @@ def is_keras(path: Path) -> bool:
 def keras_version(path: Path) -> object:
     """Return what the file says of the Keras that saved it; raises ModelError for a file that cannot be read."""
     if zipfile.is_zipfile(path):
-        with _readable(path), zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             return json.loads(archive.read(METADATA)).get("keras_version")
     if path.is_file() and h5py.is_hdf5(path):
         with _readable(path), h5py.File(path, "r") as archive:
@@ -47,7 +48,7 @@ def keras_version(path: Path) -> object:
 def require_keras(path: Path) -> None:
     """Raise ModelError for a file that is damaged or holds what cannot be loaded, converted or quantized."""
     if zipfile.is_zipfile(path):
-        with _readable(path), zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             damaged = archive.testzip()
             if damaged is not None:
                 raise ModelError(f"{path} is damaged ({damaged} does not match its checksum); copy or save it again.")
@@ -75,6 +76,13 @@ def _readable(path: Path) -> Iterator[None]:
             zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # fmt: skip
         brief = " ".join(str(error).split())[:200]
         raise ModelError(f"{path} is not a Keras file that can be read ({brief}); save the model again.") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        require_modest(archive, path.stat().st_size)
+        yield archive
 
 
 def _require_float(path: Path, weights: Any) -> None:

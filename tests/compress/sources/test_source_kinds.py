@@ -166,6 +166,18 @@ def test_a_keras_file_with_a_flipped_byte_is_damaged(tmp_path: Path) -> None:
     assert "damaged" in refusal(path)
 
 
+@pytest.mark.parametrize("name", ["metadata.json", "config.json", "assets/words.txt"])
+def test_a_keras_file_that_unpacks_to_far_more_than_it_weighs_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(DENSE) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.namelist():
+            new.writestr(member, old.read(member))
+        new.writestr(name if name not in old.namelist() else "filler", bytes(1 << 20))
+        info = new.filelist[-1]
+        info.filename, info.file_size = name, 1 << 30
+    assert "unpacks to 1,074 MB" in refusal(path)
+
+
 # --- any kind ---
 
 
