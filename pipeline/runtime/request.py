@@ -1,0 +1,239 @@
+"""The life of one request, pure: sent, hedged, sent again, tasted, compared; answered exactly once.
+
+A request is sent to a member of the serving role. If that is late it is sent to a second one (a hedge), if that
+fails, to another: inference is idempotent. One that was being computed when a worker ended by itself is a suspect:
+it is tried again only on a taster, a spare worker of its own. Times are milliseconds of one clock.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+from pipeline.core.names import Role
+from pipeline.runtime.members import Fault, Seat
+from pipeline.runtime.request_nouns import (
+    TASTER_REPLICA,
+    Abstain,
+    AnswerBad,
+    AnswerGood,
+    Arrived,
+    Attempt,
+    Available,
+    Choice,
+    Compare,
+    Compared,
+    Lost,
+    MembersChanged,
+    Moved,
+    Outcome,
+    Phase,
+    Refuse,
+    Release,
+    RequestAction,
+    RequestEvent,
+    RequestState,
+    Send,
+    Taste,
+    Tick,
+    WakeAt,
+)
+from pipeline.runtime.service import RefusalKind
+from pipeline.runtime.settings import VerifyMode
+
+__all__ = [
+    "ATTEMPTS_MAX", "TASTER_REPLICA", "Abstain", "AnswerBad", "AnswerGood", "Arrived", "Attempt", "Available",
+    "Compare", "Compared", "Lost", "MembersChanged", "Outcome", "Phase", "Refuse", "Release", "RequestAction",
+    "RequestEvent", "RequestState", "Send", "Taste", "Tick", "WakeAt", "first_request", "request_step",
+]  # fmt: skip
+
+ATTEMPTS_MAX = 6  # two failovers in a row, hedged; more means that nobody can answer this one
+Final = Release | Abstain | Refuse
+
+
+def first_request(deadline_ms: float, hedge_after_ms: float, verify: VerifyMode = VerifyMode.OFF) -> RequestState:
+    """Return a request that nothing happened to yet; ``deadline_ms`` is a moment, ``hedge_after_ms`` a duration."""
+    return RequestState(deadline_ms, hedge_after_ms, verify)
+
+
+def request_step(state: RequestState, event: RequestEvent, available: Available) -> Moved:
+    """Take one event. Once Release, Abstain or Refuse was returned, nothing is returned any more."""
+    if state.phase is Phase.DONE:
+        return state, ()
+    if event.now_ms >= state.deadline_ms:
+        return _done(state, _too_late(state))
+    taken = _taken(state, event)
+    if taken is None:
+        return state, ()
+    final = _final(taken)
+    if final is not None:
+        return _done(taken, final)
+    return _pursued(taken, event.now_ms, available)
+
+
+def _done(state: RequestState, final: Final) -> Moved:
+    return replace(state, phase=Phase.DONE, comparing=None), (final,)
+
+
+def _too_late(state: RequestState) -> Final:
+    if not state.attempts:
+        return Refuse(RefusalKind.UNAVAILABLE, "no member could take the request before its deadline")
+    if any(attempt.outcome is Outcome.GOOD for attempt in state.attempts):
+        return Abstain("only one side answered before the deadline: verify mode releases nothing alone")
+    return Refuse(RefusalKind.DEADLINE, "no answer before the request's deadline")
+
+
+def _taken(state: RequestState, event: RequestEvent) -> RequestState | None:
+    """Note what happened; None: it is of no concern (an attempt that is over, or was never made)."""
+    if isinstance(event, (AnswerGood, AnswerBad, Lost)):
+        return _attempted(state, event)
+    if isinstance(event, Compared):
+        if state.comparing is None:
+            return None
+        return replace(state, comparing=None, verdicts=(*state.verdicts, (*state.comparing, event.agree)))
+    return state
+
+
+def _attempted(state: RequestState, event: AnswerGood | AnswerBad | Lost) -> RequestState | None:
+    places = (p for p, a in enumerate(state.attempts) if a.outcome is Outcome.PENDING and _is_of(a, event))
+    place = next(places, None)
+    if place is None:
+        return None
+    outcome = _outcome(event)
+    fault = event.fault if isinstance(event, AnswerBad) else None
+    known = Attempt(event.seat, event.incarnation, state.attempts[place].sent_ms, outcome, fault)
+    phase = state.phase
+    if outcome is Outcome.SUSPECT:
+        phase = Phase.TASTING
+    elif known.is_tasting and outcome is not Outcome.LOST:
+        phase = Phase.RUNNING  # the taster lived: no suspect any more
+    return replace(state, phase=phase, attempts=(*state.attempts[:place], known, *state.attempts[place + 1 :]))
+
+
+def _is_of(attempt: Attempt, event: AnswerGood | AnswerBad | Lost) -> bool:
+    if attempt.is_tasting:
+        return event.seat.replica == TASTER_REPLICA
+    return attempt.seat == event.seat and attempt.incarnation == event.incarnation
+
+
+def _outcome(event: AnswerGood | AnswerBad | Lost) -> Outcome:
+    if isinstance(event, AnswerGood):
+        return Outcome.GOOD
+    if isinstance(event, AnswerBad):
+        return Outcome.BAD
+    return Outcome.SUSPECT if event.suspect else Outcome.LOST
+
+
+def _final(state: RequestState) -> Final | None:
+    """Return the last word, if it can be spoken now."""
+    if any(a.is_tasting and a.outcome is Outcome.SUSPECT for a in state.attempts):
+        return Refuse(RefusalKind.POISON, "this request ends every worker that computes it: it is not tried again")
+    good = [attempt for attempt in state.attempts if attempt.outcome is Outcome.GOOD]
+    if good and state.verify is VerifyMode.OFF:
+        return Release(good[0].seat, good[0].incarnation)
+    if state.verdicts and (judged := _judged(state)) is not None:
+        return judged
+    return None if any(attempt.is_open for attempt in state.attempts) else _failed(state)
+
+
+def _failed(state: RequestState) -> Refuse | None:
+    bad = [attempt for attempt in state.attempts if attempt.outcome is Outcome.BAD]
+    if len({attempt.seat.role for attempt in bad}) == len(Role):
+        what = "errors" if all(a.fault is Fault.ERRORS for a in bad) else "outputs that break the model's rules"
+        return Refuse(RefusalKind.BAD_REQUEST, f"primary and backup both answer this request with {what}")
+    if len(state.attempts) >= ATTEMPTS_MAX:
+        return Refuse(RefusalKind.UNAVAILABLE, f"the request failed {len(state.attempts)} times")
+    return None
+
+
+def _judged(state: RequestState) -> Final | None:
+    for a, _, agree in state.verdicts:
+        if agree:
+            return Release(state.attempts[a].seat, state.attempts[a].incarnation)
+    opinions = 2 if state.verify is VerifyMode.PAIR else 3
+    if len(state.verdicts) < len(list(combinations(range(opinions), 2))):
+        return None
+    return Abstain(f"{opinions} answers disagree beyond their tolerance: none is released")
+
+
+def _pursued(state: RequestState, now_ms: float, available: Available) -> Moved:
+    """Do what brings the request nearer to its answer."""
+    if state.verify is not VerifyMode.OFF and state.comparing is None:
+        for a, b in _to_compare(state):
+            first, second = state.attempts[a], state.attempts[b]
+            action = Compare((first.seat, first.incarnation), (second.seat, second.incarnation))
+            return replace(state, comparing=(a, b)), (action, WakeAt(state.deadline_ms))
+    sends: tuple[RequestAction, ...]
+    if state.phase is Phase.TASTING:
+        state, sends = _tasted(state, now_ms, available)
+    else:
+        state, sends = _sent(state, now_ms, available)
+    return state, (*sends, WakeAt(_wake_ms(state, now_ms)))
+
+
+def _to_compare(state: RequestState) -> Iterator[tuple[int, int]]:
+    good = [place for place, attempt in enumerate(state.attempts) if attempt.outcome is Outcome.GOOD]
+    judged = {(a, b) for a, b, _ in state.verdicts}
+    for a, b in combinations(good, 2):
+        differ = state.attempts[a].seat.role is not state.attempts[b].seat.role
+        if (a, b) not in judged and (differ or state.verify is VerifyMode.REPLICAS):
+            yield a, b
+
+
+def _tasted(state: RequestState, now_ms: float, available: Available) -> Moved:
+    is_waiting = any(attempt.outcome is Outcome.PENDING for attempt in state.attempts)
+    if is_waiting or not available.taster or len(state.attempts) >= ATTEMPTS_MAX:
+        return state, ()
+    attempt = Attempt(Seat(Role.PRIMARY, TASTER_REPLICA), 0, now_ms)
+    return replace(state, attempts=(*state.attempts, attempt)), (Taste(),)
+
+
+def _sent(state: RequestState, now_ms: float, available: Available) -> Moved:
+    sends: list[RequestAction] = []
+    for choices, is_hedge in _wanted(state, now_ms, available):
+        choice = _least_loaded(state, choices)
+        if choice is not None and len(state.attempts) < ATTEMPTS_MAX:
+            seat, incarnation, _ = choice
+            state = replace(state, attempts=(*state.attempts, Attempt(seat, incarnation, now_ms)))
+            sends.append(Send(seat, incarnation, is_hedge))
+    return state, tuple(sends)
+
+
+Groups = tuple[tuple[Choice, ...], ...]
+
+
+def _wanted(state: RequestState, now_ms: float, available: Available) -> Iterator[tuple[Groups, bool]]:
+    """Yield for each sending that is due whom to ask (the first group that has somebody), and whether it is a hedge."""
+    serving, others = available.serving, available.others
+    if state.verify is VerifyMode.OFF:
+        pending = [attempt for attempt in state.attempts if attempt.outcome is Outcome.PENDING]
+        if not pending:
+            has_failed = any(attempt.outcome is Outcome.BAD for attempt in state.attempts)
+            yield ((others, serving) if has_failed and serving else (serving,)), False
+        elif len(pending) == 1 and now_ms >= pending[0].sent_ms + state.hedge_after_ms:
+            yield (others, serving), True
+        return
+    open_roles = [attempt.seat.role for attempt in state.attempts if attempt.is_open]
+    if state.verify is VerifyMode.PAIR:
+        for group in (serving, others):
+            if group and group[0][0].role not in open_roles:
+                yield (group,), False
+        return
+    for _ in range(len(open_roles), 3 if state.verdicts else 2):
+        yield (serving, others), False
+
+
+def _least_loaded(state: RequestState, groups: Groups) -> Choice | None:
+    asked = {(attempt.seat, attempt.incarnation) for attempt in state.attempts}
+    for group in groups:
+        fresh = [choice for choice in group if choice[:2] not in asked]
+        if fresh:
+            return min(fresh, key=lambda choice: choice[2])
+    return None
+
+
+def _wake_ms(state: RequestState, now_ms: float) -> float:
+    pending = [attempt for attempt in state.attempts if attempt.outcome is Outcome.PENDING]
+    if state.verify is not VerifyMode.OFF or len(pending) != 1 or pending[0].is_tasting:
+        return state.deadline_ms
+    hedge_ms = pending[0].sent_ms + state.hedge_after_ms
+    return min(hedge_ms, state.deadline_ms) if hedge_ms > now_ms else state.deadline_ms
