@@ -6,7 +6,6 @@ it is tried again only on a taster, a spare worker of its own. Times are millise
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 
 from pipeline.core.names import Role
@@ -32,18 +31,40 @@ from pipeline.runtime.request_nouns import (
     RequestAction,
     RequestEvent,
     RequestState,
+    RequestTick,
     Send,
     Taste,
-    Tick,
     WakeAt,
 )
 from pipeline.runtime.service import RefusalKind
 from pipeline.runtime.settings import VerifyMode
 
 __all__ = [
-    "ATTEMPTS_MAX", "TASTER_REPLICA", "Abstain", "AnswerBad", "AnswerGood", "Arrived", "Attempt", "Available",
-    "Compare", "Compared", "Lost", "MembersChanged", "Outcome", "Phase", "Refuse", "Release", "RequestAction",
-    "RequestEvent", "RequestState", "Send", "Taste", "Tick", "WakeAt", "first_request", "request_step",
+    "ATTEMPTS_MAX",
+    "TASTER_REPLICA",
+    "Abstain",
+    "AnswerBad",
+    "AnswerGood",
+    "Arrived",
+    "Attempt",
+    "Available",
+    "Compare",
+    "Compared",
+    "Lost",
+    "MembersChanged",
+    "Outcome",
+    "Phase",
+    "Refuse",
+    "Release",
+    "RequestAction",
+    "RequestEvent",
+    "RequestState",
+    "RequestTick",
+    "Send",
+    "Taste",
+    "WakeAt",
+    "first_request",
+    "request_step",
 ]  # fmt: skip
 
 ATTEMPTS_MAX = 6  # two failovers in a row, hedged; more means that nobody can answer this one
@@ -71,7 +92,7 @@ def request_step(state: RequestState, event: RequestEvent, available: Available)
 
 
 def _done(state: RequestState, final: Final) -> Moved:
-    return replace(state, phase=Phase.DONE, comparing=None), (final,)
+    return state._replace(phase=Phase.DONE, comparing=None), (final,)
 
 
 def _too_late(state: RequestState) -> Final:
@@ -89,7 +110,7 @@ def _taken(state: RequestState, event: RequestEvent) -> RequestState | None:
     if isinstance(event, Compared):
         if state.comparing is None:
             return None
-        return replace(state, comparing=None, verdicts=(*state.verdicts, (*state.comparing, event.agree)))
+        return state._replace(comparing=None, verdicts=(*state.verdicts, (*state.comparing, event.agree)))
     return state
 
 
@@ -106,7 +127,7 @@ def _attempted(state: RequestState, event: AnswerGood | AnswerBad | Lost) -> Req
         phase = Phase.TASTING
     elif known.is_tasting and outcome is not Outcome.LOST:
         phase = Phase.RUNNING  # the taster lived: no suspect any more
-    return replace(state, phase=phase, attempts=(*state.attempts[:place], known, *state.attempts[place + 1 :]))
+    return state._replace(phase=phase, attempts=(*state.attempts[:place], known, *state.attempts[place + 1 :]))
 
 
 def _is_of(attempt: Attempt, event: AnswerGood | AnswerBad | Lost) -> bool:
@@ -159,15 +180,13 @@ def _pursued(state: RequestState, now_ms: float, available: Available) -> Moved:
     """Do what brings the request nearer to its answer."""
     if state.verify is not VerifyMode.OFF and state.comparing is None:
         for a, b in _to_compare(state):
-            first, second = state.attempts[a], state.attempts[b]
-            action = Compare((first.seat, first.incarnation), (second.seat, second.incarnation))
-            return replace(state, comparing=(a, b)), (action, WakeAt(state.deadline_ms))
+            return state._replace(comparing=(a, b)), (WakeAt(state.deadline_ms), Compare(a, b))
     sends: tuple[RequestAction, ...]
     if state.phase is Phase.TASTING:
         state, sends = _tasted(state, now_ms, available)
     else:
         state, sends = _sent(state, now_ms, available)
-    return state, (*sends, WakeAt(_wake_ms(state, now_ms)))
+    return state, (WakeAt(_wake_ms(state, now_ms)), *sends)
 
 
 def _to_compare(state: RequestState) -> Iterator[tuple[int, int]]:
@@ -184,7 +203,7 @@ def _tasted(state: RequestState, now_ms: float, available: Available) -> Moved:
     if is_waiting or not available.taster or len(state.attempts) >= ATTEMPTS_MAX:
         return state, ()
     attempt = Attempt(Seat(Role.PRIMARY, TASTER_REPLICA), 0, now_ms)
-    return replace(state, attempts=(*state.attempts, attempt)), (Taste(),)
+    return state._replace(attempts=(*state.attempts, attempt)), (Taste(),)
 
 
 def _sent(state: RequestState, now_ms: float, available: Available) -> Moved:
@@ -193,7 +212,7 @@ def _sent(state: RequestState, now_ms: float, available: Available) -> Moved:
         choice = _least_loaded(state, choices)
         if choice is not None and len(state.attempts) < ATTEMPTS_MAX:
             seat, incarnation, _ = choice
-            state = replace(state, attempts=(*state.attempts, Attempt(seat, incarnation, now_ms)))
+            state = state._replace(attempts=(*state.attempts, Attempt(seat, incarnation, now_ms)))
             sends.append(Send(seat, incarnation, is_hedge))
     return state, tuple(sends)
 

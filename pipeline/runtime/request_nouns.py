@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from pipeline.runtime.members import Fault, Seat
 from pipeline.runtime.service import RefusalKind
@@ -28,8 +29,7 @@ class Phase(StrEnum):
     DONE = "done"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One sending of the request to one worker."""
 
     seat: Seat
@@ -49,8 +49,7 @@ class Attempt:
         return self.outcome is Outcome.PENDING or self.outcome is Outcome.GOOD
 
 
-@dataclass(frozen=True, slots=True)
-class RequestState:
+class RequestState(NamedTuple):
     """One request; ``deadline_ms`` is a moment, ``hedge_after_ms`` a duration.
 
     ``verdicts`` are the comparisons made so far: two places in ``attempts``, and whether they agree.
@@ -130,14 +129,14 @@ class MembersChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class RequestTick:
     """The moment that was asked for with :class:`WakeAt` has come."""
 
     now_ms: float
 
 
 OfAttempt = AnswerGood | AnswerBad | Lost
-RequestEvent = Arrived | OfAttempt | Compared | MembersChanged | Tick
+RequestEvent = Arrived | OfAttempt | Compared | MembersChanged | RequestTick
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +155,10 @@ class Taste:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Compare the outputs of two attempts (seat, incarnation); answer with :class:`Compared`."""
+    """Compare the outputs of two attempts, named by their places in ``attempts``; answer with :class:`Compared`."""
 
-    a: tuple[Seat, int]
-    b: tuple[Seat, int]
+    a: int
+    b: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +186,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class WakeAt:
-    """Come back with :class:`Tick` at this moment; replaces any earlier one."""
+    """Come back with :class:`RequestTick` at this moment; replaces any earlier one."""
 
     now_ms: float
 
