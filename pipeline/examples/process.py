@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.core.canonical import canonical_json
+from pipeline.core.environment import for_children
 from pipeline.core.errors import InternalError, MissingExtra, SurroundingsError
 from pipeline.core.files import write_atomic
 from pipeline.core.schema import plain
@@ -33,7 +34,7 @@ def run_training(job: Job, folder: Path) -> None:
     # Progress goes to our standard error: standard output is for figures.
     stdout = sys.stderr if job.show_progress else subprocess.DEVNULL
     with complaints.open("wb") as stderr:
-        done = subprocess.run(command, stdout=stdout, stderr=stderr, check=False)
+        done = subprocess.run(command, stdout=stdout, stderr=stderr, env=for_children(), check=False)
     if done.returncode < 0:
         raise SurroundingsError(
             f"The training process of {job.example} was killed by signal {-done.returncode}; "

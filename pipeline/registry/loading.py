@@ -10,6 +10,7 @@ from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_file, sha256_hex
+from pipeline.core.environment import for_children
 from pipeline.core.errors import MissingStageError
 from pipeline.core.names import Role
 from pipeline.core.recipe import RECIPES, load_recipe
@@ -119,7 +120,8 @@ def _spec(tensor: TensorContract) -> TensorSpec:
 
 def _git_commit() -> str | None:
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10)
+        command = ["git", "rev-parse", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, env=for_children(), check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None

@@ -1,7 +1,6 @@
 """What a candidate costs: bytes, time to load, latency beside the float reference, memory of a fresh process."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from pipeline.core.environment import for_children
 from pipeline.core.errors import ModelError
 from pipeline.core.names import Format
 from pipeline.core.records import CandidateRecord
@@ -86,7 +86,7 @@ def probe(path: Path, model_format: Format, rows: int, threads: int) -> tuple[fl
     command = [sys.executable, "-m", "pipeline.score.probe", str(path), model_format, str(rows), str(threads)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PROBE_SECONDS_MAX, check=False, env=_environment()
+            command, capture_output=True, text=True, timeout=_PROBE_SECONDS_MAX, check=False, env=for_children()
         )
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"{path} did not load and run within {_PROBE_SECONDS_MAX} s in its own process.") from error
@@ -95,12 +95,6 @@ def probe(path: Path, model_format: Format, rows: int, threads: int) -> tuple[fl
         raise ModelError(f"{path} cannot be loaded and run in its own process: {last}")
     answer = json.loads(done.stdout)
     return float(answer["load_ms"]), float(answer["rss_mb"])
-
-
-def _environment() -> dict[str, str]:
-    """Return ours without the signing key; modules of the current folder are not taken for those of the library."""
-    kept = {name: value for name, value in os.environ.items() if name != "HOTSPARE_SIGNING_KEY"}
-    return {**kept, "PYTHONSAFEPATH": "1"}
 
 
 def _milliseconds(call: Call) -> float:

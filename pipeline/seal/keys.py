@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from pipeline.bundle.public_key import public_pem, read_public_key
 from pipeline.core import layout
+from pipeline.core.environment import SIGNING_KEY
 from pipeline.core.errors import KeyFileError
 from pipeline.core.files import read_bytes, write_atomic
 
 PRIVATE_KEY = "signing.pem"
 PUBLIC_KEY = "signing.pub"
-ENVIRONMENT = "HOTSPARE_SIGNING_KEY"
 _OTHERS = 0o077
 
 
@@ -53,8 +53,8 @@ def load_private_key(folder: Path = layout.KEYS, environ: Mapping[str, str] = os
 
     Raises KeyFileError when it is missing, not EC P-256, readable by others, or not of the ``signing.pub`` beside it.
     """
-    text = environ.get(ENVIRONMENT)
-    key = _read_file(folder / PRIVATE_KEY) if text is None else _parse(text.encode("utf-8"), ENVIRONMENT)
+    text = environ.get(SIGNING_KEY)
+    key = _read_file(folder / PRIVATE_KEY) if text is None else _parse(text.encode("utf-8"), SIGNING_KEY)
     public = folder / PUBLIC_KEY
     if public.exists() and public_pem(load_public_key(folder)) != public_pem(key.public_key()):
         raise KeyFileError(f"The private key does not belong to {public}; put the matching pair in place.")
@@ -72,7 +72,7 @@ def load_public_key(folder: Path = layout.KEYS) -> ec.EllipticCurvePublicKey:
 
 
 def _read_file(path: Path) -> ec.EllipticCurvePrivateKey:
-    advice = f"make one with `hotspare keys new {path.parent}` or set {ENVIRONMENT}"
+    advice = f"make one with `hotspare keys new {path.parent}` or set {SIGNING_KEY}"
     data = read_bytes(path, KeyFileError, advice)
     if path.stat().st_mode & _OTHERS:
         raise KeyFileError(f"{path} can be read by others; run `chmod 600 {path}`, and renew the key if it was shared.")

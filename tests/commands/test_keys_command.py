@@ -7,7 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pipeline.bundle.policy import KeyUse, load_policy
 from pipeline.bundle.public_key import key_hint
 from pipeline.cli import main
-from pipeline.seal.keys import ENVIRONMENT, load_private_key, load_public_key, private_pem
+from pipeline.core.environment import SIGNING_KEY
+from pipeline.seal.keys import load_private_key, load_public_key, private_pem
 
 NEW = ["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"]
 
@@ -63,7 +64,7 @@ def test_a_policy_that_pins_another_key_is_not_silently_kept(project: Path, caps
 
 def test_a_key_in_the_environment_is_not_written_down(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    monkeypatch.setenv(ENVIRONMENT, private_pem(key).decode())
+    monkeypatch.setenv(SIGNING_KEY, private_pem(key).decode())
     assert main([*NEW, "--if-missing"]) == 0
     assert [path.name for path in (project / "artifacts/keys").iterdir()] == ["signing.pub"]
     assert key_hint(load_public_key()) == key_hint(key.public_key())

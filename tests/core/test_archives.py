@@ -14,7 +14,9 @@ from pipeline.core.tensors import decode_npz, map_npz
 
 
 def archive_of(*sizes: int) -> zipfile.ZipFile:
-    archive = zipfile.ZipFile(io.BytesIO(), "w")
+    empty = io.BytesIO()
+    zipfile.ZipFile(empty, "w").close()
+    archive = zipfile.ZipFile(empty)
     for index, size in enumerate(sizes):
         info = zipfile.ZipInfo(str(index))
         info.file_size = size

@@ -294,13 +294,26 @@ def test_a_function_gives_rows_or_splits(own_code: Path) -> None:
         ("objects", "returned 'x' as list"),
         ("half", "returned test, train; return arrays, or all of train, calibration, validation, test"),
         ("hollow", "400 of 400 rows of x hold NaN"),
-        ("absent", "AttributeError"),
+        ("absent", "has no function absent; correct the name"),
     ],
 )
 def test_a_function_that_fails_is_told_in_one_sentence(own_code: Path, name: str, words: str) -> None:
     said = refusal(f"own_rows:{name}", own_code)
     assert words in said
     assert said.startswith(f"own_rows:{name}")
+
+
+def test_files_of_the_current_folder_are_not_taken_for_libraries(own_code: Path) -> None:
+    for name in ("json", "numpy", "zipfile"):
+        (own_code / f"{name}.py").write_text("raise SystemExit('taken for a library')")
+    assert split("own_rows:whole", own_code)["train"]["x"].shape == (220, 2)
+    assert "hides yours: rename json" in refusal("json:whole", own_code / "again")
+
+
+def test_splits_of_other_names_are_not_written(own_code: Path) -> None:
+    (own_code / "own_rows.py").write_text(FUNCTIONS + "def outside(): return {'../../loot': rows}")
+    assert "returned ../../loot; return arrays" in refusal("own_rows:outside", own_code)
+    assert not list(own_code.rglob("loot*"))
 
 
 def test_a_function_inherits_no_signing_key(own_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:

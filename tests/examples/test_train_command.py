@@ -182,3 +182,10 @@ def _arguments():
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     return parser.parse_args(["toy"])
+
+
+def test_a_training_inherits_no_signing_key(project, capsys, monkeypatch):
+    monkeypatch.setenv("HOTSPARE_SIGNING_KEY", "secret")
+    stand_in(project, "raise RuntimeError(f'key {os.environ.get(\"HOTSPARE_SIGNING_KEY\")}')")
+    cli.main(["train", "toy"])
+    assert "key None" in capsys.readouterr().err

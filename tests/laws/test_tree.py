@@ -139,3 +139,15 @@ def test_locks_hold_hashes_and_name_no_host() -> None:
         pins = re.findall(r"^[a-z0-9][\w.-]*==", text, re.MULTILINE)
         assert pins
         assert len(re.findall(r"^[a-z0-9][^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins)
+
+
+def test_every_process_that_is_started_gets_an_environment_without_the_signing_key() -> None:
+    starts = {"run", "Popen", "call", "check_call", "check_output"}
+    found = []
+    for path, tree in _trees():
+        for node in ast.walk(tree):
+            function = node.func if isinstance(node, ast.Call) else None
+            is_start = isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "subprocess"
+            if is_start and function.attr in starts and "env" not in {item.arg for item in node.keywords}:
+                found.append(f"{path}:{node.lineno}")
+    assert found == []

@@ -6,8 +6,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from pipeline.bundle.public_key import public_pem
+from pipeline.core.environment import SIGNING_KEY
 from pipeline.core.errors import KeyFileError
-from pipeline.seal.keys import ENVIRONMENT, load_private_key, load_public_key, new_key, private_pem
+from pipeline.seal.keys import load_private_key, load_public_key, new_key, private_pem
 
 
 def test_a_new_key_is_private_and_matches_its_public_half(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_private_key_of_another_public_key_is_refused(tmp_path: Path) -> None:
 
 def test_the_environment_wins_and_must_match_too(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    environment = {ENVIRONMENT: private_pem(key).decode()}
+    environment = {SIGNING_KEY: private_pem(key).decode()}
     assert private_pem(load_private_key(tmp_path, environment)) == private_pem(key)
     new_key(tmp_path)
     with pytest.raises(KeyFileError, match="does not belong"):
@@ -83,6 +84,6 @@ def pkcs8(key, encryption=None) -> str:
 )
 def test_other_private_keys_are_refused_and_never_shown(tmp_path: Path, text: str) -> None:
     with pytest.raises(KeyFileError) as caught:
-        load_private_key(tmp_path, {ENVIRONMENT: text})
-    assert ENVIRONMENT in str(caught.value)
+        load_private_key(tmp_path, {SIGNING_KEY: text})
+    assert SIGNING_KEY in str(caught.value)
     assert text == "" or text not in str(caught.value)

@@ -20,6 +20,7 @@ from pipeline.compress.sources.source import (
     source_format_of,
     split_signature,
 )
+from pipeline.core.environment import for_children
 from pipeline.core.errors import DataError, FileAccess, MissingExtra, ModelError, RecipeError, UsageError
 from pipeline.core.files import disk_errors, write_atomic
 from pipeline.core.names import MODEL_NAME, Format
@@ -222,7 +223,8 @@ def _write_scaffold(folder: Path, model: str, recipe: str) -> None:
 
 
 def _init_repositories(folder: Path) -> None:
-    inside = subprocess.run(["git", "-C", str(folder), "rev-parse"], capture_output=True, check=False)
+    command = ["git", "-C", str(folder), "rev-parse"]
+    inside = subprocess.run(command, capture_output=True, env=for_children(), check=False)
     if inside.returncode:
         _call(["git", "init", "--quiet", "."], folder)
     prefix = _call(["git", "rev-parse", "--show-prefix"], folder)
@@ -232,7 +234,9 @@ def _init_repositories(folder: Path) -> None:
 
 def _call(command: Sequence[str], folder: Path) -> str:
     """Run a command in the project; returns what it printed, raises FileAccess with its last words when it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", env=for_children(), check=False
+    )
     if done.returncode:
         words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise FileAccess(f"`{' '.join(command)}` failed in {folder} ({words}); mend that, then run this again.")

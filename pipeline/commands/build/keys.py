@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pipeline.bundle.policy import KeyUse, load_policy, parse_policy
 from pipeline.bundle.public_key import key_hint, public_pem
 from pipeline.commands.build.console import show_json
+from pipeline.core.environment import SIGNING_KEY
 from pipeline.core.errors import KeyFileError, UsageError
 from pipeline.core.files import write_atomic
 from pipeline.core.recipe import RECIPES
-from pipeline.seal.keys import ENVIRONMENT, PRIVATE_KEY, PUBLIC_KEY, load_private_key, new_key, write_public
+from pipeline.seal.keys import PRIVATE_KEY, PUBLIC_KEY, load_private_key, new_key, write_public
 
 EXAMPLE = "hotspare keys new artifacts/keys --trust artifacts/trust.yaml"
 
@@ -47,7 +48,7 @@ def _models() -> tuple[str, ...]:
 
 
 def _kept_or_new(folder: Path) -> ec.EllipticCurvePublicKey:
-    if ENVIRONMENT not in os.environ and not (folder / PRIVATE_KEY).exists():
+    if SIGNING_KEY not in os.environ and not (folder / PRIVATE_KEY).exists():
         return new_key(folder)
     key = load_private_key(folder).public_key()
     if not (folder / PUBLIC_KEY).exists():
