@@ -11,16 +11,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.runtime.http.admin import Admin
 from pipeline.runtime.http.admission import host_admitted
 from pipeline.runtime.http.infer import Inference
 from pipeline.runtime.http.metadata import Metadata
+from pipeline.runtime.http.metrics import HttpCounts
+from pipeline.runtime.http.openapi import OpenApi
 from pipeline.runtime.http.reply import Reply, error_reply
 from pipeline.runtime.http.responses import error
 from pipeline.runtime.http.settings import FrontSettings
+from pipeline.runtime.http.status import Status
 from pipeline.runtime.service import Service
 
 _MODELS = "/v2/models/"
 _INFER = "/infer"
+_OK = 200
 _LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 
 
@@ -33,11 +38,17 @@ class Front:
     """Admits a request, sends it on its path, sends the reply, counts and logs it."""
 
     def __init__(self, service: Service, front: FrontSettings) -> None:
+        self._counts = HttpCounts()
         self._inference = Inference(service, front)
         self._names = _LOOPBACK | {name.lower().encode() for name in front.hosts}
         self._log = front.access_log
         self._cold = Starlette(
-            routes=[*Metadata(service, front).routes()],
+            routes=[
+                *Metadata(service, front).routes(),
+                *Status(service, front, self._counts).routes(),
+                *OpenApi(service, front).routes(),
+                *Admin(service, front).routes(),
+            ],
             exception_handlers={HTTPException: _http_error},
         )
         self._cold.router.redirect_slashes = False
@@ -70,6 +81,10 @@ class Front:
         await self._cold(scope, receive, watched)
 
     def _done(self, scope: Scope, status: int, started_s: float, reply: Reply | None) -> None:
+        took_s = time.perf_counter() - started_s
+        self._counts.count(status)
+        if reply is not None and status == _OK:
+            self._counts.time(took_s)
         if self._log is None:
             return
         record: MutableMapping[str, Any] = {
@@ -77,12 +92,12 @@ class Front:
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
-            "ms": round((time.perf_counter() - started_s) * 1000, 3),
+            "ms": round(took_s * 1000, 3),
             "client": (scope.get("client") or ("",))[0],
         }
         if reply is not None:
             record.update(reply.facts)
-        self._log.put(record)
+        self._log(record)
 
 
 def _model_parts(path: str) -> list[str] | None:

@@ -1,5 +1,6 @@
 """JSON log lines: one a record, written by a thread so that a slow disk or a full pipe never holds a request up."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Mapping
@@ -36,5 +37,7 @@ class LogWriter:
             if dropped := self._dropped:
                 self._dropped -= dropped
                 record = {**record, "dropped_before": dropped}
-            self._stream.write(orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
-            self._stream.flush()
+            line = orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+            with contextlib.suppress(OSError):  # whoever read the log went away; serving goes on
+                self._stream.write(line)
+                self._stream.flush()

@@ -1,10 +1,9 @@
 """What the HTTP front can be told: limits with their units, tokens, names, TLS."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.runtime.http.logs import LogWriter
 from pipeline.runtime.http.tokens import Tokens
 
 
@@ -45,7 +44,7 @@ class FrontSettings:
     tls: Tls | None = None
     limits: Limits = field(default_factory=Limits)
     drain_s_max: float = 30.0  # at the end: time for requests in flight
-    access_log: LogWriter | None = None  # one JSON line a request
+    access_log: Callable[[Mapping[str, object]], None] | None = None  # a record a request, e.g. LogWriter.put
 
     def problems(self) -> Iterator[str]:
         """Yield what does not fit together."""
