@@ -20,6 +20,7 @@ from pathlib import Path
 
 from answering import Part, Pool
 from cases import MODELS, Case, load_case
+from host import machine
 from measuring import Bench, Row, open_bench
 from replaying import Explored, replay
 from rivals import all_rivals
@@ -279,13 +280,6 @@ def searching_root(case: Case) -> Path:
     root.mkdir(parents=True)
     (root / "variants").symlink_to((case.root / "variants").resolve())
     return root
-
-
-def machine() -> str:
-    """Name the processor and how many there are."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
-    return f"{name}, {os.cpu_count()} logical processors"
 
 
 def tools() -> dict[str, str]:

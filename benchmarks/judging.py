@@ -26,8 +26,6 @@ LATE_MS = 100.0
 BUNDLE_HEADER = "hotspare-bundle-id"
 ROLE_HEADER = "hotspare-role"
 TERM_HEADER = "hotspare-term"
-HEDGED_HEADER = "hotspare-hedged"
-REFUSAL_HEADER = "hotspare-refusal"
 
 
 class Verdict(StrEnum):
@@ -108,9 +106,18 @@ def verdict(exchange: Exchange, questions: Questions, default_role: Role | None 
     if exchange.status == 200:
         reference = _reference_of(exchange, questions, default_role)
         return Verdict.RIGHT if reference and is_right(exchange, reference) else Verdict.WRONG
-    if exchange.headers.get(REFUSAL_HEADER) == "abstained":
-        return Verdict.ABSTAINED
+    if exchange.status == 503 and "retry-after" not in exchange.headers and exchange.body.startswith('{"error"'):
+        return Verdict.ABSTAINED  # our other 503s say when to come again
     return Verdict.REFUSED if 400 <= exchange.status < 500 and exchange.status != 429 else Verdict.LOST
+
+
+def judge_all(exchanges: Sequence[Exchange], questions: Questions) -> list[Verdict]:
+    """Judge a run; what was sent beside the questions is poison, and no answer to it is the right one."""
+    return [verdict(one, questions) if one.question < len(questions.bodies) else _of_poison(one) for one in exchanges]
+
+
+def _of_poison(exchange: Exchange) -> Verdict:
+    return Verdict.WRONG if exchange.status == 200 else Verdict.REFUSED
 
 
 def _reference_of(exchange: Exchange, questions: Questions, default_role: Role | None) -> Reference | None:
@@ -155,7 +162,6 @@ class Tally:
     abstained: int
     refused: int
     degraded: int
-    hedged: int
     late: int
     worst_ms: float
     p50_ms: float
@@ -164,7 +170,7 @@ class Tally:
     generator_lag_ms: float
     stale: int
     terms: tuple[int, ...]
-    errors: Mapping[str, int]
+    errors: dict[str, int]
 
 
 def tally(exchanges: Sequence[Exchange], verdicts: Sequence[Verdict]) -> Tally:
@@ -179,7 +185,6 @@ def tally(exchanges: Sequence[Exchange], verdicts: Sequence[Verdict]) -> Tally:
         abstained=counts[Verdict.ABSTAINED],
         refused=counts[Verdict.REFUSED],
         degraded=sum(one.headers.get(ROLE_HEADER) == Role.BACKUP for one in answered),
-        hedged=sum(one.headers.get(HEDGED_HEADER) in ("1", "true") for one in answered),
         late=int((latencies > LATE_MS).sum()),
         worst_ms=round(float(latencies.max()), 2),
         p50_ms=round(float(np.percentile(latencies, 50)), 2),

@@ -1,0 +1,196 @@
+"""Every fault of the failover benchmark: how it is done, what is at fault, and what must hold."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from judging import Questions, request_body
+from launching import Hotspare, System
+from resources import fill_disk, limit_memory
+
+from pipeline.core.names import Role
+from pipeline.drill.orders import EVERYBODY, Order, OrderKind, process_address
+from pipeline.runtime.members import Component
+
+POISON = -31415.0
+_GROW_MB = 32
+_MORE_MEMORY_MB = 96
+_ENGINE = frozenset({Component.ENGINE})
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an injection may use: the system, what it is asked, a folder of its own, and the run's dice."""
+
+    system: System
+    questions: Questions
+    folder: Path
+    draw: np.random.Generator
+    corrupt_model: Path | None = None
+    memory_group: Path | None = None
+
+    @property
+    def primary(self) -> int:
+        """Return the process of the primary."""
+        return self.system.pid(Role.PRIMARY)
+
+    def order(self, order: Order) -> None:
+        """Give an order to the primary's process, not to its successor."""
+        self.system.book.give(process_address(self.primary), order)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What must hold in every run; ``worst_ms`` and ``p99_ms`` plus what a fault-free control shows in the same run."""
+
+    lost_max: int = 0
+    wrong_max: int = 0
+    refused_max: int = 0
+    worst_ms: float | None = None
+    p99_ms: float | None = None
+    evict_ms: float | None = None
+    down_ms: float | None = None
+    failovers_max: int = 1  # away from the primary; more is flapping
+
+
+Inject = Callable[[Scene], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault; ``components`` are what a diagnosis must name, all of them and nothing else."""
+
+    name: str
+    title: str
+    inject: Inject
+    components: frozenset[Component]
+    target: Target
+    seeds: int = 10
+    options: tuple[str, ...] = ()
+    is_comparable: bool = True  # done to HAProxy too
+    poison_requests: int = 0
+    needs: frozenset[str] = frozenset()  # "disk", "memory", "dependency"
+    prepare: Inject | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def poison_body(questions: Questions) -> str:
+    """Return a request that holds the poison number in its first input."""
+    rows = {name: array[:1].copy() for name, array in questions.rows.items()}
+    first = rows[min(rows)]
+    first.reshape(-1)[0] = first.dtype.type(abs(POISON) if first.dtype.kind == "u" else POISON)
+    return request_body(rows)
+
+
+def _nothing(_scene: Scene) -> None:
+    """Leave all as it is: the control."""
+
+
+def _kill(scene: Scene) -> None:
+    os.kill(scene.primary, signal.SIGKILL)
+
+
+def _stop(scene: Scene) -> None:
+    os.kill(scene.primary, signal.SIGSTOP)
+
+
+def _stop_and_resume(scene: Scene) -> None:
+    """Stop the primary and wake it again, before or after it was given up."""
+    pid = scene.primary
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(float(scene.draw.uniform(0.02, 0.6)))
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return  # it was replaced: nothing is left to resume
+
+
+def _ordered(kind: OrderKind, ms: float = 0.0) -> Inject:
+    def inject(scene: Scene) -> None:
+        scene.order(Order(kind, ms=ms))
+
+    return inject
+
+
+def _corrupt(scene: Scene) -> None:
+    scene.order(Order(OrderKind.CORRUPT_WEIGHTS, model=str(scene.corrupt_model)))
+
+
+def _tamper_and_kill(scene: Scene) -> None:
+    """Change one byte of the model on disk, then make the primary load it again."""
+    bundle = scene.system.files.bundle(Role.PRIMARY)
+    model = next(path for path in sorted((bundle / "payload" / "model").iterdir()) if path.is_file())
+    content = bytearray(model.read_bytes())
+    content[int(scene.draw.integers(len(content) // 2, len(content)))] ^= 0x80
+    model.write_bytes(content)
+    _kill(scene)
+
+
+def _fill_and_kill(scene: Scene) -> None:
+    fill_disk(scene.system.files.trust.parent / "state")
+    _kill(scene)
+
+
+def _run_out_of_memory(scene: Scene) -> None:
+    """Let the primary grow in a group whose limit makes the kernel kill it."""
+    assert scene.memory_group is not None
+    pid = scene.primary
+    limit_memory(scene.memory_group, pid, _MORE_MEMORY_MB)
+    scene.system.book.give(process_address(pid), Order(OrderKind.GROW, grow_mb=_GROW_MB))
+
+
+def _poison(scene: Scene) -> None:
+    scene.system.book.give(EVERYBODY, Order(OrderKind.CRASH, poison=POISON))
+
+
+def _kill_server(scene: Scene) -> None:
+    """Kill the process that answers requests: the parent, or the child, that is no worker."""
+    assert isinstance(scene.system, Hotspare)
+    os.kill(scene.system.answering_pid(), signal.SIGKILL)
+
+
+CASES = (
+    Case("control", "no fault", _nothing, frozenset(), Target(failovers_max=0), 30),
+    Case("kill", "kill -9", _kill, frozenset({Component.PROCESS}), Target(worst_ms=30), 30),
+    Case("stop", "SIGSTOP", _stop, frozenset({Component.PROCESS}), Target(worst_ms=60), 30),
+    Case("hang", "hang in code", _ordered(OrderKind.HANG), _ENGINE, Target(evict_ms=250), 30),
+    Case("errors", "5xx", _ordered(OrderKind.ERRORS), _ENGINE, Target(evict_ms=100), 30),
+    Case("slow", "+500 ms slow", _ordered(OrderKind.SLOW, 500), _ENGINE, Target(p99_ms=150)),
+    Case("nan", "NaN", _ordered(OrderKind.NAN), _ENGINE, Target()),
+    Case("shape", "wrong shape", _ordered(OrderKind.MALFORMED), _ENGINE, Target(evict_ms=100)),
+    Case("dtype", "wrong dtype", _ordered(OrderKind.WRONG_DTYPE), _ENGINE, Target(), is_comparable=False),
+    Case("corrupt", "corrupt weights, canaries", _corrupt, frozenset({Component.WEIGHTS}), Target(wrong_max=20)),
+    Case(
+        "corrupt-verify", "corrupt weights, verify mode", _corrupt, frozenset({Component.WEIGHTS}), Target(),
+        options=("--verify", "pair"), is_comparable=False,
+    ),
+    Case(
+        "tamper", "bundle tampered on disk", _tamper_and_kill,
+        frozenset({Component.PROCESS, Component.ARTIFACT}), Target(), is_comparable=False,
+    ),
+    Case(
+        "disk", "disk full, then kill -9", _fill_and_kill, frozenset({Component.PROCESS, Component.RESOURCE}), Target(),
+        is_comparable=False, needs=frozenset({"disk"}),
+    ),
+    Case(
+        "memory", "OOM kill", _run_out_of_memory, frozenset({Component.RESOURCE}), Target(),
+        needs=frozenset({"memory"}),
+    ),
+    Case(
+        "registry", "MLflow down", _nothing, frozenset(), Target(failovers_max=0), is_comparable=False,
+        needs=frozenset({"dependency"}),
+    ),
+    Case("resume", "stale primary resumes", _stop_and_resume, frozenset({Component.PROCESS}), Target()),
+    Case(
+        "poison", "poison request", _nothing, frozenset({Component.REQUEST}), Target(refused_max=2), prepare=_poison,
+        poison_requests=2,
+    ),
+    Case(
+        "server", "supervisor killed", _kill_server, frozenset(), Target(lost_max=1000, down_ms=1000),
+        is_comparable=False,
+    ),
+)  # fmt: skip

@@ -1,0 +1,84 @@
+"""Real shortages for one run: a tiny disk, a memory limit, a dependency that goes away. Most need root."""
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.core.errors import FileAccess, Unreachable
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@contextlib.contextmanager
+def tiny_disk(folder: Path, kilobytes: int = 64) -> Iterator[None]:
+    """Mount a small tmpfs at ``folder``; raises Unreachable where that is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        raise Unreachable("A tmpfs cannot be mounted here (it needs root); the run with a full disk is left out.")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_disk(folder: Path) -> None:
+    """Write until no space is left."""
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(b"\0" * 4096)
+
+
+@contextlib.contextmanager
+def memory_group(name: str) -> Iterator[Path]:
+    """Make a control group for processes to be put into; raises Unreachable where that is not allowed."""
+    parent = _CGROUPS / "memory" if (_CGROUPS / "memory").is_dir() else _CGROUPS
+    group = parent / name
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise Unreachable("No memory group can be made here (it needs root); the OOM kill is left out.") from error
+    try:
+        yield group
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+def limit_memory(group: Path, pid: int, megabytes: int) -> None:
+    """Let a process take so much more than it has, then be killed by the kernel. Raises FileAccess."""
+    names = ("memory.limit_in_bytes", "memory.max")
+    limit = next((group / name for name in names if (group / name).exists()), None)
+    if limit is None:
+        raise FileAccess(f"{group} limits no memory; enable the memory controller.")
+    limit.write_text(str(megabytes << 20))
+    (group / "cgroup.procs").write_text(str(pid))
+
+
+class Dependency:
+    """A port that something could need, such as a registry's; counts who asks, and can go away."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+
+    def go_away(self) -> int:
+        """Close the port and return how many had connected."""
+        asked = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.accept()[0].close()
+                asked += 1
+        self._socket.close()
+        return asked
+
+
+def is_root() -> bool:
+    """Tell whether mounts and groups may be made."""
+    return os.geteuid() == 0

@@ -1,0 +1,131 @@
+"""An answer is judged by the bundle that gave it, and a target that is missed is said to be missed."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import failover_table
+import faults
+import judging
+import runs
+from judging import Verdict
+from load import Exchange
+
+from pipeline.core.names import Role
+from pipeline.core.schema import plain
+
+RIGHT = {"primary": np.array([[0.1], [0.2]], np.float32), "backup": np.array([[0.15], [0.25]], np.float32)}
+REFERENCES = {
+    role: judging.Reference(role, Role(role), "m", {"p": outputs}, {"p": 0.01}) for role, outputs in RIGHT.items()
+}
+ROWS = {"x": np.zeros((2, 3), np.float32)}
+QUESTIONS = judging.Questions("m", ROWS, ("a", "b"), REFERENCES)
+CONTROL, KILL = (next(case for case in faults.CASES if case.name == name) for name in ("control", "kill"))
+
+
+def answer(value: float, bundle: str = "primary", question: int = 0, term: int = 1, **changes: object) -> Exchange:
+    body = json.dumps({"outputs": [{"name": "p", "shape": [1, 1], "datatype": "FP32", "data": [value]}]})
+    headers = {judging.BUNDLE_HEADER: bundle, judging.ROLE_HEADER: bundle, judging.TERM_HEADER: str(term)}
+    return replace(Exchange(question, 0.0, 0.1, 2.0, 200, headers, body), **changes)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "verdict"),
+    [
+        (answer(0.1), Verdict.RIGHT),
+        (answer(0.109), Verdict.RIGHT),
+        (answer(0.12), Verdict.WRONG),
+        (answer(0.1, question=1), Verdict.WRONG),
+        (answer(0.15, "backup"), Verdict.RIGHT),
+        (answer(0.15), Verdict.WRONG),  # the backup's answer under the primary's name
+        (answer(0.1, "unknown"), Verdict.WRONG),
+        (answer(0.1, body="{"), Verdict.WRONG),
+        (answer(0.1, body='{"outputs": []}'), Verdict.WRONG),
+        (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[null]")), Verdict.WRONG),
+        (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[NaN]")), Verdict.WRONG),
+        (answer(0.1, body=answer(0.1).body.replace("[1, 1]", "[1]")), Verdict.WRONG),
+        (answer(0.1, status=503, body='{"error": "they disagree"}'), Verdict.ABSTAINED),
+        (answer(0.1, status=503, body='{"error": "x"}', headers={"retry-after": "1"}), Verdict.LOST),
+        (answer(0.1, status=503, body="<html>"), Verdict.LOST),
+        (answer(0.1, status=422), Verdict.REFUSED),
+        (answer(0.1, status=429), Verdict.LOST),
+        (answer(0.1, status=0), Verdict.LOST),
+    ],
+)
+def test_an_answer_is_held_against_the_bundle_that_gave_it(exchange, verdict):
+    assert judging.verdict(exchange, QUESTIONS) is verdict
+
+
+def test_poison_may_only_be_refused():
+    poison = answer(0.1, question=2)
+    assert judging.judge_all([poison, replace(poison, status=422)], QUESTIONS) == [Verdict.WRONG, Verdict.REFUSED]
+
+
+def test_an_answer_of_an_old_term_that_was_asked_for_after_a_new_one_came_is_stale():
+    new = answer(0.15, "backup", term=2, sent_ms=1.0, done_ms=5.0)
+    early, late = answer(0.1, sent_ms=4.0, done_ms=9.0), answer(0.1, sent_ms=6.0, done_ms=9.0)
+    assert judging.stale([new, early]) == 0
+    assert judging.stale([new, early, late]) == 1
+
+
+def test_downtime_is_the_longest_stretch_without_a_right_answer():
+    exchanges = [replace(answer(0.1), scheduled_ms=10.0 * n) for n in range(8)]
+    verdicts = [Verdict.RIGHT, Verdict.LOST, Verdict.RIGHT, *[Verdict.LOST] * 3, Verdict.RIGHT, Verdict.LOST]
+    assert judging.downtime_ms(exchanges, verdicts) == 30.0
+
+
+def run(case: str = "kill", system: str = "hotspare", worst_ms: float = 20.0, **changes: object) -> runs.Run:
+    tally = judging.tally([answer(0.1, done_ms=worst_ms)], [Verdict.RIGHT])
+    named = () if case == "control" else ("process",)
+    made = runs.Run("code", system, case, 0, 900.0, tally, 12.0, 1, named, ("killed",), int(case != "control"), 300.0)
+    return replace(made, **changes)
+
+
+def missed(*found: runs.Run) -> list[str]:
+    (line,) = [one for one in failover_table.lines([KILL], found) if one.case is KILL]
+    return list(failover_table.misses(line))
+
+
+def test_a_worst_answer_is_held_against_its_target_plus_the_control():
+    assert missed(run(worst_ms=34.0)) == ["worst answer 34 > 30 + 0 ms"]
+    assert missed(run(worst_ms=34.0), run("control", worst_ms=5.0)) == []
+    assert missed(run(worst_ms=34.0), run("control", "haproxy", worst_ms=5.0)) == ["worst answer 34 > 30 + 0 ms"]
+
+
+def test_lost_wrong_and_stale_answers_and_flapping_are_told():
+    tally = replace(run().tally, lost=1, wrong=2, stale=3)
+    assert missed(run(), run(tally=tally, failovers=4)) == [
+        "lost 1 > 0 in a run", "wrong 2 > 0 in a run", "3 of an old term", "failovers 4 > 1",
+    ]  # fmt: skip
+
+
+def test_what_was_never_evicted_misses_a_target_for_evictions():
+    case = replace(KILL, target=faults.Target(evict_ms=100.0))
+    (line,) = failover_table.lines([case], [run(), run(evicted_ms=130.0), run(evicted_ms=None)])
+    assert list(failover_table.misses(line)) == ["evicted after 130 > 100 ms", "not evicted in 1 runs"]
+
+
+def test_a_diagnosis_is_right_when_it_names_every_faulty_component_and_no_other():
+    found = [run(), run(components=("process", "resource")), run(components=()), run("control")]
+    assert failover_table.named(list(failover_table.lines([CONTROL, KILL], found))) == (1, 3)
+
+
+def test_the_table_says_what_was_left_out_and_shows_every_line(capsys):
+    found = [run(), run("control"), run("control", "haproxy"), run(skipped="no root")]
+    assert failover_table.show([CONTROL, KILL], found) == 0
+    assert "kill: no root" in capsys.readouterr().out
+    text = failover_table.markdown([CONTROL, KILL], found)
+    assert text.count("| holds |") == 3
+    assert "1 of 1 runs" in text
+
+
+def test_runs_are_read_again_and_half_a_line_or_another_code_is_not(tmp_path):
+    lines = [json.dumps(plain(one)) for one in (run(), run(made_of="other"))]
+    (tmp_path / "runs.jsonl").write_text("\n".join([*lines, lines[0][:40]]))
+    assert runs.known_runs(tmp_path / "runs.jsonl", "code") == [run()]
