@@ -16,23 +16,31 @@ from pipeline.core.schema import Rule
 CANARIES_FILE = "golden/canaries.json"
 CANARY_ROWS_MAX = 8
 
-_Ratio = Annotated[float, Rule(minimum=0, maximum=1)]
+HARMFUL_RATIO = 0.05  # share of answers that a corruption must change to count
+# A session repeats itself to the last bit on one machine; the room is for kernels that split a batch otherwise.
+_REPEATS_WITHIN = 1e-5
+
+_Count = Annotated[int, Rule(minimum=0)]
 
 
 @dataclass(frozen=True)
 class Watched:
-    """One constant that operators calculate with, and how its corruption shows.
+    """One constant that operators calculate with, and how its corruptions show.
 
-    ``seen_ratio`` is the share of its tried corruptions that moved a canary row's answer beyond golden tolerance,
-    ``seen_exactly_ratio`` the share that moved one at all, which a node sees that compares with its own first answers.
+    Of the ``tried`` corruptions, ``harmful`` ones moved at least one answer in twenty beyond golden tolerance, and
+    ``harmful_seen`` of these moved a canary row's answer beyond it too. ``moved`` ones moved any answer at all, and
+    ``moved_seen`` of these a canary row's: a node sees them that compares with its own first answers.
     """
 
     constant: str
     operator: Annotated[str, Rule("The kind of operator that reads it.")]
-    bytes: Annotated[int, Rule(minimum=1)]
-    rows: Annotated[tuple[int, ...], Rule("The canary rows that show its corruption.")]
-    seen_ratio: _Ratio
-    seen_exactly_ratio: _Ratio
+    bytes: _Count
+    rows: Annotated[tuple[int, ...], Rule("The canary rows that its corruptions moved.")]
+    tried: _Count
+    harmful: _Count
+    harmful_seen: _Count
+    moved: _Count
+    moved_seen: _Count
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class LookedUp:
 
     constant: str
     entries: Annotated[int, Rule(minimum=1)]
-    seen_ratio: Annotated[float, Rule("Share of its entries that all golden rows together look up.", 0, 1)]
+    seen_ratio: Annotated[float, Rule("Share of its entries that the golden rows together look up.", 0, 1)]
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class CanaryPlan:
     rows: Annotated[tuple[int, ...], Rule(min_items=1)]
     watched: tuple[Watched, ...]
     tables: tuple[LookedUp, ...]
-    uncovered: Annotated[tuple[str, ...], Rule("Constants whose tried corruptions no row showed.")]
+    uncovered: Annotated[tuple[str, ...], Rule("Constants of which no tried corruption moved a canary row.")]
     method: Annotated[str, Rule("How the rows were chosen, in words.")]
 
     def problems(self) -> Iterator[str]:
@@ -63,6 +71,15 @@ class CanaryPlan:
             yield "rows: a row stands twice"
         if any(set(item.rows) - set(self.rows) for item in self.watched):
             yield "watched: a row is no canary row"
+
+
+def repeat_tolerance(golden_tolerance: float, largest: float) -> float:
+    """Return by how much one loaded model may differ from its own earlier answer to the same rows.
+
+    ``largest`` is the largest magnitude of these answers. Golden tolerances leave room for other processors; on one
+    machine a model repeats itself, so that a far smaller corruption shows.
+    """
+    return min(golden_tolerance, _REPEATS_WITHIN * largest) if largest > 0 else golden_tolerance
 
 
 def read_canaries(files: Mapping[str, bytes], golden_rows: int) -> CanaryPlan | None:

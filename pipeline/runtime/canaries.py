@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bundle.canaries import CANARY_ROWS_MAX, read_canaries
+from pipeline.bundle.canaries import CANARY_ROWS_MAX, read_canaries, repeat_tolerance
 from pipeline.bundle.golden import Golden, largest_differences, read_golden
 from pipeline.bundle.verify import VerifiedBundle
 from pipeline.core.errors import NotAccepted
 from pipeline.core.tensors import Array, Tensors
 
 _TURN_ROWS = 8
-# A session repeats itself to the last bit on one machine; the room is for kernels that split a batch otherwise.
-_REPEATS_WITHIN = 1e-5
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ class Canaries:
         """
         own = {name: np.array(outputs[name]) for name in self.expected}
         tolerances = {
-            name: min(self.tolerances[name], _REPEATS_WITHIN * float(np.abs(array).max(initial=0.0)))
-            or self.tolerances[name]
+            name: repeat_tolerance(self.tolerances[name], float(np.abs(array).max(initial=0)))
             for name, array in own.items()
         }
         return replace(self, expected=own, tolerances=tolerances)
@@ -170,6 +167,11 @@ def pair_tolerance(one: VerifiedBundle, other: VerifiedBundle) -> Agreement:
     if first.outputs.keys() != second.outputs.keys():
         raise NotAccepted(f"{one.candidate} and {other.candidate} have different outputs; they cannot be a pair.")
     return _from_parent(first, second) or _from_golden(first, second)
+
+
+def own_tolerance(bundle: VerifiedBundle) -> Agreement:
+    """Return when two replicas of one bundle agree: within its golden tolerances. Raises Malformed."""
+    return Agreement(read_golden(bundle.files).tolerances.absolute, {}, 0.5, "golden tolerances")
 
 
 def _from_parent(first: Golden, second: Golden) -> Agreement | None:

@@ -1,6 +1,6 @@
 """LiteRT with all tensors kept, so that those between operators can be read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,3 +91,39 @@ def _real(kind: str, detail: Mapping[str, Any], stored: Array) -> Inside | None:
     scale, zero, limits = float(scales[0]), int(zeros[0]), np.iinfo(detail["dtype"])
     values = (np.asarray(stored, np.float32) - zero) * np.float32(scale)
     return Inside(kind, values, (limits.min - zero) * scale, (limits.max - zero) * scale)
+
+
+def litert_lookups(model: bytes, inputs: Mapping[str, Array], tables: Mapping[str, int]) -> dict[str, Array]:
+    """Return the indices that the rows look up, by the name of the table's tensor.
+
+    ``tables`` says which input of an operator is a table; the other one holds the indices. Raises ModelError when the
+    model cannot be run so.
+    """
+    try:
+        interpreter = Interpreter(
+            model_content=model,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        places = _places(interpreter)
+        rows = len(next(iter(inputs.values())))
+        fixed = next(iter(places.values()))["shape_signature"][0]
+        step = rows if fixed == -1 else int(fixed)
+        found: dict[str, list[Array]] = {}
+        for start in range(0, rows - step + 1, step):
+            _invoke(interpreter, places, {name: array[start : start + step] for name, array in inputs.items()})
+            for name, indices in _looked_up(interpreter, tables):
+                found.setdefault(name, []).append(indices)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"its tensors cannot be read ({' '.join(str(error).split())[:200]})") from error
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _looked_up(interpreter: Any, tables: Mapping[str, int]) -> Iterator[tuple[str, Array]]:
+    names = {item["index"]: str(item["name"]) for item in interpreter.get_tensor_details()}
+    for op in interpreter._get_ops_details():
+        place = tables.get(op["op_name"])
+        if place is not None:
+            held = _held(interpreter, int(op["inputs"][1 - place]))
+            if held is not None:
+                yield names[int(op["inputs"][place])], np.array(held).reshape(-1)

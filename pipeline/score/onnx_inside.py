@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
@@ -87,3 +88,39 @@ def _ranges(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
                 low, high = (float((limit - int(zero)) * float(scale)) for limit in _LIMITS[zero.dtype.name])
                 ranges[node.input[0]] = (low, high)
     return ranges
+
+
+def onnx_lookups(model: bytes, inputs: Mapping[str, Array], tables: Mapping[str, int]) -> dict[str, Array]:
+    """Return the indices that the rows look up, by the name of the table as its operator reads it.
+
+    ``tables`` says which input of an operator is a table; the next one holds the indices. Bodies of loops and branches
+    are left out. Raises ModelError when the model cannot be run so.
+    """
+    try:
+        graph = onnx.load_from_string(model)
+        reads = [(node.input[tables[node.op_type]], node) for node in graph.graph.node if node.op_type in tables]
+        constants = {item.name: numpy_helper.to_array(item) for item in graph.graph.initializer}
+        wanted = {name: node.input[tables[node.op_type] + 1] for name, node in reads}
+        given = {name: inputs[index] for name, index in wanted.items() if index in inputs}
+        fixed = {name: constants[index] for name, index in wanted.items() if index in constants}
+        inside = {name: index for name, index in wanted.items() if name not in given and name not in fixed}
+        found = _run_all(graph, sorted(set(inside.values())), inputs)
+    except _FAILURES as error:
+        raise ModelError(f"its tensors cannot be read ({' '.join(str(error).split())[:200]})") from error
+    computed = {name: found[index] for name, index in inside.items()}
+    return {name: array.reshape(-1) for name, array in {**given, **fixed, **computed}.items()}
+
+
+def _run_all(graph: onnx.ModelProto, names: list[str], inputs: Mapping[str, Array]) -> dict[str, Array]:
+    if not names:
+        return {}
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = ort.InferenceSession(graph.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+    fixed = [item.shape[0] for item in session.get_inputs() if isinstance(item.shape[0], int)]
+    rows = len(next(iter(inputs.values())))
+    step = fixed[0] if fixed else rows
+    parts = [
+        session.run(names, {name: array[start : start + step] for name, array in inputs.items()})
+        for start in range(0, rows - step + 1, step)
+    ]
+    return {name: np.concatenate([part[place] for part in parts]) for place, name in enumerate(names)}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from pipeline.bundle.canaries import CanaryPlan
 from pipeline.core.names import Pruning, Scheme, Variant
 from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import CandidateRecord
@@ -34,7 +35,9 @@ _METRICS = {
 }
 
 
-def model_card(recipe: Recipe, record: CandidateRecord, card: Scorecard, locked: TaskScore, model_bytes: int) -> str:
+def model_card(
+    recipe: Recipe, record: CandidateRecord, card: Scorecard, locked: TaskScore, model_bytes: int, canaries: CanaryPlan
+) -> str:
     """Return the model card in Markdown; it names no clock, host or role."""
     about = recipe.about
     sections = [
@@ -44,6 +47,7 @@ def model_card(recipe: Recipe, record: CandidateRecord, card: Scorecard, locked:
         f"## Data\n\n{about.data_source}",
         f"## Figures\n\n{_figures(card, locked)}",
         f"## How it was made\n\n{_making(record)}",
+        f"## While it runs\n\n{_watching(canaries)}",
         f"## Before you use it\n\n{_usage(recipe)}",
         f"## Licence\n\n{about.licence}",
     ]
@@ -115,6 +119,22 @@ def _variant(record: CandidateRecord) -> str:
     words += [f"at most {parts.clusters} different weights a layer"] if parts.clusters else []
     words += ["with quantization in mind"] if parts.quantization_aware else []
     return f"fine-tuned: {', '.join(words)}"
+
+
+def _watching(canaries: CanaryPlan) -> str:
+    tried, moved, seen = (
+        sum(getattr(item, name) for item in canaries.watched) for name in ("tried", "moved", "moved_seen")
+    )
+    words = [
+        f"{len(canaries.rows)} canary rows watch {len(canaries.watched)} weight constants: of {tried} corruptions "
+        f"tried {moved} changed an answer, and the canary rows showed {seen} of these."
+    ]
+    words += [f"Not covered: {', '.join(f'`{name}`' for name in canaries.uncovered)}."] if canaries.uncovered else []
+    if canaries.tables:
+        least = min(item.seen_ratio for item in canaries.tables)
+        share = "every entry" if least == 1 else f"at least {least:.1%} of the entries"
+        words.append(f"The golden rows look up {share} of every table.")
+    return " ".join(words)
 
 
 def _usage(recipe: Recipe) -> str:

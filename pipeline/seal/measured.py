@@ -1,11 +1,11 @@
 """What is measured of a model while it is sealed: golden answers, their tolerances, and what holds for its outputs."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
-from pipeline.bundle.golden import Golden, Tolerances, largest_differences
+from pipeline.bundle.golden import FromParent, Golden, Quantiles, Tolerances, largest_differences
 from pipeline.bundle.io_contract import IoContract, OutputRule, TensorContract, TensorQuantization
 from pipeline.core.errors import ModelError
 from pipeline.core.names import Format
@@ -13,16 +13,22 @@ from pipeline.core.tensors import Array, Tensors
 from pipeline.engines.base import Session, TensorSpec
 from pipeline.engines.litert import open_litert
 from pipeline.engines.open import open_session
+from pipeline.score.metrics import decisions
 
 TOLERANCE_MIN = 1e-5
 _SAFETY = 4
+_SAFETY_MANY = 2  # the largest of hundreds of differences is near the largest there is
+_MANY_ROWS = 256
 _STEPS = 2
 _METHOD = (
     "The golden rows were run with 1 and 2 threads, in one batch and row by row, and for tflite with XNNPACK off; "
-    "the tolerance is 4 times the largest difference, at least 1e-5, and with 8-bit activations at least two steps of "
+    "the tolerance is 4 times the largest difference (twice where there are 256 rows or more), at least 1e-5, and "
+    "with 8-bit activations at least two steps of "
     "1/256 of the largest golden answer, which other processors may round otherwise; rounded up to a power of two."
 )
 _SIMPLEX_SLACK = 1e-3
+_SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
+_LAST_BITS = 1e-6
 
 
 def measure_golden(model_format: Format, model: bytes, inputs: Tensors, integer_activations: bool = False) -> Golden:
@@ -39,19 +45,60 @@ def measure_golden(model_format: Format, model: bytes, inputs: Tensors, integer_
         for name, difference in largest_differences(outputs, answers).items():
             spread[name] = max(spread[name], difference)
     steps = _STEPS / 256 if integer_activations else 0.0
+    safety = _SAFETY if len(next(iter(inputs.values()))) < _MANY_ROWS else _SAFETY_MANY
     tolerances = {
-        name: tolerance(difference, steps * float(np.abs(outputs[name]).max())) for name, difference in spread.items()
+        name: tolerance(safety * difference, steps * float(np.abs(outputs[name]).max()))
+        for name, difference in spread.items()
     }
     return Golden(dict(inputs), outputs, Tolerances(1, tolerances, _METHOD))
 
 
 def tolerance(difference: float, least: float = 0.0) -> float:
-    """Return the larger of 4 × ``difference`` and ``least`` rounded up to a power of two, at least 1e-5.
+    """Return the larger of ``difference`` and ``least`` rounded up to a power of two, at least 1e-5.
 
     Rounded so that a last-bit change of the measurement does not change the sealed bytes.
     """
-    wanted = max(_SAFETY * difference, least)
+    wanted = max(difference, least)
     return max(TOLERANCE_MIN, 2.0 ** math.ceil(math.log2(wanted))) if wanted > 0 else TOLERANCE_MIN
+
+
+def measure_distance(
+    answers: Tensors, parents: Tensors, sha256: str, threshold: float, deciding: Collection[str]
+) -> FromParent:
+    """Return how far a candidate's answers are from those of its float parent (whose file has ``sha256``).
+
+    ``deciding`` names the outputs that decide something: at ``threshold``, or by the largest value of a row.
+    Quantiles are the next larger value that was seen, rounded up to two digits so that last bits do not count.
+    Raises ModelError when the two answer in different shapes.
+    """
+    for name, array in answers.items():
+        if name not in parents or parents[name].shape != array.shape:
+            raise ModelError(f"The candidate and its float model answer {name!r} in different shapes; quantize again.")
+    gaps = {
+        name: np.abs(array.astype(np.float64) - parents[name].astype(np.float64)) for name, array in answers.items()
+    }
+    rows = len(next(iter(answers.values())))
+    differ = {
+        name: _rounded_up(float(np.mean(decisions(array, threshold) != decisions(parents[name], threshold))))
+        for name, array in answers.items()
+        if name in deciding
+    }
+    return FromParent(
+        sha256, rows, {name: _quantiles(gap.reshape(rows, -1)) for name, gap in gaps.items()}, threshold, differ
+    )
+
+
+def _quantiles(gaps: Array) -> Quantiles:
+    worst_of_row = gaps.astype(np.float64).max(axis=1)
+    found = np.quantile(worst_of_row, _SHARES, method="higher")
+    return Quantiles(*(_rounded_up(float(value)) for value in found))
+
+
+def _rounded_up(value: float) -> float:
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit - _LAST_BITS) * unit:.2g}")
 
 
 def _other_ways(model_format: Format, model: bytes, inputs: Tensors) -> Iterator[dict[str, Array]]:

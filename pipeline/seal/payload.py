@@ -1,8 +1,10 @@
 """The payload of a bundle: values in, the bytes of every file out; equal values give equal bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipeline.bundle.canaries import CANARIES_FILE
+from pipeline.bundle.golden import Golden
 from pipeline.bundle.manifest import (
     CARD_FILE,
     ENGINE_OF,
@@ -27,13 +29,14 @@ from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import CandidateRecord
 from pipeline.core.schema import plain
 from pipeline.core.tensors import Tensors, encode_npz
+from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
+from pipeline.score.fidelity import decides
 from pipeline.score.scorecard import Scorecard, TaskScore, without_timings
 from pipeline.seal.card import model_card
-from pipeline.seal.measured import describe_io, measure_golden
-from pipeline.seal.synthetic import synthetic_rows
+from pipeline.seal.golden_rows import golden_and_canaries
+from pipeline.seal.measured import describe_io, measure_distance
 
-GOLDEN_ROWS = 32
 _CALIBRATION_ROWS = 1024
 _INTEGER_ACTIVATIONS = {Scheme.W8A8, Scheme.W8A16, Scheme.W8D, Scheme.W4D}
 _RUNTIMES = {
@@ -52,7 +55,7 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class PayloadInputs:
-    """All that a payload is made from."""
+    """All that a payload is made from; ``reference`` is the float model that ``recipe.reference`` names."""
 
     recipe: Recipe
     record: CandidateRecord
@@ -60,6 +63,7 @@ class PayloadInputs:
     card: Scorecard
     locked_test: TaskScore
     calibration: Tensors
+    reference: bytes | None = None
 
 
 def build_payload(given: PayloadInputs) -> dict[str, bytes]:
@@ -69,10 +73,8 @@ def build_payload(given: PayloadInputs) -> dict[str, bytes]:
     """
     recipe, record = given.recipe, given.record
     rows = {name: array[:_CALIBRATION_ROWS] for name, array in given.calibration.items()}
-    synthetic = synthetic_rows(rows, GOLDEN_ROWS, recipe.seed)
-    golden = measure_golden(
-        record.format, given.model, synthetic, bool(_INTEGER_ACTIVATIONS & {record.scheme, *record.assignment.values()})
-    )
+    is_integer = bool(_INTEGER_ACTIVATIONS & {record.scheme, *record.assignment.values()})
+    golden, canaries = golden_and_canaries(record.format, given.model, rows, recipe.seed, is_integer)
     session = open_session(record.format, given.model)
     io = readable_json(plain(describe_io(session, rows, recipe.metric is not Metric.RMSE, _NOTES)))
     manifest = _manifest(recipe, record, sha256_hex(io))
@@ -82,11 +84,26 @@ def build_payload(given: PayloadInputs) -> dict[str, bytes]:
         IO_FILE: io,
         WARMUP_FILE: encode_npz(golden.inputs),
         GOLDEN_FILE: encode_npz(golden.outputs),
-        TOLERANCES_FILE: readable_json(plain(golden.tolerances)),
+        TOLERANCES_FILE: readable_json(plain(_with_distance(golden, given, session, rows).tolerances)),
+        CANARIES_FILE: readable_json(plain(canaries)),
         SCORECARD_FILE: readable_json(sealed_scorecard(given.card, given.locked_test)),
-        CARD_FILE: model_card(recipe, record, given.card, given.locked_test, len(given.model)).encode("utf-8"),
+        CARD_FILE: model_card(recipe, record, given.card, given.locked_test, len(given.model), canaries).encode(
+            "utf-8"
+        ),
         LICENSE_FILE: f"{recipe.about.title}\n\nSPDX-License-Identifier or terms: {recipe.about.licence}\n".encode(),
     }
+
+
+def _with_distance(golden: Golden, given: PayloadInputs, session: Session, rows: Tensors) -> Golden:
+    """Add how far the candidate is from the float model that all candidates of the recipe are measured against."""
+    if given.reference is None:
+        return golden
+    recipe = given.recipe
+    parents = open_session(recipe.reference.format, given.reference).run(rows)
+    has_decisions = recipe.metric is not Metric.RMSE and not recipe.metric.is_ranking
+    deciding = {name for name, array in parents.items() if has_decisions and decides(array, recipe.threshold)}
+    distance = measure_distance(session.run(rows), parents, sha256_hex(given.reference), recipe.threshold, deciding)
+    return replace(golden, tolerances=replace(golden.tolerances, from_parent=distance))
 
 
 def sealed_scorecard(card: Scorecard, locked_test: TaskScore) -> Mapping[str, object]:

@@ -76,7 +76,12 @@ def _inputs(recipe: Recipe, selected: Selected, role: Role, root: Path) -> Paylo
         card=read_record(Scorecard, cards / card_file(candidate), f"score {recipe.model}"),
         locked_test=selected.locked_test[role],
         calibration=_calibration(recipe, record, model),
+        reference=_reference(folder, recipe),
     )
+
+
+def _reference(folder: Path, recipe: Recipe) -> bytes:
+    return _model_bytes(folder, recipe.model, _record(folder, recipe.model, str(recipe.reference)))
 
 
 def _record(folder: Path, model: str, candidate: str) -> CandidateRecord:
