@@ -30,6 +30,7 @@ COMMANDS = {
     "verify": Command(f"{_NODE}.verify", "check a bundle's signature, bytes and channel against a trust policy"),
     "inspect": Command(f"{_NODE}.inspect", "show what a bundle says of itself, without trusting it"),
     "run": Command(f"{_NODE}.run", "verify a bundle, load it and predict from an npz file"),
+    "serve": Command(f"{_NODE}.serve", "serve a primary and its hot standby: notice faults, switch, lose nothing"),
     "init": Command(f"{_BUILD}.init", "scaffold a project around your own trained model"),
     "compress": Command(f"{_BUILD}.compress", "find the smallest backup within a loss budget, in one shot"),
     "train": Command(f"{_BUILD}.train", "train an example model on real data"),

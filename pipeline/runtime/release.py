@@ -50,6 +50,12 @@ class Release:
         """Return the tensors that both bundles take and give."""
         return self._any.io
 
+    def same_as(self, other: "Release") -> bool:
+        """Tell whether both serve the same bundles in the same roles, under the same channel."""
+        mine, theirs = ({role: one.bundle_id for role, one in release.bundles.items()} for release in (self, other))
+        channels = (None if release.channel is None else release.channel.channel.digest for release in (self, other))
+        return mine == theirs and len(set(channels)) == 1
+
     @property
     def _any(self) -> VerifiedBundle:
         return self.bundles.get(Role.PRIMARY) or self.bundles[Role.BACKUP]

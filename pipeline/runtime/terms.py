@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pipeline.core.canonical import readable_json
-from pipeline.core.errors import FileAccess
+from pipeline.core.errors import FileAccess, HotspareError
 from pipeline.core.files import disk_errors, read_json, write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import Rule, SchemaProblems, plain, read
@@ -53,3 +53,32 @@ def reserve_terms(path: Path, last_used: int) -> Remembered:
     reserved = Remembered(1, max(kept.reserved_through, last_used) + BLOCK, last_used, kept.serving)
     write_atomic(path, readable_json(plain(reserved)))
     return reserved
+
+
+class Terms:
+    """The terms of one pair while it runs: the file is written at the start, and again far ahead of the block's end."""
+
+    def __init__(self, path: Path) -> None:
+        """Reserve the first block; raises FileAccess or OutOfSpace."""
+        self.path = path
+        self.last = read_terms(path).reserved_through
+        self._reserved = reserve_terms(path, self.last).reserved_through
+
+    def use(self, term: int) -> str | None:
+        """Count a term as used; returns a sentence when the next block is needed soon and cannot be reserved."""
+        self.last = term
+        if self._reserved - term > BLOCK // 2:
+            return None
+        try:
+            self._reserved = reserve_terms(self.path, term).reserved_through
+        except HotspareError as error:
+            return f"The next terms could not be reserved, {self._reserved - term} are left: {error}"
+        return None
+
+    def tell(self, term: int, serving: Role | None) -> str | None:
+        """Write who serves, for people and for monitoring; returns a sentence when that fails, which harms nothing."""
+        try:
+            write_atomic(self.path, readable_json(plain(Remembered(1, self._reserved, term, serving))))
+        except HotspareError as error:
+            return f"Who serves could not be written down: {error}"
+        return None

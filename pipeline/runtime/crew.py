@@ -1,0 +1,206 @@
+"""The workers of a pair as the server knows them: started, fed, stopped; every report names seat and incarnation."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Protocol
+
+from pipeline.core.errors import HotspareError
+from pipeline.core.tensors import Array, Tensors
+from pipeline.runtime.keeper_client import KeeperClient
+from pipeline.runtime.link import WorkerLink
+from pipeline.runtime.members import Seat
+from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
+
+EXIT_STATUS_MS = 10
+DRAIN_MS = 2000
+_RECENT = 64
+
+SpecOf = Callable[[Seat, int, bool], WorkerSpec]
+
+
+class Reports(Protocol):
+    """Who is told what workers do."""
+
+    def staged(self, worker: "Worker") -> None:
+        """Hear that its bundle is verified, its model not loaded."""
+
+    def ready(self, worker: "Worker") -> None:
+        """Hear that it answered the golden rows."""
+
+    def start_failed(self, worker: "Worker", sentence: str, error: str) -> None:
+        """Hear why it could not be started; ``error`` is the name of our error class."""
+
+    def answered(self, worker: "Worker", request_id: int, outputs: Mapping[str, Array] | None, error: str) -> None:
+        """Hear its answer to a request: outputs, or an error's sentence."""
+
+    def lost(self, worker: "Worker") -> None:
+        """Hear that its connection closed: nothing more comes from it."""
+
+    def settled(self, worker: "Worker", exit_status: int | None) -> None:
+        """Hear how it ended (None: not known within 10 ms): what was in flight can be dealt with."""
+
+
+class Worker:
+    """One started worker: which requests it holds, and since when."""
+
+    def __init__(self, seat: Seat, incarnation: int, reports: Reports) -> None:
+        self.seat = seat
+        self.incarnation = incarnation
+        self.facts: ReadyFacts | None = None
+        self.link: WorkerLink | None = None
+        self.pid: int | None = None
+        self.sent_ms: dict[int, float] = {}  # by request id, oldest first
+        self.recent_ms: deque[float] = deque(maxlen=_RECENT)
+        self.closing = False
+        self.settled = False
+        self._reports = reports
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether requests may be sent to it."""
+        return self.facts is not None and self.link is not None and not self.closing
+
+    @property
+    def load(self) -> int:
+        """Return how many requests it holds."""
+        return len(self.sent_ms)
+
+    def infer(self, request_id: int, term: int, inputs: Tensors, now_ms: float) -> None:
+        """Send one request."""
+        if self.link is not None:
+            self.sent_ms[request_id] = now_ms
+            self.link.infer(request_id, term, inputs)
+
+    # What the link calls.
+
+    def on_staged(self) -> None:
+        """Pass on."""
+        self._reports.staged(self)
+
+    def on_ready(self, facts: ReadyFacts) -> None:
+        """Keep the facts, pass on."""
+        self.facts = facts
+        self._reports.ready(self)
+
+    def on_start_failed(self, sentence: str, error: str) -> None:
+        """Pass on."""
+        self.closing = True
+        self._reports.start_failed(self, sentence, error)
+
+    def on_answer(
+        self,
+        request_id: int,
+        outputs: Mapping[str, Array] | None,
+        error: str | None,
+        server_ms: float,  # noqa: ARG002 - the link's signature
+    ) -> None:
+        """Take the request off the list, pass on; an answer to what was not asked is no answer."""
+        sent = self.sent_ms.pop(request_id, None)
+        if sent is not None:
+            self.recent_ms.append(1000 * asyncio.get_running_loop().time() - sent)
+            self._reports.answered(self, request_id, outputs, error or "")
+
+    def on_lost(self) -> None:
+        """Pass on; how it ended follows within 10 ms."""
+        if not self.closing:
+            self.closing = True
+            self._reports.lost(self)
+            asyncio.get_running_loop().call_later(EXIT_STATUS_MS / 1000, self.settle, None)
+
+    def settle(self, exit_status: int | None) -> None:
+        """Say once how it ended."""
+        if not self.settled and self.closing:
+            self.settled = True
+            self._reports.settled(self, exit_status)
+
+    def kill(self) -> None:
+        """End it at once, whatever state it is in."""
+        self.closing = True
+        if self.link is not None:
+            self.link.kill()
+
+    async def drain(self) -> None:
+        """Let it finish what it holds, then end it."""
+        self.closing = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DRAIN_MS / 1000
+        while self.sent_ms and loop.time() < until:
+            await asyncio.sleep(0.002)
+        self.kill()
+
+
+class Crew:
+    """The workers of one pair, at most one a seat, and tasters beside them."""
+
+    def __init__(self, keeper: KeeperClient, spec_of: SpecOf, reports: Reports) -> None:
+        self.workers: dict[Seat, Worker] = {}
+        self._by_pid: dict[int, Worker] = {}
+        self._keeper = keeper
+        self._spec_of = spec_of
+        self._reports = reports
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, seat: Seat, incarnation: int, then_load: bool, as_member: bool = True) -> Worker:
+        """Start a worker; with ``as_member`` it takes its seat, else it is a taster."""
+        worker = Worker(seat, incarnation, self._reports)
+        if as_member:
+            self.workers[seat] = worker
+        self._run(self._start(worker, self._spec_of(seat, incarnation, then_load)))
+        return worker
+
+    async def _start(self, worker: Worker, spec: WorkerSpec) -> None:
+        try:
+            spawned = await self._keeper.spawn(spec)
+        except HotspareError as error:
+            worker.on_start_failed(str(error), type(error).__name__)
+            return
+        worker.pid = spawned.pid
+        self._by_pid[spawned.pid] = worker
+        worker.link = await WorkerLink.open(spawned, worker)
+        if worker.closing:  # it was stopped while it was being started
+            worker.kill()
+
+    def of(self, seat: Seat, incarnation: int) -> Worker | None:
+        """Return the worker of a seat if it still is of this incarnation."""
+        worker = self.workers.get(seat)
+        return worker if worker is not None and worker.incarnation == incarnation else None
+
+    def load(self, seat: Seat, incarnation: int) -> None:
+        """Make a staged worker load its model."""
+        worker = self.of(seat, incarnation)
+        if worker is not None and worker.link is not None:
+            worker.link.load()
+
+    def stop(self, seat: Seat, incarnation: int, drain: bool) -> None:
+        """End a worker: at once, or when it has answered what it holds."""
+        worker = self.of(seat, incarnation)
+        if worker is None:
+            return
+        if drain:
+            self._run(worker.drain())
+        else:
+            worker.kill()
+
+    def tell_term(self, term: int) -> None:
+        """Tell every worker the term, for its process title."""
+        for worker in self.workers.values():
+            if worker.link is not None and not worker.closing:
+                worker.link.set_term(term)
+
+    def exited(self, pid: int, status: int | None) -> None:
+        """Take the keeper's word on how a process ended."""
+        worker = self._by_pid.pop(pid, None)
+        if worker is not None:
+            worker.on_lost()
+            worker.settle(status)
+
+    def kill_all(self) -> None:
+        """End every worker."""
+        for worker in list(self._by_pid.values()):
+            worker.kill()
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

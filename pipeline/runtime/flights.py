@@ -1,0 +1,216 @@
+"""Requests in flight: carries out what the pure request machine decides, each on its own timer."""
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.core.tensors import Array, Tensors
+from pipeline.runtime.crew import Worker
+from pipeline.runtime.members import Fault, Seat
+from pipeline.runtime.request import (
+    Abstain,
+    AnswerBad,
+    AnswerGood,
+    Arrived,
+    Available,
+    Compare,
+    Compared,
+    Lost,
+    MembersChanged,
+    Refuse,
+    Release,
+    RequestAction,
+    RequestEvent,
+    RequestState,
+    Send,
+    Taste,
+    RequestTick,
+    WakeAt,
+    request_step,
+)
+from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
+
+Key = tuple[Seat, int]
+
+
+@dataclass(frozen=True)
+class Blame:
+    """A worker's failure at one request."""
+
+    worker: Worker
+    fault: Fault
+    problem: str
+
+
+class Ground(Protocol):
+    """What flights need of the pair around them."""
+
+    @property
+    def term(self) -> int:
+        """Return the current term."""
+
+    def now_ms(self) -> float:
+        """Return monotonic milliseconds."""
+
+    def available(self) -> Available:
+        """Return who can take a request now."""
+
+    def worker(self, seat: Seat, incarnation: int) -> Worker | None:
+        """Return the worker of a seat if it is still of this incarnation."""
+
+    def agree(self, seat: Seat, outputs: Tensors, other: Seat, others: Tensors) -> bool:
+        """Tell whether two members' answers to one request agree."""
+
+    def taste(self, flight: "Flight") -> None:
+        """Try a suspect on a worker that the service does not need."""
+
+    def blame(self, blame: Blame) -> None:
+        """Take that a worker failed at a request which was not the request's own fault."""
+
+    def counted(self, hedge: bool, again: bool) -> None:
+        """Count a sending: a hedge, or one that is sent again because a member failed."""
+
+    def named(self, seat: Seat, outputs: Mapping[str, Array], term: int, hedged: bool) -> Answer:
+        """Stamp outputs with who gave them."""
+
+
+@dataclass(eq=False)
+class Flight:
+    """One accepted request: where it was sent, what came back."""
+
+    state: RequestState
+    inputs: Mapping[str, Array]
+    arrived_ms: float
+    rows: int
+    future: "asyncio.Future[Answer | NotAnswered]"
+    sent: dict[int, tuple[Seat, int, int]] = field(default_factory=dict)  # request id → seat, incarnation, term
+    answers: dict[Key, tuple[Mapping[str, Array], int]] = field(default_factory=dict)
+    timer: asyncio.TimerHandle | None = None
+    hedged: bool = False
+    blames: list[Blame] = field(default_factory=list)
+
+
+class Flights:
+    """All requests in flight of one pair."""
+
+    def __init__(self, ground: Ground, ids: "itertools.count[int]") -> None:
+        self.by_id: dict[int, Flight] = {}
+        self.flying: set[Flight] = set()
+        self._ground = ground
+        self._ids = ids
+
+    async def fly(self, state: RequestState, inputs: Mapping[str, Array], rows: int) -> Answer | NotAnswered:
+        """Send a request on its way and wait for its one answer or refusal."""
+        now = self._ground.now_ms()
+        flight = Flight(state, inputs, now, rows, asyncio.get_running_loop().create_future())
+        self.flying.add(flight)
+        try:
+            self._advance(flight, Arrived(now))
+            return await flight.future
+        finally:
+            self._land(flight)
+
+    def _land(self, flight: Flight) -> None:
+        self.flying.discard(flight)
+        if flight.timer is not None:
+            flight.timer.cancel()
+        for request_id in flight.sent:
+            self.by_id.pop(request_id, None)
+        outcome = flight.future.result() if flight.future.done() and not flight.future.cancelled() else None
+        if flight.blames and not (isinstance(outcome, NotAnswered) and outcome.kind is RefusalKind.BAD_REQUEST):
+            for blame in flight.blames:
+                self._ground.blame(blame)
+
+    def good(self, request_id: int, outputs: Mapping[str, Array]) -> None:
+        """Take outputs that passed the guards."""
+        flight = self.by_id.pop(request_id, None)
+        if flight is not None:
+            seat, incarnation, term = flight.sent[request_id]
+            flight.answers[seat, incarnation] = (outputs, term)
+            self._advance(flight, AnswerGood(seat, incarnation, self._ground.now_ms()))
+
+    def bad(self, request_id: int, blame: Blame) -> None:
+        """Take an error, or outputs that the guards withheld; whom to blame shows when another has tried."""
+        flight = self.by_id.pop(request_id, None)
+        if flight is not None:
+            seat, incarnation, _ = flight.sent[request_id]
+            flight.blames.append(blame)
+            self._advance(flight, AnswerBad(seat, incarnation, self._ground.now_ms(), blame.fault))
+
+    def lost(self, request_ids: list[int], suspect: bool) -> None:
+        """Take that the worker which held these requests is gone."""
+        for request_id in request_ids:
+            flight = self.by_id.pop(request_id, None)
+            if flight is not None:
+                seat, incarnation, _ = flight.sent[request_id]
+                self._advance(flight, Lost(seat, incarnation, self._ground.now_ms(), suspect))
+
+    def members_changed(self) -> None:
+        """Let every request look again at who can take it."""
+        for flight in list(self.flying):
+            self._advance(flight, MembersChanged(self._ground.now_ms()))
+
+    def _advance(self, flight: Flight, event: RequestEvent) -> None:
+        if flight.future.done():
+            return
+        flight.state, actions = request_step(flight.state, event, self._ground.available())
+        for action in actions:
+            self._perform(flight, action)
+
+    def _perform(self, flight: Flight, action: RequestAction) -> None:
+        match action:
+            case Send(seat, incarnation, hedge):
+                self._send(flight, seat, incarnation, hedge)
+            case Release(seat, incarnation):
+                outputs, term = flight.answers[seat, incarnation]
+                _settle(flight, self._ground.named(seat, outputs, term, flight.hedged))
+            case WakeAt(at_ms):
+                self._wake(flight, at_ms)
+            case Compare(one, other):
+                self._advance(flight, Compared(self._agree(flight, one, other), self._ground.now_ms()))
+            case Taste():
+                self._ground.taste(flight)
+            case Abstain(sentence):
+                _settle(flight, NotAnswered(RefusalKind.ABSTAINED, sentence))
+            case Refuse(kind, sentence):
+                _settle(flight, NotAnswered(kind, sentence, _RETRY_AFTER_S.get(kind)))
+
+    def _send(self, flight: Flight, seat: Seat, incarnation: int, hedge: bool) -> None:
+        worker = self._ground.worker(seat, incarnation)
+        flight.hedged = flight.hedged or hedge
+        self._ground.counted(hedge, len(flight.sent) > 0)
+        self.give(flight, worker, seat, incarnation)
+
+    def _agree(self, flight: Flight, one: int, other: int) -> bool:
+        first, second = flight.state.attempts[one], flight.state.attempts[other]
+        outputs = flight.answers[first.seat, first.incarnation][0]
+        others = flight.answers[second.seat, second.incarnation][0]
+        return self._ground.agree(first.seat, outputs, second.seat, others)
+
+    def give(self, flight: Flight, worker: Worker | None, seat: Seat, incarnation: int) -> None:
+        """Put a request into a worker's hands; one that is gone loses it at once."""
+        request_id = next(self._ids)
+        flight.sent[request_id] = (seat, incarnation, self._ground.term)
+        self.by_id[request_id] = flight
+        if worker is not None and worker.usable:
+            worker.infer(request_id, self._ground.term, flight.inputs, self._ground.now_ms())
+        else:
+            self.lost([request_id], suspect=False)
+
+    def _wake(self, flight: Flight, at_ms: float) -> None:
+        if flight.timer is not None:
+            flight.timer.cancel()
+        flight.timer = asyncio.get_running_loop().call_at(at_ms / 1000, self._woken, flight)
+
+    def _woken(self, flight: Flight) -> None:
+        self._advance(flight, RequestTick(self._ground.now_ms()))
+
+
+_RETRY_AFTER_S = {RefusalKind.UNAVAILABLE: 1, RefusalKind.OVERLOADED: 1, RefusalKind.ABSTAINED: 1}
+
+
+def _settle(flight: Flight, outcome: Answer | NotAnswered) -> None:
+    if not flight.future.done():
+        flight.future.set_result(outcome)

@@ -1,0 +1,174 @@
+"""The server process: its pairs, behind the port that the HTTP front sees."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pipeline.core.clock import utc_now
+from pipeline.core.errors import HotspareError, Refusal, SurroundingsError
+from pipeline.core.names import Role
+from pipeline.core.tensors import Array
+from pipeline.runtime.journal import Journal
+from pipeline.runtime.keeper_client import KeeperClient
+from pipeline.runtime.members import Seat
+from pipeline.runtime.release import Places, Release, open_release
+from pipeline.runtime.service import Answer, NotAnswered, PairStatus, RefusalKind, ServedModel
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.supervisor import Pair
+from pipeline.runtime.terms import Terms, terms_path
+
+READY_S = 30.0
+DRAIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a server is started with."""
+
+    places: tuple[Places, ...]
+    settings: Settings
+
+
+class Server:
+    """Several pairs, each of another model."""
+
+    def __init__(self, serving: Serving, keeper: KeeperClient, journal_of: Callable[[str], Journal] = Journal) -> None:
+        self._serving = serving
+        self._keeper = keeper
+        self._journal_of = journal_of
+        self._pairs: dict[str, Pair] = {}
+        self._leaving: list[Pair] = []
+        self._swaps: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+
+    def open(self, strict: bool) -> None:
+        """Verify all bundles and start their workers; with ``strict`` false one side of a pair may be refused.
+
+        Raises the Untrusted error that fits, TrustPolicyError, FileAccess, OutOfSpace; Refusal when
+        a model stands twice.
+        """
+        releases = [open_release(places, utc_now(), strict) for places in self._serving.places]
+        names = [release.model for release in releases]
+        if len(set(names)) != len(names):
+            raise Refusal("A model is named twice; serve one pair of each.", sorted(names))
+        self._keeper.on_exit = self._exited
+        for release in releases:
+            model = release.model
+            self._swaps[model] = asyncio.Lock()
+            pair = self._new_pair(release, self._journal_of(model))
+            for role, sentence in release.refused.items():
+                pair.journal.note(f"The {role}'s bundle is refused: {sentence}")
+            self._pairs[model] = pair
+            pair.start()
+
+    def _new_pair(self, release: Release, journal: Journal) -> Pair:
+        """Make a pair with a block of terms of its own: the old and the new side of a swap never share one."""
+        terms = Terms(terms_path(release.policy.state_dir, release.model))
+        return Pair(release, self._serving.settings, self._keeper, terms, journal)
+
+    def _exited(self, pid: int, status: int | None) -> None:
+        for pair in (*self._pairs.values(), *self._leaving):
+            pair.exited(pid, status)
+
+    # The port.
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """Return what is served, by name."""
+        return tuple(self._pairs[name].served for name in sorted(self._pairs))
+
+    async def infer(
+        self, model: str, version: str | None, inputs: Mapping[str, Array], deadline_ms: float
+    ) -> Answer | NotAnswered:
+        """Answer one request."""
+        pair = self._pairs.get(model)
+        if pair is None or version not in (None, "", pair.release.version):
+            return NotAnswered(RefusalKind.UNKNOWN, f"There is no model {model!r} of version {version!r} here.")
+        return await pair.infer(inputs, deadline_ms)
+
+    def status(self) -> tuple[PairStatus, ...]:
+        """Return every pair's state."""
+        return tuple(self._pairs[name].status() for name in sorted(self._pairs))
+
+    async def switch(self, model: str, to: Role) -> str:
+        """Make a role serve."""
+        return self._pair(model).switch(to)
+
+    async def hold(self, model: str, seat: Seat) -> str:
+        """Stop a member for maintenance."""
+        return self._pair(model).hold(seat)
+
+    async def release(self, model: str, seat: Seat) -> str:
+        """Bring a held or quarantined member back."""
+        return self._pair(model).release_seat(seat)
+
+    def draining(self) -> bool:
+        """Tell whether the server is ending."""
+        return self._is_draining
+
+    def _pair(self, model: str) -> Pair:
+        if model not in self._pairs:
+            raise Refusal(f"There is no model {model!r} here; there is {', '.join(sorted(self._pairs))}.")
+        return self._pairs[model]
+
+    # Swap and end.
+
+    async def swap(self, model: str) -> str:
+        """Verify the model's bundles again and move to them: new workers beside the old, then one step over.
+
+        What the old release accepted it answers. Raises the Untrusted error that fits, Refusal, SurroundingsError when
+        the new workers do not get ready; the old release then goes on.
+        """
+        old = self._pair(model)
+        async with self._swaps[model]:
+            release = open_release(old.release.places, utc_now(), strict=True)
+            if release.model != model:
+                raise Refusal(f"The folders now hold bundles of {release.model}, not of {model}; serve it on its own.")
+            old = self._pair(model)
+            if release.same_as(old.release):
+                return f"{model} already serves {release.version}."
+            new = self._new_pair(release, old.journal)
+            self._leaving.append(new)
+            new.start()
+            if not await new.complete(READY_S):
+                new.close()
+                self._leaving.remove(new)
+                raise SurroundingsError(
+                    f"The new workers of {model} did not get ready; the old release goes on serving."
+                )
+            self._pairs[model] = new
+            self._leaving[self._leaving.index(new)] = old
+            new.journal.note(f"Swapped from {old.release.version} to {release.version}.")
+            await self._retire(old)
+        return f"{model} serves {release.version}."
+
+    async def _retire(self, pair: Pair) -> None:
+        pair.drain()
+        await pair.finished(DRAIN_S)
+        pair.close()
+        self._leaving.remove(pair)
+
+    def swap_soon(self) -> None:
+        """Swap every model in the background (SIGHUP)."""
+        task = asyncio.ensure_future(self._swap_all())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _swap_all(self) -> None:
+        """Swap every model; what goes wrong is noted and leaves the old release in place."""
+        for model in sorted(self._pairs):
+            try:
+                await self.swap(model)
+            except HotspareError as error:
+                self._pairs[model].journal.note(f"Not swapped: {error}")
+
+    async def end(self) -> None:
+        """Refuse what is new from now on."""
+        self._is_draining = True
+        for pair in self._pairs.values():
+            pair.drain()
+
+    def close(self) -> None:
+        """End every worker."""
+        for pair in (*self._pairs.values(), *self._leaving):
+            pair.close()

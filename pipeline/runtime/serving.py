@@ -1,0 +1,106 @@
+"""From a command line to a running service: sockets, the keeper, the server process and its front."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import SurroundingsError
+from pipeline.engines.open import open_session as engines
+from pipeline.runtime.http.app import build_app
+from pipeline.runtime.http.logs import LogWriter
+from pipeline.runtime.http.server import serve_app
+from pipeline.runtime.http.settings import FrontSettings
+from pipeline.runtime.journal import Journal
+from pipeline.runtime.keeper import ServerContext, keep
+from pipeline.runtime.keeper_client import KeeperClient
+from pipeline.runtime.loading import OpenSession
+from pipeline.runtime.server import Server, Serving
+from pipeline.runtime.systemd import listen_fds, notify, watchdog_s
+
+__all__ = ["Door", "bind", "engines", "run_service"]
+
+BACKLOG = 1024
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the service listens."""
+
+    host: str
+    port: int
+
+
+def bind(door: Door) -> tuple[socket.socket, ...]:
+    """Return listening sockets: those that systemd opened, else a new one.
+
+    Raises SurroundingsError when the address cannot be had.
+    """
+    inherited = listen_fds(os.environ, os.getpid())
+    if inherited:
+        return tuple(socket.socket(fileno=fd) for fd in inherited)
+    try:
+        family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
+        return (socket.create_server((door.host, door.port), family=family, backlog=BACKLOG),)
+    except OSError as error:
+        raise SurroundingsError(
+            f"{door.host}:{door.port} cannot be listened on ({error.strerror or error}); choose another --port."
+        ) from error
+
+
+def run_service(
+    door: Door,
+    serving: Serving,
+    front_of: Callable[[LogWriter], FrontSettings],
+    take_over_argv: Sequence[str],
+    open_session: OpenSession,
+) -> int:
+    """Serve until told to end; returns the exit code. ``open_session`` is what workers load models with."""
+
+    def serve(context: ServerContext) -> int:
+        return _run(_serve(context, serving, front_of))
+
+    return keep(lambda: bind(door), serve, take_over_argv, open_session)
+
+
+def _run(work: Coroutine[None, None, int]) -> int:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+async def _serve(context: ServerContext, serving: Serving, front_of: Callable[[LogWriter], FrontSettings]) -> int:
+    log = LogWriter(sys.stderr.buffer)
+    keeper = KeeperClient(context)
+    keeper.start()
+    server = Server(serving, keeper, lambda model: Journal(model, log.put))
+    try:
+        server.open(strict=context.restarts == 0)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.swap_soon)
+        ready = asyncio.create_task(_tell_ready(server, context, log))
+        front = front_of(log)
+        await serve_app(build_app(server, front), context.listening, front, server.end)
+        ready.cancel()
+    finally:
+        server.close()
+        keeper.close()
+        log.close()
+    return 0
+
+
+async def _tell_ready(server: Server, context: ServerContext, log: LogWriter) -> None:
+    """Say once that every model is served, then feed systemd's watchdog."""
+    while not all(model.ready for model in server.models()):
+        await asyncio.sleep(0.005)
+    where = [f"{host}:{port}" for host, port, *_ in (sock.getsockname() for sock in context.listening)]
+    log.put({"event": "ready", "listening": where, "models": [model.name for model in server.models()]})
+    notify("READY=1")
+    every = watchdog_s(os.environ, os.getppid())
+    while every is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(every)

@@ -1,0 +1,443 @@
+"""One pair, live: carries out what the pure machine decides, and tells it what workers do."""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Mapping
+
+from pipeline.bundle.manifest import Engine
+from pipeline.core.canonical import sha256_hex
+from pipeline.core.errors import HotspareError, Refusal
+from pipeline.core.names import Role
+from pipeline.core.tensors import Array, Tensors, encode_npz
+from pipeline.runtime.canaries import Agreement, own_tolerance, pair_tolerance
+from pipeline.runtime.crew import Crew, Worker
+from pipeline.runtime.diagnosis import Evidence, diagnose
+from pipeline.runtime.flights import Blame, Flight, Flights
+from pipeline.runtime.guards import Guard
+from pipeline.runtime.journal import Journal
+from pipeline.runtime.keeper_client import KeeperClient
+from pipeline.runtime.members import Fault, MemberState, Seat
+from pipeline.runtime.pair import first_state, refusal, step
+from pipeline.runtime.pair_nouns import (
+    Action,
+    DrainAsked,
+    Event,
+    Failed,
+    HoldAsked,
+    Load,
+    Note,
+    NoteKind,
+    ProbePassed,
+    Ready,
+    ReleaseAsked,
+    Serve,
+    Staged,
+    Start,
+    Stop,
+    SwitchAsked,
+    Tick,
+    Unserve,
+)
+from pipeline.runtime.release import Release, accept
+from pipeline.runtime.request import TASTER_REPLICA, Available, first_request
+from pipeline.runtime.request_nouns import Choice
+from pipeline.runtime.service import Answer, MemberStatus, NotAnswered, PairStatus, RefusalKind, ServedModel
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.tasting import Taster
+from pipeline.runtime.terms import Terms
+from pipeline.runtime.watch import Watch, ended_by_itself, exit_fault
+from pipeline.runtime.worker_spec import WorkerSpec
+
+TICK_S = 0.01
+_SERVED = {NoteKind.FAILOVER: "failovers", NoteKind.FAILBACK: "failbacks", NoteKind.RESTART: "restarts"}
+
+
+class Pair:
+    """A primary and its standby behind one door."""
+
+    def __init__(self, release: Release, settings: Settings, keeper: KeeperClient, terms: Terms, journal: Journal):
+        self.release = release
+        self.settings = settings
+        self.journal = journal
+        self._loop = asyncio.get_running_loop()
+        self._terms = terms
+        self._crew = Crew(keeper, self._spec, self)
+        ids = itertools.count(1)
+        self._flights = Flights(self, ids)
+        self._watch = Watch(release, settings, self, ids)
+        self._guards = {role: Guard(bundle.io) for role, bundle in release.bundles.items()}
+        self._agreement = _agreement(release)
+        self._replicas = {role: own_tolerance(bundle) for role, bundle in release.bundles.items()}
+        self._state, self._todo = first_state(settings, int(self.now_ms()), terms.last)
+        self._events: deque[Event] = deque()
+        self._is_pumping = False
+        self._poison: set[str] = set()
+        self._taster = Taster(self._crew, self._flights)
+        self._accepted = False
+        self._ticker: asyncio.TimerHandle | None = None
+
+    # Life.
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._perform_all(self._todo)
+        self._tick()
+
+    def drain(self) -> None:
+        """Start nothing new; what was accepted is answered."""
+        self._feed(DrainAsked())
+
+    async def finished(self, within_s: float) -> None:
+        """Wait until nothing is in flight, at most so long."""
+        until = self._loop.time() + within_s
+        while self._flights.flying and self._loop.time() < until:
+            await asyncio.sleep(0.005)
+
+    def close(self) -> None:
+        """End every worker."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._crew.kill_all()
+
+    def _tick(self) -> None:
+        self._feed(Tick(int(self.now_ms())))
+        self._watch.tick()
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    # The machine.
+
+    def _feed(self, event: Event) -> None:
+        """Let the machine take an event, and carry out what it says; events that this causes wait their turn."""
+        self._events.append(event)
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            while self._events:
+                self._state, actions = step(self._state, self._events.popleft())
+                self._perform_all(actions)
+        finally:
+            self._is_pumping = False
+
+    def _perform_all(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            self._perform(action)
+        if any(isinstance(action, Serve | Unserve | Start | Stop) for action in actions):
+            self._flights.members_changed()
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Start(seat, incarnation, then_load):
+                self._crew.start(seat, incarnation, then_load)
+            case Load(seat, incarnation):
+                self._crew.load(seat, incarnation)
+            case Stop(seat, incarnation, drain):
+                self._stop(seat, incarnation, drain)
+            case Serve(term=term):
+                self._complain(self._terms.use(term))
+                self._crew.tell_term(term)
+                self._loop.call_soon(self._tell_state)
+            case Unserve():
+                self._loop.call_soon(self._tell_state)
+            case Note(text, kind):
+                self._note(text, kind)
+
+    def _complain(self, problem: str | None) -> None:
+        if problem is not None:
+            self.journal.note(problem)
+
+    def _tell_state(self) -> None:
+        self._complain(self._terms.tell(self._state.term, self._state.serving))
+
+    def _stop(self, seat: Seat, incarnation: int, drain: bool) -> None:
+        worker = self._crew.of(seat, incarnation)
+        if worker is not None and not drain:
+            self._give_back(worker, suspect=False)
+        self._crew.stop(seat, incarnation, drain)
+
+    def _note(self, text: str, kind: NoteKind) -> None:
+        if kind in _SERVED:
+            name = _SERVED[kind]
+            setattr(self.journal.tally, name, getattr(self.journal.tally, name) + 1)
+        self.journal.note(text)
+
+    def _spec(self, seat: Seat, incarnation: int, then_load: bool) -> WorkerSpec:
+        places = self.release.places
+        bundle = self.release.bundles.get(seat.role)
+        return WorkerSpec(
+            bundle=str(places.bundle(seat.role)),
+            trust=str(places.trust),
+            channel=None if places.channel is None else str(places.channel),
+            model=self.release.model,
+            seat=seat,
+            incarnation=incarnation,
+            term=self._state.term,
+            then_load=then_load,
+            threads=1 if bundle is None else bundle.manifest.runtime.threads,
+            memory_mb=self.settings.worker_memory_mb,
+        )
+
+    # What workers report.
+
+    def staged(self, worker: Worker) -> None:
+        """Tell the machine."""
+        self._feed(Staged(worker.seat, worker.incarnation))
+
+    def ready(self, worker: Worker) -> None:
+        """Tell the machine; the floor rises once a member of this release answered its golden rows."""
+        if worker.seat.replica == TASTER_REPLICA:
+            self._taster.ready(worker)
+            return
+        if not self._accepted:
+            self._accept()
+        self._watch.begin(worker)
+        self._feed(Tick(int(self.now_ms())))
+        self._feed(Ready(worker.seat, worker.incarnation))
+
+    def _accept(self) -> None:
+        try:
+            accept(self.release)
+            self._accepted = True
+        except HotspareError as error:
+            self.journal.note(f"The floor could not be kept: {error}")
+
+    def start_failed(self, worker: Worker, sentence: str, error: str) -> None:
+        """Tell the machine; the sentence says why."""
+        if worker.seat.replica == TASTER_REPLICA:
+            self._taster.gone(worker)
+            return
+        self.fail(worker, Fault.START_FAILED, Evidence(fault=Fault.START_FAILED, errors=(sentence, error)))
+
+    def answered(self, worker: Worker, request_id: int, outputs: Mapping[str, Array] | None, error: str) -> None:
+        """Pass an answer through the guards and on to its request, or to the canaries."""
+        if self._watch.took(worker, request_id, outputs, error):
+            return
+        flight = self._flights.by_id.get(request_id)
+        if flight is None:
+            return
+        if outputs is None:
+            self._flights.bad(request_id, Blame(worker, Fault.ERRORS, error))
+        elif problem := self._guards[worker.seat.role].check(outputs, flight.rows):
+            self.journal.tally.guarded += 1
+            self._flights.bad(request_id, Blame(worker, Fault.BAD_OUTPUT, problem))
+        else:
+            self._watch.good(worker)
+            self._flights.good(request_id, outputs)
+
+    def blame(self, blame: Blame) -> None:
+        """Take that a worker failed at a request which was not the request's own fault."""
+        self._watch.blame(blame.worker, blame.fault, blame.problem)
+
+    def lost(self, worker: Worker) -> None:
+        """Tell the machine at once; what was in flight waits until it is known how the worker ended."""
+        if worker.seat.replica != TASTER_REPLICA:
+            self._feed(Tick(int(self.now_ms())))
+            self._feed(Failed(worker.seat, worker.incarnation, Fault.CRASH))
+
+    def settled(self, worker: Worker, exit_status: int | None) -> None:
+        """Deal with what was in flight: sent again, or suspected where the worker ended by itself."""
+        if worker.seat.replica == TASTER_REPLICA:
+            self._taster.gone(worker)
+        elif worker.facts is not None:
+            fault = exit_fault(exit_status)
+            evidence = Evidence(fault=fault, exit_status=exit_status, suspects=len(worker.sent_ms))
+            self.journal.note(f"{worker.seat}: {fault}", diagnose(worker.seat, evidence))
+        self._give_back(worker, ended_by_itself(exit_status))
+
+    def _give_back(self, worker: Worker, suspect: bool) -> None:
+        ids, worker.sent_ms = list(worker.sent_ms), {}
+        self._flights.lost(ids, suspect)
+
+    def fail(self, worker: Worker, fault: Fault, evidence: Evidence) -> None:
+        """Say what is wrong with a worker, and let the machine act."""
+        diagnosis = diagnose(worker.seat, evidence)
+        self.journal.note(f"{worker.seat}: {fault}", diagnosis)
+        self._feed(Tick(int(self.now_ms())))
+        self._feed(Failed(worker.seat, worker.incarnation, fault))
+
+    # What requests need.
+
+    @property
+    def term(self) -> int:
+        """Return the current term."""
+        return self._state.term
+
+    def now_ms(self) -> float:
+        """Return monotonic milliseconds."""
+        return self._loop.time() * 1000
+
+    def ready_workers(self) -> list[Worker]:
+        """Return the workers that can answer."""
+        return [worker for worker in self._crew.workers.values() if worker.usable]
+
+    def probed(self, worker: Worker) -> None:
+        """Tell the machine that a canary came back right and in time."""
+        self._feed(ProbePassed(worker.seat, worker.incarnation))
+
+    def recent_ms(self) -> tuple[float, ...]:
+        """Return recent answer times of the whole pair."""
+        return self.journal.recent_ms
+
+    def available(self) -> Available:
+        """Return who can take a request now."""
+        serving: list[Choice] = []
+        others: list[Choice] = []
+        for seat, worker in self._crew.workers.items():
+            if worker.usable and self._state.member(seat).state is MemberState.READY:
+                (serving if seat.role is self._state.serving else others).append(
+                    (seat, worker.incarnation, worker.load)
+                )
+        return Available(tuple(serving), tuple(others), self._taster.is_free)
+
+    def worker(self, seat: Seat, incarnation: int) -> Worker | None:
+        """Return the worker of a seat if it is still of this incarnation."""
+        return self._crew.of(seat, incarnation)
+
+    def agree(self, seat: Seat, outputs: Tensors, other: Seat, others: Tensors) -> bool:
+        """Tell whether two answers agree: replicas within golden tolerance, a pair as measured at its build."""
+        agreement = self._replicas[seat.role] if seat.role is other.role else self._agreement
+        return agreement is not None and agreement.agree(outputs, others)
+
+    def taste(self, flight: Flight) -> None:
+        """Try a suspect on a spare worker, with the bundle that serves now."""
+        self._taster.taste(flight, self._state.serving or Role.PRIMARY)
+
+    def counted(self, hedge: bool, again: bool) -> None:
+        """Count a sending."""
+        self.journal.tally.hedges += hedge
+        self.journal.tally.resent += again and not hedge
+
+    def named(self, seat: Seat, outputs: Mapping[str, Array], term: int, hedged: bool) -> Answer:
+        """Stamp outputs with who gave them."""
+        bundle = self.release.bundles[seat.role]
+        self.journal.tally.degraded += seat.role is Role.BACKUP
+        return Answer(outputs, bundle.bundle_id, bundle.candidate, seat.role, term, hedged)
+
+    # What the front asks.
+
+    async def infer(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
+        """Answer one request, or say why not."""
+        arrived = self.now_ms()
+        outcome = self._refusal(inputs) or await self._flown(inputs, arrived, deadline_ms)
+        if isinstance(outcome, Answer):
+            self.journal.answered(self.now_ms() - arrived)
+        else:
+            self.journal.tally.refused[outcome.kind] += 1
+            self._remember_poison(outcome, inputs)
+        return outcome
+
+    def _refusal(self, inputs: Mapping[str, Array]) -> NotAnswered | None:
+        if len(self._flights.flying) >= self.settings.queue_max:
+            return NotAnswered(RefusalKind.OVERLOADED, "Too many requests are waiting; try again later.", 1)
+        if self._poison and _digest(inputs) in self._poison:
+            return NotAnswered(RefusalKind.POISON, "This request took workers down before; it is not tried again.")
+        return None
+
+    async def _flown(self, inputs: Mapping[str, Array], arrived: float, deadline_ms: float) -> Answer | NotAnswered:
+        rows = int(next(iter(inputs.values())).shape[0])
+        state = first_request(arrived + deadline_ms, self._watch.hedge_after_ms, self.settings.verify)
+        return await self._flights.fly(state, inputs, rows)
+
+    def _remember_poison(self, outcome: NotAnswered, inputs: Mapping[str, Array]) -> None:
+        if outcome.kind is RefusalKind.POISON and len(self._poison) < _POISON_KEPT:
+            digest = _digest(inputs)
+            if digest not in self._poison:
+                self._poison.add(digest)
+                evidence = Evidence(fault=Fault.POISON, errors=(outcome.sentence, f"inputs' sha256 {digest}"))
+                self.journal.note("A request is quarantined.", diagnose(None, evidence))
+
+    @property
+    def served(self) -> ServedModel:
+        """Return the model as clients see it."""
+        release = self.release
+        return ServedModel(
+            release.model, release.version, _platform(release), release.io, self._state.serving is not None
+        )
+
+    def status(self) -> PairStatus:
+        """Return the pair's state, for people and metrics."""
+        return PairStatus(
+            model=self.release.model,
+            version=self.release.version,
+            term=self._state.term,
+            serving=self._state.serving,
+            members=tuple(self._member_status(member.seat) for member in self._state.members),
+            queue=len(self._flights.flying),
+            counters=self.journal.tally.snapshot(),
+            latency_ms=self.journal.latency_ms,
+            timeline=self.journal.timeline,
+        )
+
+    def _member_status(self, seat: Seat) -> MemberStatus:
+        member, worker = self._state.member(seat), self._crew.workers.get(seat)
+        bundle = self.release.bundles.get(seat.role)
+        lives = worker is not None and not worker.closing
+        return MemberStatus(
+            seat=seat,
+            state=member.state,
+            bundle_id="" if bundle is None else bundle.bundle_id,
+            candidate="" if bundle is None else bundle.candidate,
+            pid=worker.pid if worker is not None and lives else None,
+            rss_bytes=self._watch.rss_bytes(worker) if worker is not None and lives else None,
+            restarts=max(0, member.incarnation - 1),
+            serving=seat.role is self._state.serving and member.state is MemberState.READY,
+        )
+
+    def switch(self, to: Role) -> str:
+        """Make a role serve; raises Refusal."""
+        self._ask(SwitchAsked(to))
+        when = f"serves, term {self.term}" if self._state.serving is to else "will serve as soon as it is ready"
+        return f"{self.release.model}: the {to} {when}."
+
+    def hold(self, seat: Seat) -> str:
+        """Stop a member for maintenance; raises Refusal when it would end the service."""
+        self._ask(HoldAsked(seat))
+        return f"{self.release.model}: {seat} is held."
+
+    def release_seat(self, seat: Seat) -> str:
+        """Bring a held or quarantined member back; raises Refusal when it is neither."""
+        self._ask(ReleaseAsked(seat))
+        return f"{self.release.model}: {seat} starts."
+
+    def _ask(self, event: SwitchAsked | HoldAsked | ReleaseAsked) -> None:
+        why_not = refusal(self._state, event)
+        if why_not is not None:
+            raise Refusal(why_not)
+        self._feed(event)
+
+    async def complete(self, within_s: float) -> bool:
+        """Wait until the primary serves and, where the standby is hot, that is ready too."""
+        until = self._loop.time() + within_s
+        while self._loop.time() < until:
+            if self._state.serving is Role.PRIMARY and all(
+                member.state is MemberState.READY
+                for member in self._state.members
+                if self._state.needs(member.seat.role)
+            ):
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    def exited(self, pid: int, status: int | None) -> None:
+        """Take the keeper's word on how a worker ended."""
+        self._crew.exited(pid, status)
+
+
+_POISON_KEPT = 1024
+_PLATFORMS = {Engine.LITERT: "tensorflow_lite", Engine.ONNXRUNTIME: "onnxruntime_onnx"}
+
+
+def _platform(release: Release) -> str:
+    bundle = release.bundles.get(Role.PRIMARY) or release.bundles[Role.BACKUP]
+    return _PLATFORMS[bundle.manifest.entrypoint.engine]
+
+
+def _agreement(release: Release) -> Agreement | None:
+    if len(release.bundles) < len(Role):
+        return None
+    return pair_tolerance(release.bundles[Role.PRIMARY], release.bundles[Role.BACKUP])
+
+
+def _digest(inputs: Tensors) -> str:
+    return sha256_hex(encode_npz(inputs))
