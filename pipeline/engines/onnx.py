@@ -4,6 +4,10 @@ import os
 from dataclasses import replace
 from typing import Any
 
+# From 1.29 on, onnxruntime reports its use to its maker unless told not to before it is imported: a node needs no
+# network, and the reporting thread would make forks unsafe.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.bundle.floor import floor_path, raise_floor
-from pipeline.bundle.golden import check_golden, read_golden
-from pipeline.bundle.verify import VerifiedBundle
 from pipeline.commands.node.admission import Admitted, add_trust_arguments, admit, described, told
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import DataError, Malformed
+from pipeline.core.errors import DataError
 from pipeline.core.files import write_atomic
 from pipeline.core.tensors import Array, cast_tensors, encode_npz, map_npz
 from pipeline.engines.base import Session, count_rows
-from pipeline.engines.open import open_session
+from pipeline.runtime.loading import load_ready
 
 EXAMPLE = (
     "hotspare run artifacts/bundles/credit-backup --trust artifacts/trust.yaml --input rows.npz --output answers.npz"
@@ -38,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict every row of the input; the answers are written all or not at all."""
     began = time.monotonic()
     admitted = admit(args, utc_now())
-    session = make_ready(admitted.bundle)
+    session = load_ready(admitted.bundle)
     if admitted.channel is not None:
         found = admitted.channel.channel
         raise_floor(floor_path(admitted.policy.state_dir, found.model), found.floor)
@@ -51,20 +49,6 @@ def run(args: argparse.Namespace) -> int:
     write_atomic(args.output, encode_npz(outputs))
     _report(args, admitted, ready_ms, count_rows(session.inputs, inputs))
     return 0
-
-
-def make_ready(bundle: VerifiedBundle) -> Session:
-    """Load a verified bundle's model from its bytes and check that it answers as when it was packed.
-
-    Raises ModelError, Malformed when io.json describes other tensors, GoldenMismatch.
-    """
-    entry = bundle.manifest.entrypoint
-    session = open_session(entry.format, bundle.files[entry.path], bundle.manifest.runtime.threads)
-    described = {(spec.name, spec.dtype, spec.shape) for spec in (*bundle.io.inputs, *bundle.io.outputs)}
-    if described != {(spec.name, spec.dtype, spec.shape) for spec in (*session.inputs, *session.outputs)}:
-        raise Malformed("io.json describes other tensors than the model has; pack the bundle again.")
-    check_golden(read_golden(bundle.files), session.run)
-    return session
 
 
 def read_inputs(path: Path, session: Session) -> dict[str, Array]:

@@ -1,0 +1,201 @@
+"""The keeper as the server sees it: starts workers, tells how they ended; when it dies, another one is started."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.core.errors import HotspareError, SurroundingsError
+from pipeline.runtime.arena import Arena
+from pipeline.runtime.control import ForkFailed, Line, Message, SpawnAsked, WorkerEnded, WorkerForked
+from pipeline.runtime.forking import close_all
+from pipeline.runtime.keeper import TAKE_OVER, ServerContext
+from pipeline.runtime.restarts import restart_delay_ms
+from pipeline.runtime.worker_spec import WorkerSpec
+
+SPAWN_MAX_S = 5.0
+_SPAWN_TRIES = 3
+
+OnExit = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """A worker that was started: its process, our end of its socket, its arena, and its lifeline.
+
+    Closing ``lifeline`` ends the worker. The descriptors belong to whoever holds this: ``WorkerLink`` closes them.
+    """
+
+    pid: int
+    pidfd: int
+    sock: socket.socket
+    arena: Arena
+    lifeline: int
+
+
+class KeeperClient:
+    """Asks the keeper for workers.
+
+    ``on_exit(pid, status)``, which may be set later, is called once for every worker that ended, with its wait status;
+    None where the keeper that forked it died before, as only a parent learns how its child ended.
+    """
+
+    def __init__(self, context: ServerContext, on_exit: OnExit | None = None) -> None:
+        self._context = context
+        self._line = context.line
+        self.on_exit: OnExit = on_exit or (lambda _pid, _status: None)
+        self._asks = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[tuple[int, int] | None]] = {}
+        self._alive: dict[int, int] = {}  # pidfds of our own, by pid
+        self._losses_s: list[float] = []
+        self._successor: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Begin to listen to the keeper, in the running loop."""
+        asyncio.get_running_loop().add_reader(self._line.socket.fileno(), self._on_message)
+
+    @property
+    def keepers_lost(self) -> int:
+        """Return how many keepers died under this server."""
+        return len(self._losses_s)
+
+    async def spawn(self, spec: WorkerSpec) -> Spawned:
+        """Start a worker; raises SurroundingsError when the machine cannot, or no keeper answers."""
+        for _ in range(_SPAWN_TRIES):
+            spawned = await self._try_spawn(spec)
+            if spawned is not None:
+                return spawned
+        raise SurroundingsError("No keeper process answers, so no worker can be started; restart the service.")
+
+    async def _try_spawn(self, spec: WorkerSpec) -> Spawned | None:
+        """Ask once; None when the keeper was lost meanwhile: it may have forked, so its worker's ends are cut."""
+        ours, theirs = socket.socketpair()
+        arena = Arena.create()
+        tied, lifeline = os.pipe()
+        ask = next(self._asks)
+        answer: asyncio.Future[tuple[int, int] | None] = asyncio.get_running_loop().create_future()
+        self._waiting[ask] = answer
+        try:
+            with contextlib.suppress(OSError):  # a lost keeper is reported by itself
+                self._line.send(SpawnAsked(ask, spec), (theirs.fileno(), arena.fd, tied))
+            forked = await asyncio.wait_for(answer, SPAWN_MAX_S)
+        except TimeoutError:
+            self._on_lost()
+            forked = None
+        except BaseException:
+            _close_parts(ours, arena, lifeline)
+            raise
+        finally:
+            self._waiting.pop(ask, None)
+            theirs.close()
+            os.close(tied)
+        if forked is None:
+            _close_parts(ours, arena, lifeline)
+            return None
+        pid, pidfd = forked
+        return Spawned(pid, pidfd, ours, arena, lifeline)
+
+    def _on_message(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while not self._is_closed:
+                received = self._line.receive()
+                if received is None:
+                    self._on_lost()
+                    return
+                self._take(*received)
+
+    def _take(self, message: Message, descriptors: list[int]) -> None:
+        if isinstance(message, WorkerEnded):
+            self._ended(message.pid, message.status)
+        elif isinstance(message, WorkerForked) and len(descriptors) == 1:
+            self._forked(message, descriptors.pop())
+        elif isinstance(message, ForkFailed):
+            self._answer(message.ask, SurroundingsError(message.sentence))
+        close_all(descriptors)
+
+    def _forked(self, message: WorkerForked, pidfd: int) -> None:
+        self._alive[message.pid] = os.dup(pidfd)
+        if not self._answer(message.ask, (message.pid, pidfd)):
+            os.close(pidfd)  # nobody waits any more; its ends are cut already
+
+    def _answer(self, ask: int, value: "tuple[int, int] | HotspareError | None") -> bool:
+        waiting = self._waiting.pop(ask, None)
+        if waiting is None or waiting.done():
+            return False
+        if isinstance(value, HotspareError):
+            waiting.set_exception(value)
+        else:
+            waiting.set_result(value)
+        return True
+
+    def _ended(self, pid: int, status: int | None) -> None:
+        pidfd = self._alive.pop(pid, None)
+        if pidfd is not None:
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+            self.on_exit(pid, status)
+
+    # The keeper's death.
+
+    def _on_lost(self) -> None:
+        """Start another keeper, at once or, when keepers die again and again, a little later."""
+        if self._is_closed:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._line.socket.fileno())
+        for pid, pidfd in self._alive.items():  # from now on only their end can be seen, not how
+            loop.add_reader(pidfd, self._ended, pid, None)
+        now_s = time.monotonic()
+        self._losses_s.append(now_s)
+        theirs = self._new_line()
+        loop.call_later(restart_delay_ms(self._losses_s, now_s) / 1000, self._start_successor, theirs)
+        for ask in list(self._waiting):
+            self._answer(ask, None)
+
+    def _new_line(self) -> socket.socket:
+        """Make the connection to the next keeper: what is sent from now on waits there until it is up."""
+        self._line.socket.close()
+        self._line.socket, theirs = Line.pair()
+        asyncio.get_running_loop().add_reader(self._line.socket.fileno(), self._on_message)
+        return theirs
+
+    def _start_successor(self, theirs: socket.socket) -> None:
+        if self._successor is not None:
+            self._successor.poll()
+        if self._is_closed:
+            theirs.close()
+            return
+        ourselves = os.pidfd_open(os.getpid())
+        passed = [theirs.fileno(), ourselves, *(one.fileno() for one in self._context.listening)]
+        try:
+            self._successor = subprocess.Popen(
+                self._context.take_over_argv,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, TAKE_OVER: ",".join(map(str, passed))},
+                pass_fds=passed,
+                process_group=0,
+            )
+        except OSError:
+            pass  # closing its end of the line brings us back here, after a while
+        finally:
+            theirs.close()
+            os.close(ourselves)
+
+    def close(self) -> None:
+        """Stop listening to the keeper; it learns from the process's end that the server left."""
+        if not self._is_closed:
+            self._is_closed = True
+            asyncio.get_running_loop().remove_reader(self._line.socket.fileno())
+            close_all(self._alive.values())
+
+
+def _close_parts(ours: socket.socket, arena: Arena, lifeline: int) -> None:
+    ours.close()
+    arena.close()
+    os.close(lifeline)

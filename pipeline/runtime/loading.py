@@ -1,0 +1,55 @@
+"""From a verified bundle to a session that answers as when it was packed, and how fast it does so here."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.bundle.golden import check_golden, read_golden
+from pipeline.bundle.verify import VerifiedBundle
+from pipeline.core.errors import Malformed
+from pipeline.core.names import Format
+from pipeline.core.tensors import Tensors
+from pipeline.engines.base import Session
+from pipeline.engines.open import open_session as open_engine_session
+
+OpenSession = Callable[[Format, bytes, int], Session]
+
+_BASELINE_RUNS = 50
+_BASELINE_MS = 15.0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Milliseconds of a one-row answer of the engine, right after warm-up."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+def load_ready(bundle: VerifiedBundle, open_session: OpenSession = open_engine_session) -> Session:
+    """Load a verified bundle's model from its bytes and check that it answers as when it was packed.
+
+    Raises ModelError, Malformed when io.json describes other tensors, GoldenMismatch.
+    """
+    entry = bundle.manifest.entrypoint
+    session = open_session(entry.format, bundle.files[entry.path], bundle.manifest.runtime.threads)
+    described = {(spec.name, spec.dtype, spec.shape) for spec in (*bundle.io.inputs, *bundle.io.outputs)}
+    if described != {(spec.name, spec.dtype, spec.shape) for spec in (*session.inputs, *session.outputs)}:
+        raise Malformed("io.json describes other tensors than the model has; pack the bundle again.")
+    check_golden(read_golden(bundle.files), session.run)
+    return session
+
+
+def measure_baseline(session: Session, inputs: Tensors) -> Baseline:
+    """Time answers to the first row of ``inputs``: at least 5 of them, at most 50, for 15 ms or so."""
+    row = {name: np.ascontiguousarray(array[:1]) for name, array in inputs.items()}
+    session.run(row)  # the golden rows were more than one: the engine shapes itself anew
+    times_ms: list[float] = []
+    while len(times_ms) < _BASELINE_RUNS and (len(times_ms) < 5 or sum(times_ms) < _BASELINE_MS):
+        began = time.perf_counter()
+        session.run(row)
+        times_ms.append(1000 * (time.perf_counter() - began))
+    p50, p99 = np.quantile(times_ms, (0.5, 0.99))
+    return Baseline(float(p50), float(p99))

@@ -1,0 +1,50 @@
+"""What the kernel says of a process: state, processor time, time it waited for a processor, resident memory."""
+
+import os
+from dataclasses import dataclass
+
+_TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_STATE, _UTIME, _STIME, _RSS = 0, 11, 12, 21  # fields of /proc/<pid>/stat after the name in brackets
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """One look at a process.
+
+    ``state`` is the kernel's letter (R running, S or D asleep, T stopped, t traced, Z ended); ``cpu_ms`` is of all its
+    threads; ``runqueue_wait_ms`` is how long its main thread was ready to run and got no processor, since its start.
+    """
+
+    state: str
+    cpu_ms: float
+    runqueue_wait_ms: float
+    rss_bytes: int
+
+    @property
+    def is_stopped(self) -> bool:
+        """Tell whether a signal or a debugger holds it."""
+        return self.state in ("T", "t")
+
+
+def sample(pid: int) -> ProcessSample | None:
+    """Look at a process; None when there is no such process (any more)."""
+    try:
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        waited = _read(f"/proc/{pid}/schedstat").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return ProcessSample(
+        state=fields[_STATE].decode(),
+        cpu_ms=(int(fields[_UTIME]) + int(fields[_STIME])) * _TICK_MS,
+        runqueue_wait_ms=int(waited[1]) / 1e6 if len(waited) > 1 else 0.0,
+        rss_bytes=int(fields[_RSS]) * _PAGE_BYTES,
+    )
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY)  # without the buffering of open(): a quarter of the time, and this runs often
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)

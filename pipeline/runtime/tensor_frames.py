@@ -1,0 +1,129 @@
+"""Tensors as a frame's payload: small ones inline, large ones by their place in a shared arena.
+
+Layout, little endian: count (u16); for each tensor its name (u16 bytes, UTF-8), dtype code (u8), number of axes (u8),
+axes (u32 each) and place (u64: offset in the arena, or ``INLINE``); zeros up to a multiple of 16; then the inline
+tensors in order, C order, each padded with zeros to a multiple of 16, so that arrays over the payload are aligned.
+"""
+
+import math
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from pipeline.core.tensors import Array, Tensors
+from pipeline.runtime.frames import BadFrame
+
+INLINE_BYTES_MAX = 1 << 16
+INLINE: Final = (1 << 64) - 1
+ALIGNMENT = 16
+_AXES_MAX = 32
+_DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+)  # fmt: skip
+_CODES = {name: code for code, name in enumerate(_DTYPES)}
+_COUNT = struct.Struct("<H")
+_NAME = struct.Struct("<H")
+_KIND = struct.Struct("<BB")
+_PLACE = struct.Struct("<Q")
+_PADDING = tuple(bytes(size) for size in range(ALIGNMENT))
+
+
+def encode_tensors(tensors: Tensors, places: Mapping[str, int] | None = None) -> bytes:
+    """Return tensors as a payload; those with a place in the arena are told by it, the caller copies them there.
+
+    Raises ValueError for dtypes that no model takes or gives, names above 64 kB and more than 32 axes.
+    """
+    head, parts = [_COUNT.pack(len(tensors))], []
+    for name, array in tensors.items():
+        place = INLINE if places is None else places.get(name, INLINE)
+        head.append(_description(name, array, place))
+        if place == INLINE:
+            data = array.tobytes()
+            parts += [data, _PADDING[-len(data) % ALIGNMENT]]
+    described = b"".join(head)
+    return b"".join([described, _PADDING[-len(described) % ALIGNMENT], *parts])
+
+
+def _description(name: str, array: Array, place: int) -> bytes:
+    code = _CODES.get(array.dtype.name)
+    if code is None or array.ndim > _AXES_MAX:
+        raise ValueError(f"{name!r} ({array.dtype}, {array.ndim} axes) cannot be sent to a worker")
+    text = name.encode()
+    axes = struct.pack(f"<{array.ndim}I", *array.shape)
+    return b"".join([_NAME.pack(len(text)), text, _KIND.pack(code, array.ndim), axes, _PLACE.pack(place)])
+
+
+def decode_tensors(payload: bytes, start: int = 0, arena: memoryview | None = None) -> dict[str, Array]:
+    """Return the tensors of a payload from ``start`` (a multiple of 16) on, as read-only views of it.
+
+    ``arena`` is what the peer may refer to; tensors there are views of it. Raises BadFrame for anything that
+    :func:`encode_tensors` does not write.
+    """
+    try:
+        described, at = _descriptions(payload, start)
+    except (struct.error, UnicodeDecodeError) as error:
+        raise BadFrame("the description of tensors is cut off or garbled") from error
+    at = _skip_padding(payload, at, start)
+    tensors: dict[str, Array] = {}
+    for name, dtype, shape, place in described:
+        if place == INLINE:
+            tensors[name] = _view(payload, dtype, shape, at)
+            at = _skip_padding(payload, at + tensors[name].nbytes, start)
+        else:
+            tensors[name] = _view(_held(arena), dtype, shape, place)
+    if at != len(payload) or len(tensors) != len(described):
+        raise BadFrame("a payload has bytes left over, or a tensor twice")
+    return tensors
+
+
+_Described = tuple[str, "np.dtype[np.generic]", tuple[int, ...], int]
+
+
+def _descriptions(payload: bytes, at: int) -> tuple[list[_Described], int]:
+    (count,) = _COUNT.unpack_from(payload, at)
+    at += _COUNT.size
+    described = []
+    for _ in range(count):
+        one, at = _one_description(payload, at)
+        described.append(one)
+    return described, at
+
+
+def _one_description(payload: bytes, at: int) -> tuple[_Described, int]:
+    (size,) = _NAME.unpack_from(payload, at)
+    at += _NAME.size
+    text = payload[at : at + size]
+    at += size
+    code, axes = _KIND.unpack_from(payload, at)
+    at += _KIND.size
+    if code >= len(_DTYPES) or axes > _AXES_MAX:
+        raise BadFrame(f"there is no dtype {code}, or {axes} axes are too many")
+    shape = struct.unpack_from(f"<{axes}I", payload, at)
+    at += 4 * axes
+    (place,) = _PLACE.unpack_from(payload, at)
+    return (text.decode(), np.dtype(_DTYPES[code]), shape, place), at + _PLACE.size
+
+
+def _skip_padding(payload: bytes, at: int, start: int) -> int:
+    end = at + (start - at) % ALIGNMENT
+    if payload[at:end] != _PADDING[end - at]:
+        raise BadFrame("padding is missing or not zero")
+    return end
+
+
+def _held(arena: memoryview | None) -> memoryview:
+    if arena is None:
+        raise BadFrame("a tensor is said to be in an arena, and none was given")
+    return arena
+
+
+def _view(data: bytes | memoryview, dtype: "np.dtype[np.generic]", shape: tuple[int, ...], at: int) -> Array:
+    count = math.prod(shape)
+    if at + count * dtype.itemsize > len(data) or at % dtype.itemsize:
+        raise BadFrame("a tensor reaches beyond its payload or arena, or lies askew")
+    array = np.frombuffer(data, dtype, count, at) if count else np.empty(0, dtype)
+    array = array.reshape(shape)
+    array.flags.writeable = False
+    return array
