@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.compress.rows import session_batches
 from pipeline.compress.schemes.coverage import Coverage, Stored, coverage, require_coverage, stored_weights
+from pipeline.compress.schemes.operator_coverage import coverage_of_operators
 from pipeline.compress.schemes.storing import calibrate, prepare, store, weight_groups
 from pipeline.compress.search.families import FloatExport
 from pipeline.compress.search.fanout import LocalBackend, SearchBackend
@@ -45,6 +46,7 @@ class Parent:
 
     export: FloatExport
     weights: tuple[Stored, ...]
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,18 @@ def load_parent(recipe: Recipe, variant: str, model_format: Format, root: Path =
 def _parent(recipe: Recipe, variant: str, model_format: Format, data: bytes) -> Parent:
     session = open_session(model_format, data)
     prepared = prepare(model_format, data)
+    groups = weight_groups(model_format, prepared)
     schemes = {*recipe.schemes[model_format]}
     if recipe.search is not None:
-        schemes |= {scheme for group in weight_groups(model_format, prepared) for scheme in group.choices}
+        schemes |= {scheme for group in groups for scheme in group.choices}
     ranges = None
     if any(scheme.needs_ranges for scheme in schemes):
         rows = session_batches(session, Path(recipe.data.calibration), CALIBRATION_ROWS_A_BATCH)
         ranges = calibrate(model_format, prepared, rows)
     return Parent(
-        FloatExport(variant, model_format, data, prepared, session, ranges), stored_weights(model_format, data)
+        FloatExport(variant, model_format, data, prepared, session, ranges),
+        stored_weights(model_format, data),
+        tuple(group.name for group in groups),
     )
 
 
@@ -179,6 +184,7 @@ def _made(
         quantized_ratio=found.quantized_ratio,
         sparsity_ratio=found.sparsity_ratio,
         assignment=assignment or {},
+        operators=coverage_of_operators(name.format, model, parent.groups),
     )
     return Made(record, model)
 

@@ -116,9 +116,3 @@ class Variant:
             clusters=int(clustered.group(1)) if clustered else None,
             quantization_aware=name.endswith("qat"),
         )
-
-
-def sparsity_of(variant: str) -> float | None:
-    """Return the share of zero weights that a variant's name promises (0..1), or None where it promises none."""
-    parts = Variant.parse(variant)
-    return None if parts.pruning is Pruning.STRUCTURED else parts.sparsity

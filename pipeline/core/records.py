@@ -38,6 +38,16 @@ class VariantRecord:
 
 
 @dataclass(frozen=True)
+class StoredOperator:
+    """How a file stores one operator's constant weights."""
+
+    kind: Annotated[str, Rule("Operator, e.g. CONV_2D or Gemm.")]
+    name: Annotated[str, Rule("Its weight group in the float export, or the name in the file.")]
+    stored_as: Annotated[str, Rule("Number format, e.g. int8 or 'int4 in blocks'.")]
+    bytes: Annotated[int, Rule("Size of its weights.", minimum=0)]
+
+
+@dataclass(frozen=True)
 class CandidateRecord:
     """One candidate file and what was measured of its weights while it was made."""
 
@@ -55,6 +65,7 @@ class CandidateRecord:
     assignment: Annotated[dict[str, Scheme], Rule("Of a mixed file: the scheme of each weight group.")] = field(
         default_factory=dict
     )
+    operators: Annotated[tuple[StoredOperator, ...], Rule("Those with weights, in the order of the file.")] = ()
 
     @property
     def name(self) -> CandidateName:

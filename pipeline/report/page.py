@@ -11,9 +11,10 @@ from markupsafe import Markup
 from pipeline.core.findings import Findings
 from pipeline.core.names import Role
 from pipeline.core.recipe import Preference, Recipe
+from pipeline.core.records import StoredOperator
 from pipeline.report import words
 from pipeline.report.plots import SHAPES, Limit, Point, scatter
-from pipeline.report.sections import diagnosis_view, search_view
+from pipeline.report.sections import diagnosis_view, search_view, storage_views
 from pipeline.report.strips import short
 from pipeline.score.diagnosis import Diagnosis
 from pipeline.score.intervals import RESAMPLES
@@ -38,6 +39,7 @@ class Facts:
     selected: Selected
     diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
     findings: Findings | None = None
+    operators: Mapping[str, Sequence[StoredOperator]] = field(default_factory=dict)
 
     def card(self, candidate: str) -> Scorecard:
         """Return a candidate's scorecard."""
@@ -87,6 +89,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "zeros": words.pruned_pairs(facts.cards),
         **search_view(facts.findings),
         **diagnosis_view(facts),
+        "storages": storage_views(facts),
         "loss_plot": Markup(_loss_plot(facts)),  # noqa: S704 - our own SVG
         "latency_plot": Markup(_latency_plot(facts)),  # noqa: S704 - our own SVG
         "sharpening": words.sharpening(facts.cards),

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from pipeline.core.findings import FamilyFinding, Findings, FrontPoint
 from pipeline.core.names import Format, Role, Scheme
+from pipeline.core.records import StoredOperator
 from pipeline.report.plots import Found, front
 from pipeline.report.strips import RANGES_SHOWN, heat_strip, range_strip
 from pipeline.score.diagnosis import Diagnosis, SliceScore
@@ -124,6 +125,47 @@ def diagnosis_view(facts: Examined) -> dict[str, Any]:
 
 def _has(facts: Examined, card: Scorecard) -> bool:
     return card.candidate in facts.diagnoses
+
+
+class Stored(Protocol):
+    """What the section of number formats reads of a report's facts."""
+
+    @property
+    def operators(self) -> Mapping[str, Sequence[StoredOperator]]:
+        """Return how each candidate stores its operators."""
+        ...
+
+    @property
+    def chosen(self) -> dict[Role, Scorecard]:
+        """Return the chosen two."""
+        ...
+
+
+@dataclass(frozen=True)
+class StorageView:
+    """How one of the chosen stores its weights; ``shares`` of the weights' bytes by number format, largest first."""
+
+    role: Role
+    candidate: str
+    operators: Sequence[StoredOperator]
+    shares: tuple[tuple[str, float], ...]
+
+
+def storage_views(facts: Stored) -> list[StorageView]:
+    """Return how the chosen two store their operators; empty for candidates whose record does not say."""
+    views = []
+    for role, card in facts.chosen.items():
+        operators = facts.operators.get(card.candidate, ())
+        if operators:
+            views.append(StorageView(role, card.candidate, operators, _shares(operators)))
+    return views
+
+
+def _shares(operators: Sequence[StoredOperator]) -> tuple[tuple[str, float], ...]:
+    total = sum(item.bytes for item in operators) or 1
+    formats = {item.stored_as for item in operators}
+    sums = {name: sum(item.bytes for item in operators if item.stored_as == name) / total for name in formats}
+    return tuple(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _slice_rows(chosen: Sequence[Diagnosis]) -> list[tuple[SliceScore, list[SliceScore | None]]]:

@@ -52,6 +52,7 @@ def test_it_names_every_candidate_with_its_file_and_the_pair_with_its_reasons(co
     for item in found["candidates"]:
         data = Path(item["path"]).read_bytes()
         assert len(data) == item["size"]["bytes"]
+        assert 0 < sum(operator["bytes"] for operator in item["operators"]) < len(data)
         session = open_session(Format(item["format"]), data)
         assert session.run({session.inputs[0].name: rows})[session.outputs[0].name].shape == (5, 1)
     for role in Role:
@@ -139,6 +140,7 @@ def _check_refusal(capsys, words: str) -> None:
     assert words in said
     assert said.startswith("hotspare compress: ")
     assert "Traceback" not in said
+    assert ".work" not in said
     assert {path.name for path in Path().iterdir()} <= {"rows.npz", "bent.npz", "broken.tflite", "out"}
     assert not (Path("out") / "compress.json").exists()
 
@@ -173,6 +175,7 @@ def test_a_folder_that_holds_something_else_is_never_overwritten(compress, place
         (["--formats", "onnx"], 2, "onnx"),
         (["--columns", "x"], 2, "--columns"),
         (["--diverse", "colour"], 2, "colour"),
+        (["--slices", "nope"], 11, "--slices: rows.npz holds no 'nope'; it holds x, y."),
     ],
 )
 def test_a_wrong_argument_gets_one_sentence(compress, capsys, more, code, words) -> None:

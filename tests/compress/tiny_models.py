@@ -1,11 +1,13 @@
 """The small models of tests/fixtures/models, the rows they know, and their answers."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.names import Format
-from pipeline.core.tensors import Array
+from pipeline.compress.schemes.storing import calibrate, prepare, store
+from pipeline.core.names import Format, Scheme
+from pipeline.core.tensors import Array, Tensors
 from pipeline.engines.open import open_session
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
@@ -29,3 +31,9 @@ def embedding_rows(rows: int, seed: int) -> dict[str, Array]:
 def answers(model_format: Format, model: bytes, inputs: dict[str, Array]) -> Array:
     """Return the model's only output."""
     return open_session(model_format, model).run(inputs)["probability"]
+
+
+def onnx_in(parent: bytes, scheme: Scheme, rows: Iterable[Tensors] = ()) -> bytes:
+    """Prepare a float onnx model, calibrate it on ``rows`` where the scheme asks for that, and store it."""
+    prepared = prepare(Format.ONNX, parent)
+    return store(Format.ONNX, prepared, scheme, calibrate(Format.ONNX, prepared, rows) if scheme.needs_ranges else None)

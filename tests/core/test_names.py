@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.names import MODEL_NAME, VARIANT, CandidateName, Format, Scheme, sparsity_of
+from pipeline.core.names import MODEL_NAME, VARIANT, CandidateName, Format, Scheme
 
 VARIANTS = ["dense", "qat", "p24", *(f"p{tens}{ones}" for tens in range(1, 10) for ones in (0, 5))]
 NAMES = st.builds(CandidateName, st.sampled_from(VARIANTS), st.sampled_from(Scheme), st.sampled_from(Format))
@@ -50,10 +50,3 @@ def test_variants_outside_the_grammar_are_refused(text):
 @pytest.mark.parametrize("text", ["Credit", "1a", "-a", "a.b", "a/b", "../a", "a" * 64, "", "a\n"])
 def test_model_names_that_could_be_paths_or_other_names_are_refused(text):
     assert not re.fullmatch(MODEL_NAME, text)
-
-
-@pytest.mark.parametrize(
-    ("variant", "share"), [("p50", 0.5), ("p95", 0.95), ("p10", 0.1), ("p24", 0.5), ("dense", None), ("qat", None)]
-)
-def test_a_variant_promises_the_sparsity_in_its_name(variant, share):
-    assert sparsity_of(variant) == share

@@ -3,7 +3,7 @@ import pytest
 from pipeline.core.findings import FamilyFinding, Findings, FrontPoint, GroupFinding, SchemeCost
 from pipeline.core.names import CandidateName, Format, Role, Scheme
 from pipeline.core.recipe import Metric, Minimize, parse_recipe
-from pipeline.core.records import RefusedCandidate
+from pipeline.core.records import RefusedCandidate, StoredOperator
 from pipeline.report.page import Facts
 from pipeline.score.diagnosis import Changes, Diagnosis, SliceScore, TensorNoise, Tensors
 from pipeline.score.scorecard import Decision, Fidelity, Scorecard, Scored, Size, TaskScore, Timings
@@ -104,4 +104,11 @@ def facts():
     selected = Selected("credit", *pair, choice.verdicts, locked, ("The backup loses more than it should.",))
     scored = Scored("credit", "dense.f32", tuple(FIGURES), refused)
     diagnoses = {name: diagnosis(name) for name in FIGURES}
-    return Facts(recipe, scored, cards, selected, diagnoses, findings())
+    operators = {
+        name: (
+            StoredOperator("EMBEDDING_LOOKUP", "net/table/<Gather>", "int8", 30_000),
+            StoredOperator("FULLY_CONNECTED", "net/dense/MatMul;net/add", "int4 in blocks", 10_000),
+        )
+        for name in FIGURES
+    }
+    return Facts(recipe, scored, cards, selected, diagnoses, findings(), operators)

@@ -142,6 +142,14 @@ def test_changed_rows_groups_and_noisy_tensors_are_told(page):
     assert "18.2 dB at worst, of 8 compared" in page.text
 
 
+def test_the_storage_of_each_layer_of_the_pair_is_told_with_shares(facts, page):
+    assert page.text.count("How each layer is stored") == 1
+    for role, card in facts.chosen.items():
+        shares = "75.0 % of the weights' bytes in int8, 25.0 % of the weights' bytes in int4 in blocks"
+        assert f"{role.value}, {card.candidate}: {shares}" in page.text
+    assert "net/table/<Gather>" in page.text
+
+
 def test_marks_and_cells_have_figures_to_point_at(html):
     assert "<title>p50.w8d: loss +0.0009" in html
     assert "<title>dense, dense.mixed-1: 60,000 bytes, divergence 0.003 (predicted 0.002), loss +0.0010" in html
@@ -151,6 +159,7 @@ def test_a_page_without_search_or_diagnoses_has_neither_section(facts, without_p
     bare = dataclasses.replace(facts, diagnoses={}, findings=None)
     assert "What the search found" not in render(bare)
     assert "Where it differs" not in render(bare)
+    assert "How each layer" not in render(dataclasses.replace(bare, operators={}))
 
 
 def test_names_of_tensors_stay_text(html):

@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 
 from pipeline.commands.build.console import show_json, show_table
-from pipeline.commands.build.one_shot import Compressed, Wish, compress
+from pipeline.commands.build.one_shot import Compressed, compress
 from pipeline.commands.build.quantize import add_backend_arguments
+from pipeline.commands.build.wish import Wish
 from pipeline.core.errors import UsageError
 from pipeline.core.names import Role
 from pipeline.core.recipe import Diversity, Metric, Minimize

@@ -20,33 +20,18 @@ from pipeline.commands.build.quantize import watch_search
 from pipeline.commands.build.report import PAGE_FILE, write_report
 from pipeline.commands.build.score import examine
 from pipeline.commands.build.select import select_pair
+from pipeline.commands.build.wish import Wish, recipe_of
 from pipeline.compress.candidates import make_candidates
 from pipeline.compress.search.fanout import open_backend
 from pipeline.compress.sources.source import describe, require_supported, source_format_of, split_signature
 from pipeline.compress.variants import make_variant
 from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
-from pipeline.core.errors import DataError, InputError, ModelError, Refusal, UsageError, VariantRefused
+from pipeline.core.errors import InputError, ModelError, Refusal, UsageError, VariantRefused
 from pipeline.core.files import disk_errors, read_bytes, read_json, replacing_dir, write_atomic
 from pipeline.core.findings import FINDINGS_FILE, Findings
 from pipeline.core.layout import candidates_dir, report_dir, scorecards_dir, selection_dir, variant_dir
-from pipeline.core.names import MODEL_NAME, Format, Role, Scheme
-from pipeline.core.recipe import (
-    About,
-    BackupRule,
-    Budgets,
-    Data,
-    Diversity,
-    FineTuning,
-    Metric,
-    Minimize,
-    Preference,
-    Recipe,
-    Search,
-    Selection,
-    Serving,
-    Source,
-    SourceFormat,
-)
+from pipeline.core.names import Role
+from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import (
     CANDIDATES_FILE,
     VARIANT_FILE,
@@ -55,10 +40,8 @@ from pipeline.core.records import (
     VariantRecord,
     read_record,
 )
-from pipeline.core.schema import SchemaProblems, plain, read
-from pipeline.core.tensors import map_npz
-from pipeline.data.sources import write_splits
-from pipeline.data.splits import LABELS, open_split
+from pipeline.core.schema import plain, read
+from pipeline.data.splits import open_split
 from pipeline.engines.open import open_session
 from pipeline.score.judgeable import fitting_outputs, require_judgeable
 from pipeline.score.scoring import Scores
@@ -67,41 +50,7 @@ from pipeline.seal.keys import load_private_key
 
 SUMMARY_FILE = "compress.json"
 REPORT_FILE = "report.html"
-_SPLITS = ("train", "calibration", "validation", "test")
-_UNIFORM = {
-    Format.TFLITE: (Scheme.F32, Scheme.F16, Scheme.W8, Scheme.W8D, Scheme.W8A8, Scheme.W4, Scheme.W4D),
-    Format.ONNX: (Scheme.F32, Scheme.F16, Scheme.W8, Scheme.W8A8, Scheme.W4),
-}
-_DISTILL_RATIO = 0.5
 _OWNER_ONLY = 0o700
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a person asked for on the command line; an empty tuple or None leaves the choice to us."""
-
-    model: Path
-    data: str
-    out: Path
-    metric: Metric | None
-    loss_max_abs: float
-    confidence: float
-    minimize: Minimize
-    seconds_max: float
-    variants: tuple[str, ...]
-    epochs: int
-    formats: tuple[str, ...]
-    diverse: tuple[Diversity, ...]
-    columns: dict[str, tuple[str, ...]] | None
-    output: str | None
-    slices: tuple[str, ...]
-    threshold: float
-    name: str | None
-    seed: int
-    key: Path | None
-    backend: str
-    address: str | None
-    workers: int | None
 
 
 @dataclass(frozen=True)
@@ -143,7 +92,7 @@ def compress(wish: Wish) -> Compressed:
     _require_apart(wish)
     key = load_private_key(wish.key) if wish.key else None
     with _workplace(wish) as work:
-        recipe, notes = _recipe(wish, source_format, work)
+        recipe, notes = recipe_of(wish, source_format, work)
         recipe, refused = _with_dense(recipe, wish, work)
         recipe, more = _judged(recipe, wish, work)
         recipe, unmade = _with_variants(recipe, work)
@@ -188,10 +137,19 @@ def _workplace(wish: Wish) -> Iterator[Path]:
     write_atomic(digest, asked.encode())
     try:
         yield work
-    except (InputError, Refusal):  # the same command would fail again
+    except (InputError, Refusal) as error:  # the same command would fail again
         shutil.rmtree(work)
-        raise
+        raise _retold(error, wish, work) from error
     shutil.rmtree(work)
+
+
+def _retold(error: InputError | Refusal, wish: Wish, work: Path) -> InputError | Refusal:
+    """Let an error name the person's own data where it names a folder that is gone by the time it is read."""
+    rows = rf"{re.escape(str(work))}/data/(\w+)\.npz"
+    said = re.sub(rows, lambda found: f"{wish.data} ({found[1]} rows)", str(error)).replace(f"{work}/", "")
+    if said == str(error):
+        return error
+    return type(error)(said)
 
 
 def _require_own(work: Path, digest: Path) -> None:
@@ -213,69 +171,6 @@ def _identity(path: Path) -> tuple[str, int, int]:
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     stats = [item.stat() for item in files if item.exists()]
     return str(path), sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
-
-
-def _recipe(wish: Wish, source_format: SourceFormat, work: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """Split the data and write down, as a recipe, what is to be done; raises UsageError for a wish that makes none."""
-    folder = work / "data"
-    if not folder.exists():
-        with replacing_dir(folder) as aside:
-            write_splits(wish.data, wish.columns, aside, wish.seed)
-    metric, notes = _metric(wish, LABELS in map_npz(folder / "validation.npz", DataError))
-    name = wish.name or _name(wish.model)
-    value = {
-        "model": name,
-        "about": plain(About(name, "Not stated.", "Not stated.", "Not stated.", "Not stated.")),
-        "source": plain(Source(str(wish.model), source_format)),
-        "data": plain(Data(*(str(folder / f"{split}.npz") for split in _SPLITS))),
-        "metric": metric.value,
-        "budgets": plain(Budgets(wish.loss_max_abs, confidence=wish.confidence)),
-        "variants": {variant: plain(_fine_tuning(wish, variant)) for variant in _variants(wish, source_format)},
-        "schemes": {str(item): plain(_UNIFORM[Format(item)]) for item in _formats(wish, source_format)},
-        "search": plain(Search(wish.minimize, wish.seconds_max)),
-        "select": plain(Selection(backup=BackupRule(Preference(wish.minimize.value), wish.diverse))),
-        "serving": plain(Serving()),
-        "threshold": wish.threshold,
-        "slices": list(wish.slices),
-        "seed": wish.seed,
-    }
-    try:
-        return read(Recipe, value | ({"output": wish.output} if wish.output else {})), notes
-    except SchemaProblems as error:
-        raise UsageError(f"These arguments make no recipe: {'; '.join(error.problems)}.") from error
-
-
-def _name(path: Path) -> str:
-    name = re.sub(r"[^a-z0-9_-]+", "-", path.name.partition(".")[0].lower()).strip("-_")
-    return name if re.fullmatch(MODEL_NAME, name) else "model"
-
-
-def _metric(wish: Wish, has_labels: bool) -> tuple[Metric, tuple[str, ...]]:
-    if has_labels and wish.metric is None:
-        return Metric.FIDELITY, ("No --metric: losses are of fidelity to the float model, labels are not looked at.",)
-    if has_labels or wish.metric in (None, Metric.FIDELITY):
-        return wish.metric or Metric.FIDELITY, ()
-    note = f"{wish.data} holds no labels (key 'y'): fidelity to the float model is measured instead of {wish.metric}."
-    return Metric.FIDELITY, (note,)
-
-
-def _variants(wish: Wish, source_format: SourceFormat) -> tuple[str, ...]:
-    if wish.variants:
-        return tuple(dict.fromkeys(("dense", *wish.variants)))
-    return ("dense", "p50s") if source_format is SourceFormat.KERAS else ("dense",)
-
-
-def _fine_tuning(wish: Wish, variant: str) -> FineTuning:
-    return FineTuning() if variant == "dense" else FineTuning(epochs=wish.epochs, distill_ratio=_DISTILL_RATIO)
-
-
-def _formats(wish: Wish, source_format: SourceFormat) -> tuple[str, ...]:
-    able = (source_format.ready_made,) if source_format.ready_made else tuple(Format)
-    asked = wish.formats or tuple(able)
-    unable = sorted(set(asked) - set(able))
-    if unable:
-        raise UsageError(f"--formats: {', '.join(unable)} cannot be made of {wish.model}; it gives {', '.join(able)}.")
-    return asked
 
 
 def _with_variants(recipe: Recipe, work: Path) -> tuple[Recipe, tuple[RefusedCandidate, ...]]:
@@ -356,6 +251,7 @@ def _publish(outcome: Outcome, work: Path) -> Compressed:
 def _document(outcome: Outcome, findings: Findings) -> dict[str, Any]:
     wish, recipe, selected = outcome.wish, outcome.recipe, outcome.selected
     paths = {str(item.name): str(wish.out / "candidates" / item.file) for item in outcome.made.candidates}
+    operators = {str(item.name): plain(item.operators) for item in outcome.made.candidates}
     diagnoses = {item.candidate: plain(item) for item in outcome.scores.diagnoses}
     reasons = {item.candidate: list(item.reasons) for item in selected.verdicts}
     roles = {
@@ -374,7 +270,12 @@ def _document(outcome: Outcome, findings: Findings) -> dict[str, Any]:
         "budgets": plain(recipe.budgets),
         "notes": list(outcome.notes),
         "candidates": [
-            {**plain(card), "path": paths[card.candidate], "diagnosis": diagnoses.get(card.candidate)}
+            {
+                **plain(card),
+                "path": paths[card.candidate],
+                "operators": operators[card.candidate],
+                "diagnosis": diagnoses.get(card.candidate),
+            }
             for card in outcome.scores.cards
         ],
         "refused": plain((*outcome.refused, *outcome.scores.scored.refused)),

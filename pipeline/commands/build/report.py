@@ -8,7 +8,7 @@ from pipeline.core.files import replacing_dir, write_atomic
 from pipeline.core.findings import FINDINGS_FILE, Findings
 from pipeline.core.layout import ARTIFACTS, candidates_dir, report_dir, selection_dir
 from pipeline.core.recipe import Recipe, load_recipe
-from pipeline.core.records import read_record
+from pipeline.core.records import CANDIDATES_FILE, Candidates, read_record
 from pipeline.report.page import Facts, render
 from pipeline.score.selection import SELECTION_FILE, Selected
 from pipeline.score.store import read_diagnoses, read_scored
@@ -50,7 +50,9 @@ def read_facts(recipe: Recipe, root: Path = ARTIFACTS) -> Facts:
     model = recipe.model
     scored, cards = read_scored(model, root)
     selected = read_record(Selected, selection_dir(model, root) / SELECTION_FILE, f"select {model}")
-    findings = candidates_dir(model, root) / FINDINGS_FILE
+    candidates = candidates_dir(model, root)
+    made = read_record(Candidates, candidates / CANDIDATES_FILE, f"quantize {model}")
+    findings = candidates / FINDINGS_FILE
     return Facts(
         recipe=recipe,
         scored=scored,
@@ -58,4 +60,5 @@ def read_facts(recipe: Recipe, root: Path = ARTIFACTS) -> Facts:
         selected=selected,
         diagnoses=read_diagnoses(model, scored, root),
         findings=read_record(Findings, findings, f"quantize {model}") if findings.is_file() else None,
+        operators={str(item.name): item.operators for item in made.candidates},
     )

@@ -1,7 +1,7 @@
 """Number formats of ``.onnx`` files, by onnxruntime's quantizer; inputs and outputs keep their names and types."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +16,7 @@ from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from pipeline.compress.schemes.calibration import Clipping, Ranges
+from pipeline.compress.schemes.calibration import Ranges
 from pipeline.compress.schemes.groups import Assignment, WeightGroup
 from pipeline.compress.schemes.onnx_calibration import onnx_ranges
 from pipeline.compress.schemes.onnx_graph import (
@@ -31,10 +31,9 @@ from pipeline.compress.schemes.onnx_opset import has_inner_graphs, has_int4, wit
 from pipeline.compress.schemes.onnx_weights import BLOCK, store_weights, table_block
 from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Format, Scheme
-from pipeline.core.tensors import Tensors
 from pipeline.engines.open import open_session
 
-__all__ = ["onnx_groups", "onnx_ranges", "prepared_onnx", "quantize_onnx", "store_onnx"]
+__all__ = ["onnx_groups", "onnx_ranges", "prepared_onnx", "store_onnx"]
 _DYNAMIC_TYPES = tuple(sorted(IntegerOpsRegistry))
 _STATIC_TYPES = tuple(sorted({*QLinearOpsRegistry, *QDQRegistry}))
 _DYNAMIC_KINDS = ("Conv", "Gemm", "MatMul", "LSTM")
@@ -71,17 +70,6 @@ def onnx_groups(prepared: bytes) -> tuple[WeightGroup, ...]:
         WeightGroup(group.name, group.kind, group.count, 4 * group.count, _choices(model, group))
         for group in node_groups(model)
     )
-
-
-def quantize_onnx(parent: bytes, scheme: Scheme, batches: Iterable[Tensors] = ()) -> bytes:
-    """Store a float model in another number format; ``w8a8`` reads calibration ``batches``, one at a time.
-
-    Equal inputs give equal bytes. Raises SchemeRefused for a scheme that onnx does not have or that fails,
-    ModelError for bytes that are not an onnx model.
-    """
-    prepared = prepared_onnx(parent)
-    ranges = onnx_ranges(prepared, batches, Clipping.NONE) if scheme.needs_ranges else None
-    return store_onnx(prepared, scheme, ranges)
 
 
 def store_onnx(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | None) -> bytes:

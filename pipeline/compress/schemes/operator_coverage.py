@@ -1,7 +1,7 @@
 """How each operator's weights are stored in a file, for reports: counted in the file, not taken from a quantizer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -12,6 +12,7 @@ from pipeline.compress.schemes.tflite_file import constant_of, parse_tflite
 from pipeline.compress.schemes.tflite_groups import WEIGHT_INPUTS as TFLITE_WEIGHT_INPUTS
 from pipeline.compress.schemes.tflite_groups import kind_of, scope_of, short_name
 from pipeline.core.names import Format
+from pipeline.core.records import StoredOperator
 
 _TYPES = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 _ONNX_BITS = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.INT2: 2, onnx.TensorProto.UINT2: 2}
@@ -25,19 +26,7 @@ _ONNX_WEIGHTS = {
 }
 
 
-@dataclass(frozen=True)
-class OperatorCoverage:
-    """One operator with constant weights: its kind, its group or node, e.g. ``int8`` or ``int4 in blocks``, bytes."""
-
-    kind: str
-    group: str
-    stored_as: str
-    bytes: int
-
-
-def coverage_of_operators(
-    model_format: Format, model: bytes, names: Sequence[str] = ()
-) -> tuple[OperatorCoverage, ...]:
+def coverage_of_operators(model_format: Format, model: bytes, names: Sequence[str] = ()) -> tuple[StoredOperator, ...]:
     """List the operators of a file that have constant weights, in the order of the graph.
 
     ``names`` are those of the float parent's operators in the same order, because slimmed files have forgotten them.
@@ -46,12 +35,10 @@ def coverage_of_operators(
     found = tuple(_onnx(model) if model_format is Format.ONNX else _tflite(model))
     if len(names) != len(found):
         return found
-    return tuple(
-        OperatorCoverage(item.kind, name, item.stored_as, item.bytes) for item, name in zip(found, names, strict=True)
-    )
+    return tuple(replace(item, name=name) for item, name in zip(found, names, strict=True))
 
 
-def _tflite(data: bytes) -> Iterator[OperatorCoverage]:
+def _tflite(data: bytes) -> Iterator[StoredOperator]:
     model = parse_tflite(data)
     for graph in model.subgraphs:
         sources = {
@@ -64,7 +51,7 @@ def _tflite(data: bytes) -> Iterator[OperatorCoverage]:
             if tensors:
                 size = sum(len(model.buffers[tensor.buffer].data) for tensor in tensors)
                 name = short_name(scope_of(graph, operator))
-                yield OperatorCoverage(kind_of(model, operator), name, _tflite_type(tensors[0]), size)
+                yield StoredOperator(kind_of(model, operator), name, _tflite_type(tensors[0]), size)
 
 
 def _tflite_weights(model: Any, graph: Any, operator: Any, sources: dict[int, int]) -> Iterator[Any]:
@@ -82,7 +69,7 @@ def _tflite_type(tensor: Any) -> str:
     return f"{_TYPES[tensor.type]}{in_blocks}"
 
 
-def _onnx(data: bytes) -> Iterator[OperatorCoverage]:
+def _onnx(data: bytes) -> Iterator[StoredOperator]:
     model = onnx.load_from_string(data)
     constants = {item.name: item for item in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -92,7 +79,7 @@ def _onnx(data: bytes) -> Iterator[OperatorCoverage]:
         weights = [item for item in found if item is not None and elements(item[0]) > 1]
         if weights:
             size = sum(elements(tensor) * _bits(tensor) // 8 for tensor, _ in weights)
-            yield OperatorCoverage(node.op_type, node.name, _onnx_type(*weights[0], node), size)
+            yield StoredOperator(node.op_type, node.name, _onnx_type(*weights[0], node), size)
 
 
 def _source(name: str, constants: dict[str, Any], makers: dict[str, Any]) -> tuple[Any, bool] | None:

@@ -1,9 +1,9 @@
 import numpy as np
 import onnx
 import pytest
+from tiny_models import onnx_in
 
 from pipeline.compress.schemes.coverage import Coverage, Stored, coverage, require_coverage, sparsity, stored_weights
-from pipeline.compress.schemes.onnx_schemes import quantize_onnx
 from pipeline.compress.schemes.tflite_file import constant_of, parse_tflite, write_tflite
 from pipeline.compress.schemes.tflite_schemes import quantizable, quantize_tflite
 from pipeline.core.errors import ModelError, SchemeRefused
@@ -37,7 +37,7 @@ def test_float16_weights_count_16_bits(dense_tflite: bytes) -> None:
 
 
 def test_onnx_scales_and_zero_points_are_no_weights(dense_onnx: bytes) -> None:
-    candidate = quantize_onnx(dense_onnx, Scheme.W8D)
+    candidate = onnx_in(dense_onnx, Scheme.W8D)
     found = coverage(stored_weights(Format.ONNX, dense_onnx), stored_weights(Format.ONNX, candidate))
     assert found.weight_count == MATRICES + BIASES
     assert found.quantized_ratio == 1
@@ -64,7 +64,7 @@ def test_zeros_are_found_in_float_and_in_what_is_made_of_it(dense_tflite: bytes,
     for item in graph.graph.initializer:
         if list(item.dims) == [32, 16]:
             item.CopyFrom(onnx.numpy_helper.from_array(values.reshape(16, 32).T.copy(), item.name))
-    candidate = stored_weights(Format.ONNX, quantize_onnx(graph.SerializeToString(), Scheme.W8D))
+    candidate = stored_weights(Format.ONNX, onnx_in(graph.SerializeToString(), Scheme.W8D))
     assert 256 / (MATRICES + BIASES) <= sparsity(candidate) < 300 / (MATRICES + BIASES)
 
 

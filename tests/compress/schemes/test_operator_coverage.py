@@ -27,7 +27,7 @@ def test_every_operator_is_listed_as_it_is_stored(model_format: Format, scheme: 
     stored = store(model_format, prepared, assignment, calibrate(model_format, prepared, [ROWS]))
     found = coverage_of_operators(model_format, stored, [group.name for group in groups])
     assert {item.stored_as for item in found} == STORED_AS[model_format, scheme]
-    assert [item.group for item in found] == [group.name for group in groups]
+    assert [item.name for item in found] == [group.name for group in groups]
     bits = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int4 in blocks": 4}
     assert [item.bytes for item in found] == [
         group.weight_count * bits[item.stored_as] // 8 for group, item in zip(groups, found, strict=True)

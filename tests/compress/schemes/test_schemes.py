@@ -3,10 +3,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import MODELS, answers, dense_rows, embedding_rows
+from tiny_models import MODELS, answers, dense_rows, embedding_rows, onnx_in
 
 from pipeline.compress.schemes.calibration import activation_ranges
-from pipeline.compress.schemes.onnx_schemes import quantize_onnx
 from pipeline.compress.schemes.tflite_file import operators, parse_tflite, write_tflite
 from pipeline.compress.schemes.tflite_schemes import quantizable, quantize_tflite
 from pipeline.core.errors import ModelError, SchemeRefused
@@ -41,7 +40,7 @@ def test_tflite_decides_as_float_does_and_keeps_its_tensors(dense_tflite: bytes,
 
 @pytest.mark.parametrize("scheme", ONNX_SCHEMES)
 def test_onnx_decides_as_float_does_and_keeps_its_tensors(dense_onnx: bytes, scheme: Scheme) -> None:
-    candidate = quantize_onnx(dense_onnx, scheme, [dense_rows(600, seed=1)[0]])
+    candidate = onnx_in(dense_onnx, scheme, [dense_rows(600, seed=1)[0]])
     inputs, _ = dense_rows(1000, seed=2)
     wanted, found = answers(Format.ONNX, dense_onnx, inputs), answers(Format.ONNX, candidate, inputs)
     assert agreement(found, wanted) >= 0.985
@@ -59,13 +58,13 @@ def test_tflite_is_the_same_bytes_twice(embedding_tflite: bytes, scheme: Scheme)
 @pytest.mark.parametrize("scheme", ONNX_SCHEMES)
 def test_onnx_is_the_same_bytes_twice(embedding_onnx: bytes, scheme: Scheme) -> None:
     rows = embedding_rows(300, seed=1)
-    assert quantize_onnx(embedding_onnx, scheme, [rows]) == quantize_onnx(embedding_onnx, scheme, [rows])
+    assert onnx_in(embedding_onnx, scheme, [rows]) == onnx_in(embedding_onnx, scheme, [rows])
 
 
 @pytest.mark.parametrize("scheme", ONNX_SCHEMES)
 def test_onnx_tables_are_quantized(embedding_onnx: bytes, scheme: Scheme) -> None:
     rows = embedding_rows(300, seed=1)
-    candidate = quantize_onnx(embedding_onnx, scheme, [rows])
+    candidate = onnx_in(embedding_onnx, scheme, [rows])
     np.testing.assert_allclose(
         answers(Format.ONNX, candidate, rows), answers(Format.ONNX, embedding_onnx, rows), atol=0.02
     )
@@ -73,7 +72,7 @@ def test_onnx_tables_are_quantized(embedding_onnx: bytes, scheme: Scheme) -> Non
 
 def test_onnx_has_no_int16_activations(dense_onnx: bytes) -> None:
     with pytest.raises(SchemeRefused, match="w8a16 is made for tflite alone"):
-        quantize_onnx(dense_onnx, Scheme.W8A16, [dense_rows(20, seed=1)[0]])
+        onnx_in(dense_onnx, Scheme.W8A16, [dense_rows(20, seed=1)[0]])
 
 
 def test_scales_a_channel_are_stated_in_the_operator_versions(embedding_tflite: bytes) -> None:
@@ -103,4 +102,4 @@ def test_garbage_is_a_model_error(model: bytes) -> None:
     with pytest.raises(ModelError):
         quantizable(model)
     with pytest.raises(ModelError):
-        quantize_onnx(model, Scheme.W8D)
+        onnx_in(model, Scheme.W8D)
