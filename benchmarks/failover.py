@@ -75,7 +75,7 @@ def run_once(campaign: Campaign, case: Case, system_name: str, seed: int) -> Run
         if case.prepare is not None:
             case.prepare(scene)
         at_s = float(draw.uniform(*INJECT_S))
-        with _load(_plan(campaign, system, case, seed, at_s), folder) as began_s:
+        with generating(_plan(campaign, system, case, seed, at_s), folder) as began_s:
             time.sleep(max(0.0, began_s + at_s - time.monotonic()))
             injected_s = time.monotonic()
             case.inject(scene)
@@ -114,7 +114,7 @@ def _plan(campaign: Campaign, system: System, case: Case, seed: int, at_s: float
 
 
 @contextlib.contextmanager
-def _load(plan: Plan, folder: Path) -> Iterator[float]:
+def generating(plan: Plan, folder: Path) -> Iterator[float]:
     """Run a load generator; yields when it began, ends when every request is settled."""
     write_atomic(folder / "plan.json", readable_json(plain(plan)))
     command = [sys.executable, str(HERE / "load.py"), str(folder / "plan.json"), str(folder / "record.json")]

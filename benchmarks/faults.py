@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +32,16 @@ class Scene:
     draw: np.random.Generator
     corrupt_model: Path | None = None
     memory_group: Path | None = None
+    role: Role = Role.PRIMARY
 
     @property
-    def primary(self) -> int:
-        """Return the process of the primary."""
-        return self.system.pid(Role.PRIMARY)
+    def victim(self) -> int:
+        """Return the process that the fault is done to."""
+        return self.system.pid(self.role)
 
     def order(self, order: Order) -> None:
-        """Give an order to the primary's process, not to its successor."""
-        self.system.book.give(process_address(self.primary), order)
+        """Give an order to the victim's process, not to its successor."""
+        self.system.book.give(process_address(self.victim), order)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ class Case:
     poison_requests: int = 0
     needs: frozenset[str] = frozenset()  # "disk", "memory", "dependency"
     prepare: Inject | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def poison_body(questions: Questions) -> str:
@@ -91,16 +91,16 @@ def _nothing(_scene: Scene) -> None:
 
 
 def _kill(scene: Scene) -> None:
-    os.kill(scene.primary, signal.SIGKILL)
+    os.kill(scene.victim, signal.SIGKILL)
 
 
 def _stop(scene: Scene) -> None:
-    os.kill(scene.primary, signal.SIGSTOP)
+    os.kill(scene.victim, signal.SIGSTOP)
 
 
 def _stop_and_resume(scene: Scene) -> None:
-    """Stop the primary and wake it again, before or after it was given up."""
-    pid = scene.primary
+    """Stop a worker and wake it again, before or after it was given up."""
+    pid = scene.victim
     os.kill(pid, signal.SIGSTOP)
     time.sleep(float(scene.draw.uniform(0.02, 0.6)))
     try:
@@ -121,8 +121,8 @@ def _corrupt(scene: Scene) -> None:
 
 
 def _tamper_and_kill(scene: Scene) -> None:
-    """Change one byte of the model on disk, then make the primary load it again."""
-    bundle = scene.system.files.bundle(Role.PRIMARY)
+    """Change one byte of the model on disk, then make the worker load it again."""
+    bundle = scene.system.files.bundle(scene.role)
     model = next(path for path in sorted((bundle / "payload" / "model").iterdir()) if path.is_file())
     content = bytearray(model.read_bytes())
     content[int(scene.draw.integers(len(content) // 2, len(content)))] ^= 0x80
@@ -136,9 +136,9 @@ def _fill_and_kill(scene: Scene) -> None:
 
 
 def _run_out_of_memory(scene: Scene) -> None:
-    """Let the primary grow in a group whose limit makes the kernel kill it."""
+    """Let a worker grow in a group whose limit makes the kernel kill it."""
     assert scene.memory_group is not None
-    pid = scene.primary
+    pid = scene.victim
     limit_memory(scene.memory_group, pid, _MORE_MEMORY_MB)
     scene.system.book.give(process_address(pid), Order(OrderKind.GROW, grow_mb=_GROW_MB))
 
