@@ -51,8 +51,10 @@ class Worker:
         self.link: WorkerLink | None = None
         self.pid: int | None = None
         self.sent_ms: dict[int, float] = {}  # by request id, oldest first
+        self.suspects: set[int] = set()  # requests that it may have ended or hung at
         self.recent_ms: deque[float] = deque(maxlen=_RECENT)
         self.closing = False
+        self.dismissed = False  # by us: how it ends is no news
         self.settled = False
         self._reports = reports
 
@@ -116,7 +118,7 @@ class Worker:
 
     def kill(self) -> None:
         """End it at once, whatever state it is in."""
-        self.closing = True
+        self.closing = self.dismissed = True
         if self.link is not None:
             self.link.kill()
 

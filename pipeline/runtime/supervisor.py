@@ -10,6 +10,7 @@ from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import HotspareError, Refusal
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array, Tensors, encode_npz
+from pipeline.runtime.batching import Batcher
 from pipeline.runtime.canaries import Agreement, own_tolerance, pair_tolerance
 from pipeline.runtime.crew import Crew, Worker
 from pipeline.runtime.diagnosis import Evidence, diagnose
@@ -44,6 +45,7 @@ from pipeline.runtime.request import TASTER_REPLICA, Available, first_request
 from pipeline.runtime.request_nouns import Choice
 from pipeline.runtime.service import Answer, MemberStatus, NotAnswered, PairStatus, RefusalKind, ServedModel
 from pipeline.runtime.settings import Settings
+from pipeline.runtime.shadowing import Shadowing
 from pipeline.runtime.tasting import Taster
 from pipeline.runtime.terms import Terms
 from pipeline.runtime.watch import Watch, ended_by_itself, exit_fault
@@ -63,17 +65,18 @@ class Pair:
         self._loop = asyncio.get_running_loop()
         self._terms = terms
         self._crew = Crew(keeper, self._spec, self)
-        ids = itertools.count(1)
-        self._flights = Flights(self, ids)
-        self._watch = Watch(release, settings, self, ids)
-        self._guards = {role: Guard(bundle.io) for role, bundle in release.bundles.items()}
         self._agreement = _agreement(release)
         self._replicas = {role: own_tolerance(bundle) for role, bundle in release.bundles.items()}
+        ids = itertools.count(1)
+        self._flights = Flights(self, ids)
+        self._watch = Watch(release, settings, self, ids, Shadowing(self._agreement, settings.shadow_ratio))
+        self._guards = {role: Guard(bundle.io) for role, bundle in release.bundles.items()}
         self._state, self._todo = first_state(settings, int(self.now_ms()), terms.last)
         self._events: deque[Event] = deque()
         self._is_pumping = False
         self._poison: set[str] = set()
         self._taster = Taster(self._crew, self._flights)
+        self._batcher = Batcher(self._accepted_request, settings.batch_rows_max, settings.batch_wait_ms)
         self._accepted = False
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -153,7 +156,7 @@ class Pair:
     def _stop(self, seat: Seat, incarnation: int, drain: bool) -> None:
         worker = self._crew.of(seat, incarnation)
         if worker is not None and not drain:
-            self._give_back(worker, suspect=False)
+            self._give_back(worker)
         self._crew.stop(seat, incarnation, drain)
 
     def _note(self, text: str, kind: NoteKind) -> None:
@@ -239,15 +242,19 @@ class Pair:
         """Deal with what was in flight: sent again, or suspected where the worker ended by itself."""
         if worker.seat.replica == TASTER_REPLICA:
             self._taster.gone(worker)
-        elif worker.facts is not None:
+        elif worker.facts is not None and not worker.dismissed:
             fault = exit_fault(exit_status)
             evidence = Evidence(fault=fault, exit_status=exit_status, suspects=len(worker.sent_ms))
             self.journal.note(f"{worker.seat}: {fault}", diagnose(worker.seat, evidence))
-        self._give_back(worker, ended_by_itself(exit_status))
+        if ended_by_itself(exit_status):
+            worker.suspects = set(worker.sent_ms)
+        self._give_back(worker)
 
-    def _give_back(self, worker: Worker, suspect: bool) -> None:
+    def _give_back(self, worker: Worker) -> None:
+        """Take from a worker what it will not answer any more; what it may have ended or hung at is suspected."""
         ids, worker.sent_ms = list(worker.sent_ms), {}
-        self._flights.lost(ids, suspect)
+        self._flights.lost([one for one in ids if one not in worker.suspects], suspect=False)
+        self._flights.lost([one for one in ids if one in worker.suspects], suspect=True)
 
     def fail(self, worker: Worker, fault: Fault, evidence: Evidence) -> None:
         """Say what is wrong with a worker, and let the machine act."""
@@ -274,6 +281,11 @@ class Pair:
     def probed(self, worker: Worker) -> None:
         """Tell the machine that a canary came back right and in time."""
         self._feed(ProbePassed(worker.seat, worker.incarnation))
+
+    def doubt(self, sentence: str) -> None:
+        """Say that the sides have come apart, though the canaries of both are right."""
+        evidence = Evidence(fault=Fault.WRONG_ANSWER, canary_ok=True, errors=(sentence,))
+        self.journal.note("The sides have come apart.", diagnose(None, evidence))
 
     def recent_ms(self) -> tuple[float, ...]:
         """Return recent answer times of the whole pair."""
@@ -319,12 +331,22 @@ class Pair:
     async def infer(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
         """Answer one request, or say why not."""
         arrived = self.now_ms()
-        outcome = self._refusal(inputs) or await self._flown(inputs, arrived, deadline_ms)
+        if self.settings.batch_rows_max:
+            outcome = await self._batcher.infer(inputs, deadline_ms)
+        else:
+            outcome = await self._accepted_request(inputs, deadline_ms)
         if isinstance(outcome, Answer):
             self.journal.answered(self.now_ms() - arrived)
         else:
             self.journal.tally.refused[outcome.kind] += 1
+        return outcome
+
+    async def _accepted_request(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
+        outcome = self._refusal(inputs) or await self._flown(inputs, deadline_ms)
+        if isinstance(outcome, NotAnswered):
             self._remember_poison(outcome, inputs)
+        else:
+            self._watch.shadow(inputs, outcome)
         return outcome
 
     def _refusal(self, inputs: Mapping[str, Array]) -> NotAnswered | None:
@@ -334,9 +356,9 @@ class Pair:
             return NotAnswered(RefusalKind.POISON, "This request took workers down before; it is not tried again.")
         return None
 
-    async def _flown(self, inputs: Mapping[str, Array], arrived: float, deadline_ms: float) -> Answer | NotAnswered:
+    async def _flown(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
         rows = int(next(iter(inputs.values())).shape[0])
-        state = first_request(arrived + deadline_ms, self._watch.hedge_after_ms, self.settings.verify)
+        state = first_request(self.now_ms() + deadline_ms, self._watch.hedge_after_ms, self.settings.verify)
         return await self._flights.fly(state, inputs, rows)
 
     def _remember_poison(self, outcome: NotAnswered, inputs: Mapping[str, Array]) -> None:

@@ -16,7 +16,9 @@ from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.members import Fault
 from pipeline.runtime.procfs import ProcessSample, sample
 from pipeline.runtime.release import Release
+from pipeline.runtime.service import Answer
 from pipeline.runtime.settings import Settings
+from pipeline.runtime.shadowing import Shadowing
 
 LAG_MS = 20.0  # when the loop itself was late by more, answers may wait unread: nobody is judged in that tick
 _SECOND_MS = 1000.0
@@ -41,6 +43,9 @@ class Ground(Protocol):
     def probed(self, worker: Worker) -> None:
         """Say that a canary came back right and in time."""
 
+    def doubt(self, sentence: str) -> None:
+        """Say that the sides have come apart."""
+
     def recent_ms(self) -> tuple[float, ...]:
         """Return recent answer times of the whole pair."""
 
@@ -62,7 +67,9 @@ class _Watched:
 class Watch:
     """The watch over one pair's workers; :meth:`tick` is called every few milliseconds."""
 
-    def __init__(self, release: Release, settings: Settings, ground: Ground, ids: "itertools.count[int]") -> None:
+    def __init__(
+        self, release: Release, settings: Settings, ground: Ground, ids: "itertools.count[int]", shadowing: Shadowing
+    ) -> None:
         self.hedge_after_ms = float(settings.hedge_max_ms)
         self._settings = settings
         self._ground = ground
@@ -70,6 +77,8 @@ class Watch:
         self._rounds: dict[Role, tuple[Canaries, ...]] = {
             role: canary_rounds(bundle) for role, bundle in release.bundles.items()
         }
+        self._shadowing = shadowing
+        self._shadows: dict[int, tuple[Worker, Mapping[str, Array]]] = {}  # released outputs, by the shadow's id
         self._watched: dict[Worker, _Watched] = {}
         self._last_tick_ms = ground.now_ms()
         self._next_second_ms = self._last_tick_ms + _SECOND_MS
@@ -101,6 +110,7 @@ class Watch:
         for gone in self._watched.keys() - set(workers):
             if gone.closing:
                 del self._watched[gone]
+                self._shadows = {one: kept for one, kept in self._shadows.items() if kept[0] is not gone}
         if lag < LAG_MS + 10:
             self._judge(workers, now)
         for worker in workers:
@@ -127,6 +137,7 @@ class Watch:
         waited = found.runqueue_wait_ms - watched.late.runqueue_wait_ms
         if age - waited > self._settings.evict_after_ms:
             fault = Fault.STOPPED if found.is_stopped else Fault.HANG
+            worker.suspects = set() if found.is_stopped else {next(iter(worker.sent_ms))}
             self._ground.fail(worker, fault, Evidence(fault=fault, process_state=found.state, runqueue_wait_ms=waited))
 
     def _probe(self, worker: Worker, now: float) -> None:
@@ -155,7 +166,10 @@ class Watch:
     # What answers say.
 
     def took(self, worker: Worker, request_id: int, outputs: Mapping[str, Array] | None, error: str) -> bool:
-        """Take an answer if it is one to a canary; returns whether it was."""
+        """Take an answer if it is one to a canary or a shadow; returns whether it was."""
+        if request_id in self._shadows:
+            self._compare(self._shadows.pop(request_id)[1], outputs)
+            return True
         watched = self._watched.get(worker)
         if watched is None or watched.probe is None or watched.probe[0] != request_id:
             return False
@@ -168,6 +182,19 @@ class Watch:
         else:
             self._ground.probed(worker)
         return True
+
+    def shadow(self, inputs: Mapping[str, Array], released: Answer) -> None:
+        """Have the other side answer a request too, if it is this one's turn."""
+        others = [worker for worker in self._ground.ready_workers() if worker.seat.role is not released.role]
+        if others and self._shadowing.is_due():
+            request_id = next(self._ids)
+            self._shadows[request_id] = (others[0], released.outputs)
+            others[0].infer(request_id, self._ground.term, inputs, self._ground.now_ms())
+
+    def _compare(self, released: Mapping[str, Array], shadow: Mapping[str, Array] | None) -> None:
+        problem = None if shadow is None else self._shadowing.compare(released, shadow)
+        if problem is not None:
+            self._ground.doubt(problem)
 
     def good(self, worker: Worker) -> None:
         """Take that a worker answered well."""
