@@ -1,0 +1,96 @@
+"""Dynamic batching: requests that come close together are computed as one, up to a number of rows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.core.tensors import Array
+from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
+
+Outcome = Answer | NotAnswered
+Infer = Callable[[Mapping[str, Array], float], Awaitable[Outcome]]
+
+# What one request may have caused must not hit its neighbours: they are asked again, each alone.
+_ALONE = (RefusalKind.BAD_REQUEST, RefusalKind.POISON, RefusalKind.DEADLINE, RefusalKind.ABSTAINED)
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """One request in a batch."""
+
+    inputs: Mapping[str, Array]
+    rows: int
+    until_s: float
+    future: "asyncio.Future[Outcome]"
+
+
+class Batcher:
+    """Gathers requests of equal row shape for a moment, computes them together, hands out the rows."""
+
+    def __init__(self, infer: Infer, rows_max: int, wait_ms: float) -> None:
+        self._infer = infer
+        self._rows_max = rows_max
+        self._wait_s = wait_ms / 1000
+        self._waiting: list[_Seat] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def infer(self, inputs: Mapping[str, Array], deadline_ms: float) -> Outcome:
+        """Answer one request, alone or with others."""
+        rows = int(next(iter(inputs.values())).shape[0])
+        if rows >= self._rows_max:
+            return await self._infer(inputs, deadline_ms)
+        if self._waiting and not self._fits(inputs, rows):
+            self._leave()
+        loop = asyncio.get_running_loop()
+        seat = _Seat(inputs, rows, loop.time() + deadline_ms / 1000, loop.create_future())
+        self._waiting.append(seat)
+        if sum(one.rows for one in self._waiting) >= self._rows_max:
+            self._leave()
+        elif self._timer is None:
+            self._timer = loop.call_later(self._wait_s, self._leave)
+        return await seat.future
+
+    def _fits(self, inputs: Mapping[str, Array], rows: int) -> bool:
+        first = self._waiting[0].inputs
+        same = all(first[name].shape[1:] == array.shape[1:] for name, array in inputs.items())
+        return same and sum(one.rows for one in self._waiting) + rows <= self._rows_max
+
+    def _leave(self) -> None:
+        """Send what waits on its way."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        seats, self._waiting = [one for one in self._waiting if not one.future.done()], []
+        if seats:
+            task = asyncio.get_running_loop().create_task(self._compute(seats))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _compute(self, seats: list[_Seat]) -> None:
+        together = {name: np.concatenate([one.inputs[name] for one in seats]) for name in seats[0].inputs}
+        outcome = await self._infer(together, self._left_ms(min(one.until_s for one in seats)))
+        if isinstance(outcome, NotAnswered) and outcome.kind in _ALONE and len(seats) > 1:
+            for one in seats:
+                _settle(one, await self._infer(one.inputs, self._left_ms(one.until_s)))
+            return
+        start = 0
+        for one in seats:
+            _settle(one, _rows_of(outcome, start, start + one.rows))
+            start += one.rows
+
+    def _left_ms(self, until_s: float) -> float:
+        return max(1.0, 1000 * (until_s - asyncio.get_running_loop().time()))
+
+
+def _rows_of(outcome: Outcome, start: int, end: int) -> Outcome:
+    if isinstance(outcome, NotAnswered):
+        return outcome
+    return replace(outcome, outputs={name: array[start:end] for name, array in outcome.outputs.items()})
+
+
+def _settle(seat: _Seat, outcome: Outcome) -> None:
+    if not seat.future.done():
+        seat.future.set_result(outcome)
