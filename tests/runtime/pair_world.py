@@ -1,0 +1,104 @@
+"""A small world around the pair machine: workers that live and die, a disk that keeps the reserved term."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pipeline.core.names import Role
+from pipeline.runtime.members import Seat
+from pipeline.runtime.pair import (
+    Action,
+    Event,
+    Load,
+    Note,
+    NoteKind,
+    PairState,
+    Serve,
+    Start,
+    Stop,
+    Unserve,
+    first_state,
+    step,
+)
+from pipeline.runtime.settings import Settings
+
+P, B = Seat(Role.PRIMARY), Seat(Role.BACKUP)
+BLOCK = 4  # terms reserved at once
+
+
+@dataclass
+class World:
+    """Carries actions out one by one; ``crash()`` loses everything but the disk and the clock."""
+
+    settings: Settings
+    now_ms: int = 0
+    reserved: int = 0  # on disk
+    alive: dict[Seat, int] = field(default_factory=dict)  # seat → incarnation of the one that is no longer to go
+    draining: set[tuple[Seat, int]] = field(default_factory=set)
+    starting: dict[Seat, bool] = field(default_factory=dict)  # alive and on its way: does it load?
+    serving: tuple[Role, int] | None = None
+    terms: list[int] = field(default_factory=list)  # every term that was ever served
+    notes: list[Note] = field(default_factory=list)
+    todo: deque[Action] = field(default_factory=deque)
+    state: PairState = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.boot()
+
+    def boot(self) -> None:
+        self.state, actions = first_state(self.settings, self.now_ms, self.reserved)
+        self.todo = deque(actions)
+
+    def crash(self) -> None:
+        """The machine's process dies: its workers go with it, whatever was not carried out is forgotten."""
+        self.alive, self.starting, self.serving = {}, {}, None
+        self.draining = set()
+        self.boot()
+
+    def feed(self, event: Event) -> tuple[Action, ...]:
+        self.state, actions = step(self.state, event)
+        self.todo.extend(actions)
+        return actions
+
+    def act(self) -> None:
+        """Carry out one action; a term is reserved first, in a step of its own."""
+        action = self.todo[0]
+        if isinstance(action, Serve) and action.term > self.reserved:
+            self.reserved = action.term + BLOCK
+            return
+        self.todo.popleft()
+        self._perform(action)
+
+    def act_all(self) -> None:
+        while self.todo:
+            self.act()
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Start(seat, incarnation, then_load):
+                assert seat not in self.alive, "two workers in one seat"
+                self.alive[seat] = incarnation
+                self.starting[seat] = then_load
+            case Load(seat, incarnation):
+                assert self.alive[seat] == incarnation
+                self.starting[seat] = True
+            case Stop(seat, incarnation, drain):
+                self._stop(seat, incarnation, drain)
+            case Serve(role, term):
+                assert not self.terms or term > self.terms[-1], "a term that was used before, or is lower"
+                self.terms.append(term)
+                self.serving = (role, term)
+            case Unserve(term):
+                assert self.serving is not None and self.serving[1] == term
+                self.serving = None
+            case Note():
+                self.notes.append(action)
+
+    def _stop(self, seat: Seat, incarnation: int, drain: bool) -> None:
+        if self.alive.get(seat) == incarnation:
+            del self.alive[seat]
+            self.starting.pop(seat, None)
+            if drain:
+                self.draining.add((seat, incarnation))
+
+    def kinds(self) -> list[NoteKind]:
+        return [note.kind for note in self.notes]
