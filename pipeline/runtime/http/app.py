@@ -26,6 +26,7 @@ from pipeline.runtime.service import Service
 _MODELS = "/v2/models/"
 _INFER = "/infer"
 _OK = 200
+_WITH_VERSION = 3
 _LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 
 
@@ -38,6 +39,7 @@ class Front:
     """Admits a request, sends it on its path, sends the reply, counts and logs it."""
 
     def __init__(self, service: Service, front: FrontSettings) -> None:
+        self._service = service
         self._counts = HttpCounts()
         self._inference = Inference(service, front)
         self._names = _LOOPBACK | {name.lower().encode() for name in front.hosts}
@@ -59,17 +61,18 @@ class Front:
             return
         started_s = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        path: str = scope["path"]
         if not host_admitted(headers.get(b"host"), self._names):
             sentence = "This server is not known under that Host name; name it with --allow-host, or use its address."
             reply: Reply | None = error_reply(421, sentence)
-        elif scope["method"] == "POST" and path.endswith(_INFER) and (parts := _model_parts(path)):
-            reply = await self._inference.reply(parts, headers, receive)
-        else:
+        elif (parts := _model_parts(scope["path"])) is None:
             reply = None
             await self._cold_reply(scope, receive, send, started_s)
+        elif scope["method"] == "POST":
+            reply = await self._inference.reply(parts, headers, receive)
+        else:
+            reply = error_reply(405, "Inference is asked for by POST.", ((b"allow", b"POST"),))
         if reply is not None:
-            await _send(reply, send)
+            await self._send(reply, send)
             self._done(scope, reply.status, started_s, reply)
 
     async def _cold_reply(self, scope: Scope, receive: Receive, send: Send, started_s: float) -> None:
@@ -79,6 +82,13 @@ class Front:
             await send(message)
 
         await self._cold(scope, receive, watched)
+
+    async def _send(self, reply: Reply, send: Send) -> None:
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        if self._service.draining():  # the next request must not meet a connection that is about to close
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
     def _done(self, scope: Scope, status: int, started_s: float, reply: Reply | None) -> None:
         took_s = time.perf_counter() - started_s
@@ -102,16 +112,10 @@ class Front:
 
 def _model_parts(path: str) -> list[str] | None:
     """Return [model] or [model, 'versions', version] of an inference path, else None."""
-    if not path.startswith(_MODELS):
+    if not (path.endswith(_INFER) and path.startswith(_MODELS)):
         return None
     parts = path[len(_MODELS) : -len(_INFER)].split("/")
-    return parts if len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions") else None
-
-
-async def _send(reply: Reply, send: Send) -> None:
-    headers = (*reply.headers, (b"content-length", b"%d" % len(reply.body)))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    return parts if len(parts) == 1 or (len(parts) == _WITH_VERSION and parts[1] == "versions") else None
 
 
 async def _http_error(_: Request, raised: Exception) -> Response:

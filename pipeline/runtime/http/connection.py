@@ -53,6 +53,13 @@ class Connection(HttpToolsProtocol):
         elif self._timer is None:  # line feeds before a request: they ended the keep-alive and began nothing
             self._arm(self._limits.head_s_max)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that says no more (a half-closed connection) what it has wholly asked, then close."""
+        if self._in_message or not self._answering() or self.scheme == "https":
+            return False
+        self.cycle.keep_alive = False  # the newest request's: it is the last to be answered
+        return True
+
     def on_message_begin(self) -> None:
         """Note that a request begins."""
         self._in_head = self._in_message = True

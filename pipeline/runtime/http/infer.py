@@ -70,7 +70,7 @@ class Inference:
                 return refusal
         if self._service.draining():
             sentence = "The server is ending; ask another, or this one again in a moment."
-            return error_reply(503, sentence, ((b"retry-after", b"1"), _CLOSE))
+            return error_reply(503, sentence, ((b"retry-after", b"1"),))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return error_reply(415, "Compressed bodies are not read; send the body as it is.", (_CLOSE,))
         length = headers.get(b"content-length", b"0")
@@ -133,7 +133,8 @@ class Inference:
 def refusal_reply(refused: NotAnswered) -> Reply:
     """Turn a request without outputs into its reply."""
     retry_s = refused.retry_after_s or _RETRY_S.get(refused.kind)
-    headers: Headers = () if retry_s is None else ((b"retry-after", str(retry_s).encode()),)
+    kind: Headers = ((b"hotspare-refused", refused.kind.encode()),)
+    headers = kind if retry_s is None else (*kind, (b"retry-after", str(retry_s).encode()))
     reply = error_reply(STATUS_OF[refused.kind], refused.sentence, headers)
     return Reply(reply.status, reply.headers, reply.body, {"refused": refused.kind})
 

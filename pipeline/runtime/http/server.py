@@ -56,6 +56,7 @@ def _config(app: ASGIApp, front: FrontSettings) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",  # a client that talks nonsense is no event here
         access_log=False,
         proxy_headers=False,
         server_header=False,

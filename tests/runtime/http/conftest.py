@@ -1,0 +1,50 @@
+"""Fronts to ask."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from asking import Client, Served
+from fake_service import FakeService, free_socket
+
+from pipeline.runtime.http.settings import FrontSettings
+from pipeline.runtime.http.tokens import Tokens, TokenUse, add_token, new_token
+
+FAKE = Path(__file__).parents[2] / "fixtures" / "fake_service.py"
+
+
+@pytest.fixture
+def service():
+    return FakeService()
+
+
+@pytest.fixture
+def client(service):
+    return Client(service)
+
+
+@pytest.fixture
+def guarded(service):
+    """A client of a front with an admin and an inference token."""
+    made = {use: new_token(use.value, use) for use in TokenUse}
+    client = Client(service, FrontSettings(tokens=Tokens(tokens=tuple(entry for _, entry in made.values()))))
+    client.bearer = {use: {"authorization": f"Bearer {token}"} for use, (token, _) in made.items()}
+    return client
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    tokens = tmp_path_factory.mktemp("front") / "tokens.json"
+    token = add_token(tokens, "tester", TokenUse.ADMIN)
+    sock = free_socket()
+    command = [sys.executable, str(FAKE), str(sock.fileno()), str(tokens)]
+    process = subprocess.Popen(command, pass_fds=[sock.fileno()])
+    server = Served(sock.getsockname()[1], process, token)
+    assert server.say(b"GET /v2/health/ready HTTP/1.1\r\nhost: localhost\r\n\r\n").startswith(
+        b"HTTP/1.1 200"
+    )  # it is up
+    yield server
+    sock.close()
+    process.terminate()
+    assert process.wait(20) == 0

@@ -1,0 +1,40 @@
+"""systemd's sockets, notifications and watchdog."""
+
+import socket
+
+import pytest
+
+from pipeline.core.errors import UsageError
+from pipeline.runtime.systemd import listen_fds, notify, watchdog_s
+
+
+def test_inherited_sockets_are_those_of_this_process():
+    assert listen_fds({"LISTEN_PID": "42", "LISTEN_FDS": "2"}, 42) == (3, 4)
+    assert listen_fds({"LISTEN_PID": "41", "LISTEN_FDS": "2"}, 42) == ()
+    assert listen_fds({}, 42) == ()
+    with pytest.raises(UsageError, match="LISTEN_FDS"):
+        listen_fds({"LISTEN_PID": "42", "LISTEN_FDS": "-1"}, 42)
+
+
+def test_the_watchdog_is_told_twice_in_its_time():
+    assert watchdog_s({"WATCHDOG_USEC": "3000000"}, 42) == 1.5
+    assert watchdog_s({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "42"}, 42) == 1.5
+    assert watchdog_s({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "41"}, 42) is None
+    assert watchdog_s({}, 42) is None
+    with pytest.raises(UsageError, match="WATCHDOG_USEC"):
+        watchdog_s({"WATCHDOG_USEC": "soon"}, 42)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_notification_arrives(tmp_path, abstract):
+    address = f"\0hotspare-{tmp_path.name}" if abstract else str(tmp_path / "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(address)
+        assert notify("READY=1\nSTATUS=ok", {"NOTIFY_SOCKET": address.replace("\0", "@")})
+        assert listener.recv(99) == b"READY=1\nSTATUS=ok"
+
+
+def test_nobody_to_notify_is_no_error(tmp_path):
+    for address in ("", "relative", str(tmp_path / "gone")):
+        assert not notify("READY=1", {"NOTIFY_SOCKET": address})
+    assert not notify("READY=1", {})
