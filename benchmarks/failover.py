@@ -198,6 +198,8 @@ def campaign_runs(
             run = run_once(campaign, case, system, seed)
         except SurroundingsError as error:
             run = Run(campaign.made_of, system, case.name, seed, 0.0, tally((), ()), skipped=str(error))
+        except InternalError as error:
+            run = Run(campaign.made_of, system, case.name, seed, 0.0, tally((), ()), broken=str(error))
         runs.append(run)
         with path.open("a") as stream:
             stream.write(f"\n{json.dumps(plain(run))}")  # in front: half a line of a killed run stays alone

@@ -73,6 +73,8 @@ def lines(cases: Sequence[Case], runs: Iterable[Run]) -> Iterator[Line]:
 def misses(line: Line) -> Iterator[str]:
     """Yield every target that a line misses, with the figure."""
     target = line.case.target
+    if broken := sum(bool(run.broken) for run in line.runs):
+        yield f"{broken} runs broken"
     yield from _count_misses(line, target)
     yield from _time_misses(line, target)
     if any(run.failovers > target.failovers_max for run in line.runs):

@@ -26,6 +26,7 @@ LATE_MS = 100.0
 BUNDLE_HEADER = "hotspare-bundle-id"
 ROLE_HEADER = "hotspare-role"
 TERM_HEADER = "hotspare-term"
+REFUSED_HEADER = "hotspare-refused"
 
 
 class Verdict(StrEnum):
@@ -106,8 +107,8 @@ def verdict(exchange: Exchange, questions: Questions, default_role: Role | None 
     if exchange.status == 200:
         reference = _reference_of(exchange, questions, default_role)
         return Verdict.RIGHT if reference and is_right(exchange, reference) else Verdict.WRONG
-    if exchange.status == 503 and "retry-after" not in exchange.headers and exchange.body.startswith('{"error"'):
-        return Verdict.ABSTAINED  # our other 503s say when to come again
+    if exchange.headers.get(REFUSED_HEADER) == "abstained":
+        return Verdict.ABSTAINED
     return Verdict.REFUSED if 400 <= exchange.status < 500 and exchange.status != 429 else Verdict.LOST
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.core.errors import Unreachable
+from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
 from pipeline.drill.orders import OrderBook
 
@@ -61,7 +61,7 @@ class System(Protocol):
     book: OrderBook
 
     def start(self) -> None:
-        """Start; returns when both members answer. Raises Unreachable when they do not."""
+        """Start; returns when both members answer. Raises InternalError when they do not."""
         ...
 
     def pid(self, role: Role) -> int:
@@ -99,11 +99,11 @@ def get(port: int, path: str, timeout_s: float = 1.0) -> tuple[int, bytes]:
 
 
 def until(what: str, holds: Callable[[], bool], within_s: float = _START_S, every_s: float = 0.02) -> None:
-    """Wait for a state; raises Unreachable when it does not come."""
+    """Wait for a state; raises InternalError when it does not come."""
     end = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > end:
-            raise Unreachable(f"{what} did not happen within {within_s:g} s; read its log.")
+            raise InternalError(f"{what} did not happen within {within_s:g} s; read its log.")
         time.sleep(every_s)
 
 
@@ -150,10 +150,10 @@ class Hotspare:
                     self.seen.append(Seen(now, json.loads(line)))
 
     def answers(self) -> bool:
-        """Tell whether the server is ready; raises Unreachable when it has ended."""
+        """Tell whether the server is ready; raises InternalError when it has ended."""
         if self._process is not None and self._process.poll() is not None:
             log = (self.folder / "server.log").read_text()
-            raise Unreachable(f"The server ended by itself ({self._process.returncode}): {log[-600:]}")
+            raise InternalError(f"The server ended by itself ({self._process.returncode}): {log[-600:]}")
         return get(self.port, "/v2/health/ready")[0] == 200
 
     def status(self) -> Mapping[str, Any]:
@@ -179,7 +179,7 @@ class Hotspare:
         for member in self.members():
             if role in str(member["seat"]):
                 return int(member["pid"])
-        raise Unreachable(f"No {role} is up; read its log.")
+        raise InternalError(f"No {role} is up; read its log.")
 
     def evictions(self) -> tuple[float, ...]:
         """Return when the primary was found at fault."""

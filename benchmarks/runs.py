@@ -29,7 +29,8 @@ class Run:
     hedges: int = 0
     changed_ratio: float | None = None
     registry_asked: int | None = None
-    skipped: str = ""
+    skipped: str = ""  # why it could not be done here
+    broken: str = ""  # why it could not be brought to its end: counts against the system
 
 
 def known_runs(path: Path, made_of: str) -> list[Run]:
@@ -46,6 +47,8 @@ def in_words(run: Run) -> str:
     """Tell a run in a line."""
     if run.skipped:
         return f"{run.case} {run.system} {run.seed}: left out: {run.skipped}"
+    if run.broken:
+        return f"{run.case} {run.system} {run.seed}: broken: {run.broken}"
     seen = run.tally
     evicted = "not evicted" if run.evicted_ms is None else f"evicted after {run.evicted_ms:.0f} ms"
     named = ", ".join(run.components) or "nothing named"

@@ -26,7 +26,7 @@ from load import Extra, Plan, read_record
 
 from pipeline.commands.build.console import show_json
 from pipeline.core.canonical import readable_json
-from pipeline.core.errors import Unreachable
+from pipeline.core.errors import InternalError
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import plain
@@ -124,11 +124,11 @@ def _plan(soak: Soak, port: int, case: Case, at_s: float, number: int) -> Plan:
 
 
 def settled(system: Hotspare) -> None:
-    """Wait until both members are ready again; raises Unreachable when they do not get ready."""
+    """Wait until both members are ready again; raises InternalError when they do not get ready."""
     end_s = time.monotonic() + SETTLE_S
     while system.ready_members() < len(system.members()) or not system.members():
         if time.monotonic() > end_s:
-            raise Unreachable(f"The pair is not whole {SETTLE_S:g} s after its fault; read its timeline.")
+            raise InternalError(f"The pair is not whole {SETTLE_S:g} s after its fault; read its timeline.")
         time.sleep(0.05)
 
 

@@ -50,8 +50,8 @@ def answer(value: float, bundle: str = "primary", question: int = 0, term: int =
         (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[null]")), Verdict.WRONG),
         (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[NaN]")), Verdict.WRONG),
         (answer(0.1, body=answer(0.1).body.replace("[1, 1]", "[1]")), Verdict.WRONG),
-        (answer(0.1, status=503, body='{"error": "they disagree"}'), Verdict.ABSTAINED),
-        (answer(0.1, status=503, body='{"error": "x"}', headers={"retry-after": "1"}), Verdict.LOST),
+        (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "abstained"}), Verdict.ABSTAINED),
+        (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "unavailable"}), Verdict.LOST),
         (answer(0.1, status=503, body="<html>"), Verdict.LOST),
         (answer(0.1, status=422), Verdict.REFUSED),
         (answer(0.1, status=429), Verdict.LOST),
@@ -129,3 +129,7 @@ def test_runs_are_read_again_and_half_a_line_or_another_code_is_not(tmp_path):
     lines = [json.dumps(plain(one)) for one in (run(), run(made_of="other"))]
     (tmp_path / "runs.jsonl").write_text("\n".join([*lines, lines[0][:40]]))
     assert runs.known_runs(tmp_path / "runs.jsonl", "code") == [run()]
+
+
+def test_a_system_that_breaks_during_a_run_does_not_hold():
+    assert missed(run(), run(broken="The pair's start did not happen")) == ["1 runs broken"]
