@@ -19,14 +19,15 @@ from pipeline.runtime.request import (
     Compared,
     Lost,
     MembersChanged,
+    Outcome,
     Refuse,
     Release,
     RequestAction,
     RequestEvent,
     RequestState,
+    RequestTick,
     Send,
     Taste,
-    RequestTick,
     WakeAt,
     request_step,
 )
@@ -68,6 +69,9 @@ class Ground(Protocol):
 
     def blame(self, blame: Blame) -> None:
         """Take that a worker failed at a request which was not the request's own fault."""
+
+    def excuse(self, seats: set[Seat]) -> None:
+        """Take that these members ended because of a poison request."""
 
     def counted(self, hedge: bool, again: bool) -> None:
         """Count a sending: a hedge, or one that is sent again because a member failed."""
@@ -175,6 +179,8 @@ class Flights:
             case Abstain(sentence):
                 _settle(flight, NotAnswered(RefusalKind.ABSTAINED, sentence))
             case Refuse(kind, sentence):
+                if kind is RefusalKind.POISON:
+                    self._ground.excuse({one.seat for one in flight.state.attempts if one.outcome is Outcome.SUSPECT})
                 _settle(flight, NotAnswered(kind, sentence, _RETRY_AFTER_S.get(kind)))
 
     def _send(self, flight: Flight, seat: Seat, incarnation: int, hedge: bool) -> None:
