@@ -118,13 +118,14 @@ class Worker:
 
     def kill(self) -> None:
         """End it at once, whatever state it is in."""
-        self.closing = self.dismissed = True
+        self.dismissed = self.dismissed or not self.closing  # one that was lost before has ended by itself
+        self.closing = True
         if self.link is not None:
             self.link.kill()
 
     async def drain(self) -> None:
         """Let it finish what it holds, then end it."""
-        self.closing = True
+        self.closing = self.dismissed = True
         loop = asyncio.get_running_loop()
         until = loop.time() + DRAIN_MS / 1000
         while self.sent_ms and loop.time() < until:
