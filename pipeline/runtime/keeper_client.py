@@ -18,7 +18,7 @@ from pipeline.runtime.keeper import TAKE_OVER, ServerContext
 from pipeline.runtime.restarts import restart_delay_ms
 from pipeline.runtime.worker_spec import WorkerSpec
 
-SPAWN_MAX_S = 5.0
+SPAWN_MAX_S = 10.0
 _SPAWN_TRIES = 3
 
 OnExit = Callable[[int, int | None], None]
@@ -45,8 +45,9 @@ class KeeperClient:
     None where the keeper that forked it died before, as only a parent learns how its child ended.
     """
 
-    def __init__(self, context: ServerContext, on_exit: OnExit | None = None) -> None:
+    def __init__(self, context: ServerContext, on_exit: OnExit | None = None, spawn_max_s: float = SPAWN_MAX_S) -> None:
         self._context = context
+        self._spawn_max_s = spawn_max_s
         self._line = context.line
         self.on_exit: OnExit = on_exit or (lambda _pid, _status: None)
         self._asks = itertools.count(1)
@@ -84,7 +85,7 @@ class KeeperClient:
         try:
             with contextlib.suppress(OSError):  # a lost keeper is reported by itself
                 self._line.send(SpawnAsked(ask, spec), (theirs.fileno(), arena.fd, tied))
-            forked = await asyncio.wait_for(answer, SPAWN_MAX_S)
+            forked = await asyncio.wait_for(answer, self._spawn_max_s)
         except TimeoutError:
             self._on_lost()
             forked = None
@@ -191,8 +192,11 @@ class KeeperClient:
         """Stop listening to the keeper; it learns from the process's end that the server left."""
         if not self._is_closed:
             self._is_closed = True
-            asyncio.get_running_loop().remove_reader(self._line.socket.fileno())
-            close_all(self._alive.values())
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._line.socket.fileno())
+            for pidfd in self._alive.values():
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
 
 
 def _close_parts(ours: socket.socket, arena: Arena, lifeline: int) -> None:

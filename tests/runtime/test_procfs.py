@@ -1,0 +1,53 @@
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from pipeline.runtime.procfs import sample
+from pipeline.runtime.restarts import restart_delay_ms
+
+
+def test_a_process_that_works_uses_processor_time_and_memory() -> None:
+    before = sample(os.getpid())
+    total = sum(range(1_500_000))
+    after = sample(os.getpid())
+    assert total
+    assert before is not None
+    assert after is not None
+    assert after.cpu_ms > before.cpu_ms
+    assert after.state == "R"
+    assert not after.is_stopped
+    assert after.rss_bytes > 10_000_000
+    assert after.runqueue_wait_ms >= before.runqueue_wait_ms
+
+
+def test_a_stopped_process_is_told_from_a_sleeping_one_and_from_none() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        stopped = sample(process.pid)
+        process.kill()
+        process.wait()
+        assert stopped is not None
+        assert stopped.is_stopped
+        assert sample(process.pid) is None
+
+
+def test_names_with_brackets_and_spaces_do_not_shift_the_fields(tmp_path: Path) -> None:
+    program = tmp_path / "a) Z 9 (b"
+    shutil.copy(str(shutil.which("sleep")), program)
+    with subprocess.Popen([program, "60"]) as process:
+        seen = sample(process.pid)
+        process.kill()
+    assert seen is not None
+    assert seen.state in "RSD"
+    assert 0 < seen.rss_bytes < 50_000_000
+
+
+def test_the_first_restarts_are_at_once_the_next_ones_wait_longer_and_old_deaths_are_forgotten() -> None:
+    delays = [restart_delay_ms([100.0] * count, 100.0) for count in range(1, 14)]
+    assert delays[:4] == [0, 0, 50, 100]
+    assert delays == sorted(delays)
+    assert max(delays) == 5000
+    assert restart_delay_ms([100.0] * 9, 161.0) == 0
