@@ -115,8 +115,7 @@ def _taken(state: RequestState, event: RequestEvent) -> RequestState | None:
 
 
 def _attempted(state: RequestState, event: AnswerGood | AnswerBad | Lost) -> RequestState | None:
-    places = (p for p, a in enumerate(state.attempts) if a.outcome is Outcome.PENDING and _is_of(a, event))
-    place = next(places, None)
+    place = _place(state, event)
     if place is None:
         return None
     outcome = _outcome(event)
@@ -130,10 +129,16 @@ def _attempted(state: RequestState, event: AnswerGood | AnswerBad | Lost) -> Req
     return state._replace(phase=phase, attempts=(*state.attempts[:place], known, *state.attempts[place + 1 :]))
 
 
-def _is_of(attempt: Attempt, event: AnswerGood | AnswerBad | Lost) -> bool:
-    if attempt.is_tasting:
-        return event.seat.replica == TASTER_REPLICA
-    return attempt.seat == event.seat and attempt.incarnation == event.incarnation
+def _place(state: RequestState, event: AnswerGood | AnswerBad | Lost) -> int | None:
+    """Return the attempt that an event is about; which taster it will be is known only when that one speaks."""
+    tasting = None
+    for place, attempt in enumerate(state.attempts):
+        is_pending = attempt.outcome is Outcome.PENDING
+        if attempt.seat == event.seat and attempt.incarnation == event.incarnation:
+            return place if is_pending else None
+        if is_pending and attempt.is_tasting:
+            tasting = place
+    return tasting if event.seat.replica == TASTER_REPLICA else None
 
 
 def _outcome(event: AnswerGood | AnswerBad | Lost) -> Outcome:
