@@ -144,7 +144,10 @@ class Agreement:
 def _rows_within(one: Array | None, other: Array | None, tolerance: float, rows: int) -> npt.NDArray[np.bool_]:
     if one is None or other is None or one.shape != other.shape or one.shape[:1] != (rows,):
         return np.zeros(rows, np.bool_)
-    gaps = np.abs(one.astype(np.float64) - other.astype(np.float64)).reshape(rows, -1)
+    if one.size == 1:  # most requests: numpy's own overhead would be most of the time
+        return np.full(1, abs(float(one.item()) - float(other.item())) <= tolerance)
+    with np.errstate(invalid="ignore"):
+        gaps = np.abs(one.astype(np.float64) - other.astype(np.float64)).reshape(rows, -1)
     return np.asarray((gaps <= tolerance).all(axis=1))
 
 
