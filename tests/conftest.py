@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,6 +15,11 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def fixture_models() -> Path:
     return ROOT / "tests" / "fixtures" / "models"
+
+
+# Times differ too much between machines for a deadline, and forty examples a run of each test add up over the runs.
+settings.register_profile("hotspare", max_examples=40, deadline=None)
+settings.load_profile("hotspare")
 
 
 def pytest_configure(config: pytest.Config) -> None:

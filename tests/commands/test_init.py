@@ -67,6 +67,7 @@ def test_a_ranking_needs_its_lists(begin, capsys) -> None:
 def test_a_keras_model_is_offered_a_smaller_form_of_itself(
     begin, tmp_path: Path, monkeypatch, fixture_models: Path, version: str
 ) -> None:
+    monkeypatch.setattr(init, "_init_repositories", lambda _: None)
     source = tmp_path / "model.keras"
     with zipfile.ZipFile(fixture_models / "tiny_dense.keras") as old, zipfile.ZipFile(source, "w") as archive:
         for name in ("config.json", "model.weights.h5"):
@@ -131,6 +132,7 @@ def test_external_data_of_an_onnx_model_comes_along(begin, tmp_path: Path, fixtu
 
 
 def test_a_small_budget_reaches_the_recipe_as_it_was_given(begin, monkeypatch) -> None:
+    monkeypatch.setattr(init, "_init_repositories", lambda _: None)
     assert begin("--max-loss", "0.000001") == 0
     monkeypatch.chdir("project")
     assert load_recipe("tiny").budgets.loss_max_abs == 1e-6
@@ -152,6 +154,7 @@ def test_git_is_asked_for_by_name(begin, monkeypatch, capsys) -> None:
     assert "git is not installed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_inside_a_repository_the_project_joins_it(begin, tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     assert begin() == 0

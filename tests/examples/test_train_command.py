@@ -91,6 +91,7 @@ def test_people_get_a_table(project, capsys):
     assert "0.0000" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_runs_leave_equal_bytes(project):
     stand_in(project)
     runs = []
@@ -122,6 +123,7 @@ def test_a_training_that_fails_is_one_sentence_and_keeps_what_was_there(project,
     assert [path.name for path in (project / "artifacts/trained").iterdir()] == ["toy"]
 
 
+@pytest.mark.slow
 def test_a_command_killed_with_9_leaves_nothing_that_stops_the_next_run(project):
     stand_in(project, "os.kill(os.getppid(), 9); sys.exit()")
     driver = (

@@ -3,7 +3,7 @@
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,9 @@ ROOT = Path(__file__).parent.parent.parent
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
 
 
-def _trees() -> Iterator[tuple[Path, ast.Module]]:
-    for path in MODULES:
-        yield path, ast.parse(path.read_text())
+@cache
+def _nodes() -> tuple[tuple[Path, ast.AST], ...]:
+    return tuple((path, node) for path in MODULES for node in ast.walk(ast.parse(path.read_text())))
 
 
 def _tracked() -> list[str]:
@@ -38,8 +38,7 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
 def test_only_bundle_verify_makes_a_verified_bundle() -> None:
     makers = {
         path.relative_to(ROOT).as_posix()
-        for path, tree in _trees()
-        for node in ast.walk(tree)
+        for path, node in _nodes()
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "VerifiedBundle"
     }
     assert makers == {"pipeline/bundle/verify.py"}
@@ -50,26 +49,21 @@ def test_nothing_is_unpickled_and_no_text_is_run_as_code() -> None:
     # Its workers are started here and read nothing but what was handed to them: docs/decisions/0012.
     among_trusted_processes = {"pipeline/compress/search/fanout.py"}
     found = []
-    for path, tree in _trees():
-        for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
-            if isinstance(node, ast.ImportFrom):
-                names.append(node.module or "")
+    for path, node in _nodes():
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
             is_trusted = path.relative_to(ROOT).as_posix() in among_trusted_processes
             if (banned - ({"joblib"} if is_trusted else set())) & {name.split(".")[0] for name in names}:
                 found.append(f"{path}:{node.lineno}")
-            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-                assert isinstance(node.value, ast.Constant) and node.value.value is False, f"{path}:{node.value.lineno}"
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec"}:
-                found.append(f"{path}:{node.lineno}")
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant) and node.value.value is False, f"{path}:{node.value.lineno}"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec"}:
+            found.append(f"{path}:{node.lineno}")
     assert found == []
 
 
 def test_no_module_keeps_state_that_functions_change() -> None:
-    found = [
-        f"{path}:{node.lineno}" for path, tree in _trees() for node in ast.walk(tree) if isinstance(node, ast.Global)
-    ]
-    assert found == []
+    assert [f"{path}:{node.lineno}" for path, node in _nodes() if isinstance(node, ast.Global)] == []
 
 
 def test_the_drawn_error_tree_is_the_real_one() -> None:
@@ -144,10 +138,9 @@ def test_locks_hold_hashes_and_name_no_host() -> None:
 def test_every_process_that_is_started_gets_an_environment_without_the_signing_key() -> None:
     starts = {"run", "Popen", "call", "check_call", "check_output"}
     found = []
-    for path, tree in _trees():
-        for node in ast.walk(tree):
-            function = node.func if isinstance(node, ast.Call) else None
-            is_start = isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "subprocess"
-            if is_start and function.attr in starts and "env" not in {item.arg for item in node.keywords}:
-                found.append(f"{path}:{node.lineno}")
+    for path, node in _nodes():
+        function = node.func if isinstance(node, ast.Call) else None
+        is_start = isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "subprocess"
+        if is_start and function.attr in starts and "env" not in {item.arg for item in node.keywords}:
+            found.append(f"{path}:{node.lineno}")
     assert found == []

@@ -30,6 +30,7 @@ def found() -> Findings:
     return read_record(Findings, FOLDER / FINDINGS_FILE, "quantize tiny")
 
 
+@pytest.mark.slow
 def test_a_search_keeps_certified_files_and_says_why(searchable: Searchable) -> None:
     searchable()
     efforts: list[Effort] = []
@@ -97,6 +98,7 @@ def test_a_budget_that_no_smaller_file_can_meet_leaves_the_named_schemes_and_say
         assert next(p for p in findings.families[0].front if p.candidate == findings.chosen).loss_high == 0.0
 
 
+@pytest.mark.slow
 def test_when_the_time_runs_out_the_answer_is_incomplete_but_there(searchable: Searchable) -> None:
     searchable(search={"minimize": "bytes", "seconds_max": 60, "keep": 3})
     recipe = load_recipe("tiny")
