@@ -41,6 +41,7 @@ from pipeline.runtime.pair_nouns import (
     Tick,
     Unserve,
 )
+from pipeline.runtime.procfs import oom_kills
 from pipeline.runtime.release import Release, accept
 from pipeline.runtime.request import TASTER_REPLICA, Available, Phase, first_request
 from pipeline.runtime.request_nouns import Choice
@@ -80,6 +81,7 @@ class Pair:
         self._batcher = Batcher(self._accepted_request, settings.batch_rows_max, settings.batch_wait_ms)
         self._accepted = False
         self._ticker: asyncio.TimerHandle | None = None
+        self._oom_kills = oom_kills()
 
     # Life.
 
@@ -245,12 +247,19 @@ class Pair:
         if worker.seat.replica == TASTER_REPLICA:
             self._taster.gone(worker)
         elif worker.facts is not None and not worker.dismissed:
-            fault = exit_fault(exit_status)
-            evidence = Evidence(fault=fault, exit_status=exit_status, suspects=len(worker.sent_ms))
-            self.journal.note(f"{worker.seat}: {fault}", diagnose(worker.seat, evidence))
+            self._note_end(worker, exit_status)
         if ended_by_itself(exit_status):
             worker.suspects = set(worker.sent_ms)
         self._give_back(worker)
+
+    def _note_end(self, worker: Worker, exit_status: int | None) -> None:
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        fault, starved = exit_fault(exit_status), self._oom_kills - before
+        if fault is Fault.KILLED and starved:
+            fault = Fault.OUT_OF_MEMORY
+        suspects = len(worker.sent_ms)
+        evidence = Evidence(fault=fault, exit_status=exit_status, suspects=suspects, oom_kills_delta=starved)
+        self.journal.note(f"{worker.seat}: {fault}", diagnose(worker.seat, evidence))
 
     def _give_back(self, worker: Worker) -> None:
         """Take from a worker what it will not answer any more; what it may have ended or hung at is suspected."""
