@@ -42,6 +42,18 @@ def sample(pid: int) -> ProcessSample | None:
     )
 
 
+def waited_ms(before: ProcessSample, now: ProcessSample, between_ms: float) -> float:
+    """Return how long a process waited for a processor between two looks, so many milliseconds apart.
+
+    The kernel counts a wait when it ends. So of one that is ready to run right now, all the time in which it did not
+    run counts as waiting: a busy loop runs, a starved worker does not.
+    """
+    counted = now.runqueue_wait_ms - before.runqueue_wait_ms
+    if now.state != "R":
+        return counted
+    return max(counted, between_ms - (now.cpu_ms - before.cpu_ms))
+
+
 def oom_kills() -> int:
     """Return how many processes the kernel has killed for want of memory, here and in every group, since its start."""
     try:

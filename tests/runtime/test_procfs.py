@@ -4,7 +4,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from pipeline.runtime.procfs import sample
+from pipeline.runtime.procfs import ProcessSample, oom_kills, sample, waited_ms
 from pipeline.runtime.restarts import restart_delay_ms
 
 
@@ -51,3 +51,19 @@ def test_the_first_restarts_are_at_once_the_next_ones_wait_longer_and_old_deaths
     assert delays == sorted(delays)
     assert max(delays) == 5000
     assert restart_delay_ms([100.0] * 9, 161.0) == 0
+
+
+def test_a_starved_worker_waits_even_while_the_kernel_has_not_counted_it_yet() -> None:
+    before = ProcessSample("S", cpu_ms=100.0, runqueue_wait_ms=5.0, rss_bytes=1)
+    starved = ProcessSample("R", cpu_ms=110.0, runqueue_wait_ms=5.0, rss_bytes=1)
+    assert waited_ms(before, starved, 150.0) == 140.0
+
+
+def test_a_busy_loop_does_not_wait_and_a_sleeper_waits_only_as_counted() -> None:
+    before = ProcessSample("R", cpu_ms=100.0, runqueue_wait_ms=5.0, rss_bytes=1)
+    assert waited_ms(before, ProcessSample("R", 245.0, 8.0, 1), 150.0) == 5.0
+    assert waited_ms(before, ProcessSample("S", 100.0, 8.0, 1), 150.0) == 3.0
+
+
+def test_kills_for_want_of_memory_are_counted_or_zero() -> None:
+    assert oom_kills() >= 0
