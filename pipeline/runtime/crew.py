@@ -1,7 +1,6 @@
 """The workers of a pair as the server knows them: started, fed, stopped; every report names seat and incarnation."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol
 
@@ -14,7 +13,6 @@ from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
 
 EXIT_STATUS_MS = 10
 DRAIN_MS = 2000
-_RECENT = 64
 
 SpecOf = Callable[[Seat, int, bool], WorkerSpec]
 
@@ -52,7 +50,7 @@ class Worker:
         self.pid: int | None = None
         self.sent_ms: dict[int, float] = {}  # by request id, oldest first
         self.suspects: set[int] = set()  # requests that it may have ended or hung at
-        self.recent_ms: deque[float] = deque(maxlen=_RECENT)
+        self.last_answer_ms = 0.0
         self.closing = False
         self.dismissed = False  # by us: how it ends is no news
         self.settled = False
@@ -100,7 +98,7 @@ class Worker:
         """Take the request off the list, pass on; an answer to what was not asked is no answer."""
         sent = self.sent_ms.pop(request_id, None)
         if sent is not None:
-            self.recent_ms.append(1000 * asyncio.get_running_loop().time() - sent)
+            self.last_answer_ms = 1000 * asyncio.get_running_loop().time()
             self._reports.answered(self, request_id, outputs, error or "")
 
     def on_lost(self) -> None:

@@ -88,7 +88,7 @@ def _elsewhere(seat: Seat | None, evidence: Evidence) -> _Finding | None:
     if evidence.dependency is not None or "Unreachable" in evidence.errors:
         what = evidence.dependency or "what it needs over the network"
         return _Finding(Component.DEPENDENCY, 0.95, (f"{what} did not answer",))
-    if seat is None and evidence.fault not in (Fault.POISON, Fault.TAMPERED):
+    if seat is None and evidence.fault not in (Fault.POISON, Fault.TAMPERED, Fault.SHORT, Fault.WRONG_ANSWER):
         return _Finding(Component.ROUTER, 0.9, (f"the server itself: {_ending(evidence) or evidence.fault}",))
     return None
 
@@ -225,6 +225,7 @@ _PLAIN = {
         ("its resident memory grew beyond its limit since warm-up",),
         "It was replaced. If it comes again, the engine leaks: report it.",
     ),
+    Fault.SHORT: _Finding(Component.RESOURCE, 0.8, ("the server could not write or open what it needs",)),
     Fault.POISON: _Finding(
         Component.REQUEST, 0.95, ("a worker of its own, given nothing but this request, ended too",)
     ),

@@ -179,15 +179,18 @@ class Flights:
             case Abstain(sentence):
                 _settle(flight, NotAnswered(RefusalKind.ABSTAINED, sentence))
             case Refuse(kind, sentence):
-                if kind is RefusalKind.POISON:
-                    self._ground.excuse({one.seat for one in flight.state.attempts if one.outcome is Outcome.SUSPECT})
-                _settle(flight, NotAnswered(kind, sentence, _RETRY_AFTER_S.get(kind)))
+                self._refuse(flight, kind, sentence)
 
     def _send(self, flight: Flight, seat: Seat, incarnation: int, hedge: bool) -> None:
         worker = self._ground.worker(seat, incarnation)
         flight.hedged = flight.hedged or hedge
         self._ground.counted(hedge, len(flight.sent) > 0)
         self.give(flight, worker, seat, incarnation)
+
+    def _refuse(self, flight: Flight, kind: RefusalKind, sentence: str) -> None:
+        if kind is RefusalKind.POISON:
+            self._ground.excuse({one.seat for one in flight.state.attempts if one.outcome is Outcome.SUSPECT})
+        _settle(flight, NotAnswered(kind, sentence, _RETRY_AFTER_S.get(kind)))
 
     def _agree(self, flight: Flight, one: int, other: int) -> bool:
         first, second = flight.state.attempts[one], flight.state.attempts[other]

@@ -61,10 +61,11 @@ class Journal:
         self._events.append(TimelineEvent(utc_now(), text, diagnosis))
         self._log({"model": self._model, "event": text, **({} if diagnosis is None else _told(diagnosis))})
 
-    def answered(self, took_ms: float) -> None:
+    def answered(self, took_ms: float, hedged: bool) -> None:
         """Count one answer and its time at the router."""
         self.tally.answered += 1
-        self._recent.append(took_ms)
+        if not hedged:
+            self._recent.append(took_ms)
         second = int(time.time())
         if second != self._second:
             self._close_second()
@@ -79,7 +80,7 @@ class Journal:
 
     @property
     def recent_ms(self) -> tuple[float, ...]:
-        """Return the last answer times, oldest first."""
+        """Return the last answer times of requests that nobody was hedged for, oldest first."""
         return tuple(self._recent)
 
     @property

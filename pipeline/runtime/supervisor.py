@@ -41,7 +41,6 @@ from pipeline.runtime.pair_nouns import (
     Tick,
     Unserve,
 )
-from pipeline.runtime.procfs import oom_kills
 from pipeline.runtime.release import Release, accept
 from pipeline.runtime.request import TASTER_REPLICA, Available, Phase, first_request
 from pipeline.runtime.request_nouns import Choice
@@ -50,7 +49,7 @@ from pipeline.runtime.settings import Settings
 from pipeline.runtime.shadowing import Shadowing
 from pipeline.runtime.tasting import Taster
 from pipeline.runtime.terms import Terms
-from pipeline.runtime.watch import Watch, ended_by_itself, exit_fault
+from pipeline.runtime.watch import Watch, ended_by_itself
 from pipeline.runtime.worker_spec import WorkerSpec
 
 TICK_S = 0.01
@@ -81,7 +80,6 @@ class Pair:
         self._batcher = Batcher(self._accepted_request, settings.batch_rows_max, settings.batch_wait_ms)
         self._accepted = False
         self._ticker: asyncio.TimerHandle | None = None
-        self._oom_kills = oom_kills()
 
     # Life.
 
@@ -151,7 +149,7 @@ class Pair:
 
     def _complain(self, problem: str | None) -> None:
         if problem is not None:
-            self.journal.note(problem)
+            self.journal.note(problem, diagnose(None, Evidence(fault=Fault.SHORT, errors=(problem,))))
 
     def _tell_state(self) -> None:
         self._complain(self._terms.tell(self._state.term, self._state.serving))
@@ -247,19 +245,11 @@ class Pair:
         if worker.seat.replica == TASTER_REPLICA:
             self._taster.gone(worker)
         elif worker.facts is not None and not worker.dismissed:
-            self._note_end(worker, exit_status)
+            evidence = self._watch.ended(exit_status, worker.load)
+            self.journal.note(f"{worker.seat}: {evidence.fault}", diagnose(worker.seat, evidence))
         if ended_by_itself(exit_status):
             worker.suspects = set(worker.sent_ms)
         self._give_back(worker)
-
-    def _note_end(self, worker: Worker, exit_status: int | None) -> None:
-        before, self._oom_kills = self._oom_kills, oom_kills()
-        fault, starved = exit_fault(exit_status), self._oom_kills - before
-        if fault is Fault.KILLED and starved:
-            fault = Fault.OUT_OF_MEMORY
-        suspects = len(worker.sent_ms)
-        evidence = Evidence(fault=fault, exit_status=exit_status, suspects=suspects, oom_kills_delta=starved)
-        self.journal.note(f"{worker.seat}: {fault}", diagnose(worker.seat, evidence))
 
     def _give_back(self, worker: Worker) -> None:
         """Take from a worker what it will not answer any more; what it may have ended or hung at is suspected."""
@@ -292,6 +282,16 @@ class Pair:
     def probed(self, worker: Worker) -> None:
         """Tell the machine that a canary came back right and in time."""
         self._feed(ProbePassed(worker.seat, worker.incarnation))
+
+    def rows_of(self, request_id: int) -> int:
+        """Return how many rows a request has; 0 for one that is no client's."""
+        flight = self._flights.by_id.get(request_id)
+        return 0 if flight is None else flight.rows
+
+    def is_same(self, one: int, other: int) -> bool:
+        """Tell whether two request ids are attempts at one request."""
+        flight = self._flights.by_id.get(one)
+        return flight is not None and flight is self._flights.by_id.get(other)
 
     def doubt(self, sentence: str) -> None:
         """Say that the sides have come apart, though the canaries of both are right."""
@@ -333,7 +333,9 @@ class Pair:
 
     def counted(self, hedge: bool, again: bool) -> None:
         """Count a sending."""
-        self.journal.tally.hedges += hedge
+        if hedge:
+            self.journal.tally.hedges += 1
+            self._watch.hedged()
         self.journal.tally.resent += again and not hedge
 
     def named(self, seat: Seat, outputs: Mapping[str, Array], term: int, hedged: bool) -> Answer:
@@ -352,7 +354,7 @@ class Pair:
         else:
             outcome = await self._accepted_request(inputs, deadline_ms)
         if isinstance(outcome, Answer):
-            self.journal.answered(self.now_ms() - arrived)
+            self.journal.answered(self.now_ms() - arrived, outcome.hedged)
         else:
             self.journal.tally.refused[outcome.kind] += 1
         return outcome
@@ -374,7 +376,7 @@ class Pair:
 
     async def _flown(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
         rows = int(next(iter(inputs.values())).shape[0])
-        state = first_request(self.now_ms() + deadline_ms, self._watch.hedge_after_ms, self.settings.verify)
+        state = first_request(self.now_ms() + deadline_ms, self._watch.hedge_after(), self.settings.verify)
         if self._is_like_a_suspect(inputs):
             state = state._replace(phase=Phase.TASTING)
         return await self._flights.fly(state, inputs, rows)

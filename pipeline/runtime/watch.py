@@ -1,26 +1,29 @@
-"""What is looked at all the time: canaries, overdue answers, error streaks, memory, bytes; and what that says."""
+"""What is looked at all the time: canaries, overdue answers, error streaks, memory, bytes. Detectors judge it."""
 
 import functools
 import itertools
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array
+from pipeline.runtime import detectors
 from pipeline.runtime.canaries import Canaries, CanaryWatch, canary_rounds
 from pipeline.runtime.crew import Worker
+from pipeline.runtime.detectors import Baseline, HedgeBudget
 from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.members import Fault
-from pipeline.runtime.procfs import ProcessSample, sample
+from pipeline.runtime.procfs import ProcessSample, oom_kills, sample, waited_ms
 from pipeline.runtime.release import Release
 from pipeline.runtime.service import Answer
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.shadowing import Shadowing
 
-LAG_MS = 20.0  # when the loop itself was late by more, answers may wait unread: nobody is judged in that tick
+LAG_MS = 20.0  # the server itself was late by more: what it owes itself is nobody's fault
+_TICK_MS = 10.0
 _SECOND_MS = 1000.0
 
 
@@ -49,6 +52,23 @@ class Ground(Protocol):
     def recent_ms(self) -> tuple[float, ...]:
         """Return recent answer times of the whole pair."""
 
+    def rows_of(self, request_id: int) -> int:
+        """Return how many rows a request has; 0 for one that is no client's."""
+
+    def is_same(self, one: int, other: int) -> bool:
+        """Tell whether two request ids are attempts at one request."""
+
+
+@dataclass(frozen=True)
+class _Owed:
+    """What a worker owes: the request, since when (corrected for the server's own lateness), and how it stood then."""
+
+    request_id: int
+    since_ms: float
+    lag_ms: float
+    then: ProcessSample | None = None
+    then_ms: float = 0.0
+
 
 @dataclass
 class _Watched:
@@ -56,12 +76,13 @@ class _Watched:
 
     canaries: CanaryWatch
     rss_at_start: int
+    rss_bytes: int
     next_probe_ms: float
     next_scrub_ms: float
-    probe: tuple[int, int] | None = None  # request id, turn
-    late: ProcessSample | None = None  # taken when its oldest request became late
-    errors: list[str] = field(default_factory=list)  # in a row, blamed on it
-    rss_bytes: int = 0
+    answers: detectors.Watch = field(default_factory=detectors.Watch)
+    probe: tuple[int, int, float] | None = None  # request id, turn, sent at
+    owed: _Owed | None = None
+    baseline: Baseline | None = None
 
 
 class Watch:
@@ -70,7 +91,8 @@ class Watch:
     def __init__(
         self, release: Release, settings: Settings, ground: Ground, ids: "itertools.count[int]", shadowing: Shadowing
     ) -> None:
-        self.hedge_after_ms = float(settings.hedge_max_ms)
+        self._hedge_after_ms = float(settings.hedge_max_ms)
+        self._budget = HedgeBudget()
         self._settings = settings
         self._ground = ground
         self._ids = ids
@@ -80,20 +102,17 @@ class Watch:
         self._shadowing = shadowing
         self._shadows: dict[int, tuple[Worker, Mapping[str, Array]]] = {}  # released outputs, by the shadow's id
         self._watched: dict[Worker, _Watched] = {}
+        self._lag_ms = 0.0
         self._last_tick_ms = ground.now_ms()
         self._next_second_ms = self._last_tick_ms + _SECOND_MS
+        self._oom_kills = oom_kills()
 
     def begin(self, worker: Worker) -> None:
         """Watch a worker that has just become ready."""
         now = self._ground.now_ms()
-        rss = worker.facts.rss_bytes if worker.facts is not None else 0
-        self._watched[worker] = _Watched(
-            CanaryWatch(self._rounds[worker.seat.role]),
-            rss,
-            now,
-            now + self._settings.scrub_every_s * 1000,
-            rss_bytes=rss,
-        )
+        rss = 0 if worker.facts is None else worker.facts.rss_bytes
+        scrub_ms = now + 1000 * self._settings.scrub_every_s
+        self._watched[worker] = _Watched(CanaryWatch(self._rounds[worker.seat.role]), rss, rss, now, scrub_ms)
 
     def rss_bytes(self, worker: Worker) -> int | None:
         """Return a worker's resident memory when it was last looked at."""
@@ -105,58 +124,119 @@ class Watch:
     def tick(self) -> None:
         """Look at every worker."""
         now = self._ground.now_ms()
-        lag, self._last_tick_ms = now - self._last_tick_ms, now
+        lag, self._last_tick_ms = now - self._last_tick_ms - _TICK_MS, now
         workers = self._ground.ready_workers()
-        for gone in self._watched.keys() - set(workers):
-            if gone.closing:
-                del self._watched[gone]
-                self._shadows = {one: kept for one, kept in self._shadows.items() if kept[0] is not gone}
-        if lag < LAG_MS + 10:
+        self._forget(set(workers))
+        if lag > LAG_MS:  # answers may wait unread: nobody is judged in this tick
+            self._lag_ms += lag
+        else:
             self._judge(workers, now)
         for worker in workers:
-            self._probe(worker, now)
+            if worker.usable:
+                self._probe(worker, now)
         if now >= self._next_second_ms:
             self._next_second_ms = now + _SECOND_MS
             self._look(workers, now)
 
-    def _judge(self, workers: list[Worker], now: float) -> None:
-        for worker in workers:
-            watched = self._watched[worker]
-            age = now - next(iter(worker.sent_ms.values()), now)
-            if age < self._settings.hedge_max_ms:
-                watched.late = None
-            elif watched.late is None and worker.pid is not None:
-                watched.late = sample(worker.pid)
-            elif age > self._settings.evict_after_ms:
-                self._overdue(worker, watched, age)
+    def _forget(self, workers: set[Worker]) -> None:
+        for gone in [worker for worker in self._watched if worker not in workers and worker.closing]:
+            del self._watched[gone]
+            self._shadows = {one: kept for one, kept in self._shadows.items() if kept[0] is not gone}
 
-    def _overdue(self, worker: Worker, watched: _Watched, age: float) -> None:
-        found = sample(worker.pid) if worker.pid is not None else None
-        if found is None or watched.late is None:
+    def _judge(self, workers: list[Worker], now: float) -> None:
+        ages = {worker: self._age_ms(worker, now) for worker in workers}
+        for worker, age in ages.items():
+            watched = self._watched[worker]
+            if watched.owed is None or age < self._settings.hedge_max_ms:
+                continue
+            if watched.owed.then is None:
+                watched.owed = replace(watched.owed, then=_look_at(worker), then_ms=now)
+            others = [one for one in workers if one is not worker and ages[one] >= self._settings.hedge_max_ms]
+            self._overdue(worker, watched.owed, age, others)
+
+    def _age_ms(self, worker: Worker, now: float) -> float:
+        """Return how long a worker owes its oldest answer, from when it could begin with it."""
+        watched = self._watched[worker]
+        oldest = next(iter(worker.sent_ms), None)
+        if oldest is None:
+            watched.owed = None
+            return 0.0
+        if watched.owed is None or watched.owed.request_id != oldest:
+            since = max(worker.sent_ms[oldest], worker.last_answer_ms)
+            watched.owed = _Owed(oldest, since, self._lag_ms)
+        return now - watched.owed.since_ms - (self._lag_ms - watched.owed.lag_ms)
+
+    def _overdue(self, worker: Worker, owed: _Owed, age: float, others: list[Worker]) -> None:
+        found = _look_at(worker)
+        if found is None or owed.then is None:
             return
-        waited = found.runqueue_wait_ms - watched.late.runqueue_wait_ms
-        if age - waited > self._settings.evict_after_ms:
-            fault = Fault.STOPPED if found.is_stopped else Fault.HANG
-            worker.suspects = set() if found.is_stopped else {next(iter(worker.sent_ms))}
-            self._ground.fail(worker, fault, Evidence(fault=fault, process_state=found.state, runqueue_wait_ms=waited))
+        waited = waited_ms(owed.then, found, self._ground.now_ms() - owed.then_ms)
+        same = any(self._ground.is_same(owed.request_id, next(iter(one.sent_ms))) for one in others)
+        expected = self._ground.rows_of(owed.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
+        late = bool(others) and not same
+        fault = detectors.overdue(age, waited, found.state, self._settings, expected_ms=expected, other_late=late)
+        if fault is None:
+            return
+        if fault is Fault.HANG:
+            worker.suspects = {owed.request_id}
+        evidence = Evidence(
+            fault=fault,
+            process_state=found.state,
+            late_ms=age,
+            runqueue_wait_ms=waited,
+            cpu_ms=found.cpu_ms - owed.then.cpu_ms,
+            other_side_ok=not late,
+            same_request=same,
+            suspects=worker.load,
+        )
+        self._ground.fail(worker, fault, evidence)
 
     def _probe(self, worker: Worker, now: float) -> None:
         watched = self._watched[worker]
         if watched.probe is None and now >= watched.next_probe_ms:
             turn, request_id = watched.canaries.next_turn(), next(self._ids)
-            watched.probe = (request_id, turn)
+            watched.probe = (request_id, turn, now)
             watched.next_probe_ms = now + self._settings.probe_every_ms
             worker.infer(request_id, self._ground.term, watched.canaries.inputs(turn), now)
 
+    # Every second.
+
     def _look(self, workers: list[Worker], now: float) -> None:
-        """Look at what changes slowly: memory, bytes, the pair's own pace."""
+        """Look at what changes slowly: the pair's own pace, memory, bytes."""
+        self._hedge_after_ms = detectors.hedge_after_ms(self._settings, self._ground.recent_ms())
         for worker in workers:
-            watched = self._watched[worker]
-            found = sample(worker.pid) if worker.pid is not None else None
-            watched.rss_bytes = watched.rss_bytes if found is None else found.rss_bytes
-            if now >= watched.next_scrub_ms and worker.link is not None:
-                watched.next_scrub_ms = now + self._settings.scrub_every_s * 1000
+            if worker.usable:
+                self._look_at_memory(worker)
+                self._look_at_pace(worker, workers)
+            if worker.usable and now >= self._watched[worker].next_scrub_ms and worker.link is not None:
+                self._watched[worker].next_scrub_ms = now + 1000 * self._settings.scrub_every_s
                 worker.link.scrub(functools.partial(self._scrubbed, worker))
+
+    def _look_at_memory(self, worker: Worker) -> None:
+        watched, found = self._watched[worker], _look_at(worker)
+        if found is not None:
+            watched.rss_bytes = found.rss_bytes
+            fault = detectors.memory_growth(found.rss_bytes, watched.rss_at_start, self._settings)
+            if fault is not None:
+                self._ground.fail(worker, fault, Evidence(fault=fault))
+
+    def _look_at_pace(self, worker: Worker, workers: list[Worker]) -> None:
+        """Compare a worker's canaries, always the same work, with its first ones and with the other side's."""
+        watched = self._watched[worker]
+        times = watched.answers.probes_ms
+        if watched.baseline is None:
+            if len(times) >= detectors.SAMPLES_MIN:
+                ordered = sorted(times)
+                watched.baseline = Baseline(ordered[len(ordered) // 2], ordered[-1])
+            return
+        others = [self._watched[one] for one in workers if one.seat.role is not worker.seat.role and one.usable]
+        other = next((one for one in others if one.baseline is not None), None)
+        theirs = ((), None) if other is None else (other.answers.probes_ms, other.baseline)
+        fault = detectors.latency_shift(times, watched.baseline, *theirs)
+        if fault is not None:
+            median = sorted(times)[len(times) // 2]
+            said = f"canaries take {median:.1f} ms where they took {watched.baseline.p50_ms:.1f} ms"
+            self._ground.fail(worker, fault, Evidence(fault=fault, other_side_ok=other is not None, errors=(said,)))
 
     def _scrubbed(self, worker: Worker, ok: bool, sentence: str) -> None:
         if not ok and worker.usable:
@@ -173,15 +253,21 @@ class Watch:
         watched = self._watched.get(worker)
         if watched is None or watched.probe is None or watched.probe[0] != request_id:
             return False
-        turn, watched.probe = watched.probe[1], None
-        if outputs is None:
-            self._ground.fail(worker, Fault.ERRORS, Evidence(fault=Fault.ERRORS, canary_ok=False, errors=(error,)))
-        elif problem := watched.canaries.check(turn, outputs):
-            evidence = Evidence(fault=Fault.WRONG_ANSWER, canary_ok=False, errors=(problem,))
-            self._ground.fail(worker, Fault.WRONG_ANSWER, evidence)
-        else:
-            self._ground.probed(worker)
+        (_, turn, sent_ms), watched.probe = watched.probe, None
+        self._canary(worker, watched, self._ground.now_ms() - sent_ms, turn, outputs, error)
         return True
+
+    def _canary(
+        self, worker: Worker, watched: _Watched, took_ms: float, turn: int,
+        outputs: Mapping[str, Array] | None, error: str,
+    ) -> None:  # fmt: skip
+        problem = error if outputs is None else watched.canaries.check(turn, outputs)
+        matches = None if outputs is None else problem is None
+        watched.answers, fault = watched.answers.on_canary(took_ms, matches, self._settings)
+        if fault is not None:
+            self._ground.fail(worker, fault, Evidence(fault=fault, canary_ok=False, errors=(problem or "",)))
+        elif matches:
+            self._ground.probed(worker)
 
     def shadow(self, inputs: Mapping[str, Array], released: Answer) -> None:
         """Have the other side answer a request too, if it is this one's turn."""
@@ -198,20 +284,41 @@ class Watch:
 
     def good(self, worker: Worker) -> None:
         """Take that a worker answered well."""
-        if (watched := self._watched.get(worker)) is not None and watched.errors:
-            watched.errors = []
+        if (watched := self._watched.get(worker)) is not None:
+            watched.answers = watched.answers.on_good()
 
     def blame(self, worker: Worker, fault: Fault, problem: str) -> None:
-        """Take that a worker failed at what another could answer; a few in a row are a fault of its own."""
+        """Take that a worker failed at what another could answer; a few such are a fault of its own."""
         watched = self._watched.get(worker)
         if watched is None or not worker.usable:
             return
-        watched.errors.append(problem)
+        watched.answers, found = watched.answers.on_bad(fault, other_side_ok=True, settings=self._settings)
         watched.next_probe_ms = 0.0  # ask a question whose answer is known
-        if len(watched.errors) >= self._settings.errors_in_a_row:
-            self._ground.fail(
-                worker, fault, Evidence(fault=fault, other_side_ok=True, errors=tuple(watched.errors[-3:]))
-            )
+        if found is not None:
+            self._ground.fail(worker, found, Evidence(fault=found, other_side_ok=True, errors=(problem,)))
+
+    def ended(self, exit_status: int | None, suspects: int) -> Evidence:
+        """Return what is known of how a worker ended."""
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        starved = self._oom_kills - before
+        killed = Fault.OUT_OF_MEMORY if starved else Fault.KILLED
+        fault = Fault.CRASH if ended_by_itself(exit_status) else killed
+        return Evidence(fault=fault, exit_status=exit_status, suspects=suspects, oom_kills_delta=starved)
+
+    # Hedges.
+
+    def hedge_after(self) -> float:
+        """Return how long a new request waits before another member is asked too; never, when hedges got too many."""
+        self._budget = self._budget.on_request()
+        return self._hedge_after_ms if self._budget.allows else float("inf")
+
+    def hedged(self) -> None:
+        """Count a hedge."""
+        self._budget = self._budget.on_hedge()
+
+
+def _look_at(worker: Worker) -> ProcessSample | None:
+    return None if worker.pid is None else sample(worker.pid)
 
 
 def ended_by_itself(exit_status: int | None) -> bool:
@@ -219,8 +326,3 @@ def ended_by_itself(exit_status: int | None) -> bool:
     if exit_status is None:
         return True
     return not (os.WIFSIGNALED(exit_status) and os.WTERMSIG(exit_status) in (signal.SIGKILL, signal.SIGTERM))
-
-
-def exit_fault(exit_status: int | None) -> Fault:
-    """Name how a process ended."""
-    return Fault.CRASH if ended_by_itself(exit_status) else Fault.KILLED
