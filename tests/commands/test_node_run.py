@@ -1,16 +1,20 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sealed import Sealed, sealed, tiny_channel, tiny_payload, tiny_rows
+from sealed import Sealed, sealed, tiny_channel, tiny_inputs, tiny_payload, tiny_rows, write_channel
 
+from pipeline.bundle.channel import BundleRef
 from pipeline.bundle.floor import floor_path, read_floor
+from pipeline.bundle.statement import bundle_id
 from pipeline.cli import main
 from pipeline.core.canonical import sha256_hex
-from pipeline.core.names import Format
+from pipeline.core.names import Format, Scheme
 from pipeline.core.tensors import encode_npz
+from pipeline.seal.payload import build_payload
 from pipeline.seal.signing import seal_bundle
 
 
@@ -141,3 +145,46 @@ def test_a_folder_is_neither_read_nor_written_as_a_file(pair: Sealed, capsys) ->
     for folder in (".", str(pair.folder)):
         assert main([*start, "--input", str(pair.folder / "rows.npz"), "--output", folder]) == 43
         assert f"{folder} is a folder" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def two_tflite(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
+    """A pair of LiteRT models and the channel that names them."""
+    made = sealed(tmp_path_factory.mktemp("two"))
+    given = tiny_inputs(Format.TFLITE)
+    payload = build_payload(replace(given, record=replace(given.record, scheme=Scheme.W8A8)))
+    shutil.rmtree(made.primary)
+    seal_bundle(made.primary, payload, made.key)
+    files = tuple((name, sha256_hex(data)) for name, data in payload.items())
+    primary = BundleRef(bundle_id(files), sum(map(len, payload.values())))
+    write_channel(made.channel, tiny_channel(primary=primary), made.key)
+    return made
+
+
+def test_a_pair_in_one_process_answers_and_says_who_did(two_tflite: Sealed, capsys) -> None:
+    more = ("--channel", str(two_tflite.channel), "--pair", str(two_tflite.backup))
+    assert predict(two_tflite, *more, "--json", bundle=two_tflite.primary) == 0
+    told = json.loads(capsys.readouterr().out)["pair"]
+    assert told["rows"] == {"primary": 2500, "backup": 0}
+    assert (told["term"], told["faults"], told["standby"]["candidate"]) == (1, [], "dense.f32")
+    assert answers(two_tflite).shape == (2500, 1)
+    assert predict(two_tflite, *more, bundle=two_tflite.primary) == 0
+    assert "2,500 by the primary, 0 by the backup, term 1" in capsys.readouterr().out
+
+
+def test_a_pair_the_wrong_way_round_is_refused(two_tflite: Sealed, capsys) -> None:
+    more = ("--channel", str(two_tflite.channel), "--pair", str(two_tflite.primary))
+    assert predict(two_tflite, *more, bundle=two_tflite.backup) == 33
+    assert "give the primary, then its standby" in capsys.readouterr().err
+
+
+def test_a_standby_that_was_tampered_with_is_refused(two_tflite: Sealed, tmp_path: Path, capsys) -> None:
+    standby = shutil.copytree(two_tflite.backup, tmp_path / "tampered")
+    model = standby / "payload/model/model.tflite"
+    model.write_bytes(model.read_bytes()[:-1] + b"!")
+    assert predict(two_tflite, "--pair", str(standby), bundle=two_tflite.primary) == 30
+
+
+def test_an_onnx_model_is_no_half_of_a_pair_in_one_process(pair: Sealed, capsys) -> None:
+    assert predict(pair, "--pair", str(pair.backup), bundle=pair.primary) == 33
+    assert "hotspare serve" in capsys.readouterr().err
