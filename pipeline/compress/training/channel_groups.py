@@ -118,8 +118,12 @@ def kernel_step(channels: int) -> int:
 
 def least_important(group: Group, importance: Mapping[int, float], kept: int) -> frozenset[int]:
     """Return the strands of a group that go when ``kept`` stay: those of least ``importance``, ties by number."""
-    ranked = sorted(group.strands, key=lambda strand: (importance.get(strand, 0.0), strand))
-    return frozenset(ranked[: len(ranked) - kept])
+    return frozenset(ranked(group, importance)[: len(group.strands) - kept])
+
+
+def ranked(group: Group, importance: Mapping[int, float]) -> list[int]:
+    """Return the strands of a group, the least important first, ties by number."""
+    return sorted(group.strands, key=lambda strand: (importance.get(strand, 0.0), strand))
 
 
 class _Numbering:

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.compress.training.channel_groups import Channels, Ints, Role
 from pipeline.compress.training.layer_roles import Cut
 from pipeline.compress.training.model_graph import Call, Input, ModelGraph, fill, flat, run
+from pipeline.compress.training.parting import parts_of
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Rebuilt:
     layers: Mapping[str, Any]
 
 
-def rebuild(graph: ModelGraph, channels: Channels, removed: Collection[int]) -> Rebuilt:
+def rebuild(graph: ModelGraph, channels: Channels, removed: Collection[int], parted: Collection[str] = ()) -> Rebuilt:
     """Build the graph without the strands ``removed``; names, shapes and dtypes of inputs and outputs stay.
 
-    The new model shares no weight with the old one and is not compiled. Raises ValueError for a layer that cannot be
-    made from its own settings.
+    Tables whose names are in ``parted`` become two where they are wide enough. The new model shares no weight with the
+    old one and is not compiled. Raises ValueError for a layer that cannot be made from its own settings.
     """
     values = {number: _new_input(graph, entry) for number, entry in graph.entries.items()}
     inputs = fill(graph.inputs, values)
@@ -34,6 +35,8 @@ def rebuild(graph: ModelGraph, channels: Channels, removed: Collection[int]) -> 
             continue
         cut = cut_of(call, channels, removed)
         layers[call.name] = _new_layer(call, cut)
+        if call.name in parted and call.behaviour.role is Role.LOOK_UP:
+            layers[call.name] = parts_of(graph.library, layers[call.name]) or layers[call.name]
         run(call, layers[call.name], values)
         if layers[call.name] is not call.layer:
             _copy_weights(call, layers[call.name], cut)

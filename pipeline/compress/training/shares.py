@@ -8,12 +8,14 @@ whichever layer it belongs to.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.compress.training.channel_groups import Channels, Group, Role, kept_count, kernel_step
+from pipeline.compress.training.channel_groups import Channels, Group, Role, kept_count
+from pipeline.compress.training.harms import counts_below, harms
 from pipeline.compress.training.model_graph import ModelGraph
+from pipeline.core.tensors import Array
 
 _KEPT_RATIO_LEAST = 0.25
 _KEPT_LEAST = 4
@@ -21,21 +23,29 @@ _TINY = 1e-30
 
 
 def kept_counts(
-    graph: ModelGraph, channels: Channels, channels_ratio: float, importance: Mapping[int, float]
+    graph: ModelGraph,
+    channels: Channels,
+    channels_ratio: float,
+    importance: Mapping[int, float],
+    rows: Mapping[str, Array],
+    turned: Collection[tuple[str, ...]] = (),
 ) -> list[int]:
     """Return how many channels of each group stay when the share ``channels_ratio`` goes overall.
 
-    Every group keeps a quarter of its channels, or its equal share where that is less. ``importance`` is that of every
+    Every group keeps a quarter of its channels, or its equal share where that is less; a few are enough of a group that
+    was turned (its layers are in ``turned``), whose importance says what goes exactly. ``importance`` is that of every
     strand.
     """
     equal = [kept_count(len(group.strands), channels_ratio) for group in channels.groups]
     free = [index for index, group in enumerate(channels.groups) if _is_flat(graph, group)]
     groups = [channels.groups[index] for index in free]
-    ranked = [sorted(importance.get(strand, 0.0) for strand in group.strands) for group in groups]
+    ranked = [[0.0] * len(group.strands) for group in groups]
+    if len(groups) > 1:  # one alone is compared with nothing
+        ranked = harms(graph, channels, groups, importance, rows)
     weights = weights_of(graph, channels)
     each = [float(np.mean([weights[strand] for strand in group.strands])) for group in groups]
     to_go = sum(len(group.strands) for group in groups) - sum(equal[index] for index in free)
-    least = [min(equal[index], _least(len(channels.groups[index].strands))) for index in free]
+    least = [min(equal[index], _least(channels.groups[index], turned)) for index in free]
     for index, kept in zip(free, spread(ranked, each, least, to_go), strict=True):
         equal[index] = kept
     return equal
@@ -47,11 +57,11 @@ def spread(ranked: Sequence[Sequence[float]], weights: Sequence[float], least: S
     ``ranked`` holds the importance of each group's channels, rising, ``weights`` how many weights one of them has,
     ``least`` how many must stay. Counts are such as kernels like.
     """
-    kept = [len(harms) for harms in ranked]
+    kept = [len(each) for each in ranked]
     steps = [
         (price / max(weight, _TINY), index, count)
-        for index, (harms, weight, few) in enumerate(zip(ranked, weights, least, strict=True))
-        for price, count in _steps(harms, few)
+        for index, (each, weight, few) in enumerate(zip(ranked, weights, least, strict=True))
+        for price, count in _steps(each, few)
     ]
     gone = 0
     for _, index, count in sorted(steps, key=lambda step: (step[0], step[1], -step[2])):
@@ -76,20 +86,22 @@ def weights_of(graph: ModelGraph, channels: Channels) -> Counter[int]:
     return found
 
 
-def _steps(harms: Sequence[float], least: int) -> Iterator[tuple[float, int]]:
+def _steps(each: Sequence[float], least: int) -> Iterator[tuple[float, int]]:
     """Give each step down: the harm that one of its channels does, and how many stay after it.
 
     The harm never falls from one step to the next, because channels rise by it.
     """
-    kept, multiple = len(harms), kernel_step(len(harms))
-    while (fewer := (kept - 1) // multiple * multiple) >= max(least, 1):
-        lost = harms[len(harms) - kept : len(harms) - fewer]
+    kept = len(each)
+    for fewer in counts_below(len(each), least):
+        lost = each[len(each) - kept : len(each) - fewer]
         yield sum(lost) / len(lost), fewer
         kept = fewer
 
 
-def _least(channels: int) -> int:
-    return min(channels, max(_KEPT_LEAST, math.ceil(channels * _KEPT_RATIO_LEAST)))
+def _least(group: Group, turned: Collection[tuple[str, ...]]) -> int:
+    count = len(group.strands)
+    ratio = 0.0 if group.layers in turned else _KEPT_RATIO_LEAST
+    return min(count, max(_KEPT_LEAST, math.ceil(count * ratio)))
 
 
 def _is_flat(graph: ModelGraph, group: Group) -> bool:

@@ -1,10 +1,14 @@
 """Channels between linear layers: turned and turned back they are the same, and the first tell most."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.compress.training.parting import parts_of
+from pipeline.compress.training.products import turns_of
 from pipeline.compress.training.rotation import turn_of
 from pipeline.compress.training.shares import spread
 
@@ -39,6 +43,54 @@ def test_the_first_channels_lose_no_more_than_any_others_could(
 def test_silent_channels_are_turned_without_harm() -> None:
     turn, back = turn_of(np.zeros((3, 3)), np.zeros((3, 2)))
     assert np.allclose(turn @ back, np.eye(3))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 12), st.integers(0, 99))
+def test_turned_products_sum_to_what_they_did(channels: int, seed: int) -> None:
+    left, right, weights = _products(channels, seed)
+    turns = turns_of(left.T @ left / 500, right.T @ right / 500, weights)
+    sums = np.sum((left @ turns[0]) * (right @ turns[1]), axis=1)
+    assert np.allclose(sums, np.sum(left * right * weights, axis=1), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 12), st.integers(1, 11), st.integers(0, 99))
+def test_the_first_products_lose_no_more_than_any_others_could(channels: int, kept: int, seed: int) -> None:
+    left, right, weights = _products(channels, seed)
+    turns = turns_of(left.T @ left / 500, right.T @ right / 500, weights)
+    every_pair = (left * weights) @ right.T
+    lost = np.square(every_pair - (left @ turns[0])[:, :kept] @ (right @ turns[1])[:, :kept].T).sum()
+    least = np.square(np.linalg.svd(every_pair, compute_uv=False)[kept:channels]).sum()  # Eckart and Young
+    assert lost <= 1.05 * least + 1e-6 * np.square(every_pair).sum()
+
+
+def _products(channels: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    left, right = (rng.normal(size=(500, channels)) @ rng.normal(size=(channels, channels)) for _ in range(2))
+    return left, right, rng.normal(size=channels)
+
+
+class _Table:
+    def __init__(self, output_dim: int, mask_zero: bool = False, name: str = "table") -> None:
+        self.output_dim, self.mask_zero, self.name = output_dim, mask_zero, name
+
+    def get_config(self) -> dict[str, object]:
+        return {"output_dim": self.output_dim, "mask_zero": self.mask_zero, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, object]) -> "_Table":
+        return cls(**config)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("width", "widths"), [(39, None), (40, [8, 32]), (64, [32, 32]), (200, [8, 192])])
+def test_the_weak_part_of_a_table_fills_blocks(width: int, widths: list[int] | None) -> None:
+    parts = parts_of(SimpleNamespace(layers=SimpleNamespace(Concatenate=lambda name: name)), _Table(width))
+    assert (parts and [table.output_dim for table in parts.tables]) == widths
+
+
+def test_a_table_that_marks_missing_ids_stays_whole() -> None:
+    assert parts_of(None, _Table(64, mask_zero=True)) is None
 
 
 RISING = [[float(i) for i in range(32)], [100.0 + i for i in range(32)]]

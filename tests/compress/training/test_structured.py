@@ -11,6 +11,7 @@ from random_models import Drawer, drawn_rows
 
 from pipeline.compress.training.channel_groups import find_channels, kept_count, least_important
 from pipeline.compress.training.model_graph import read_model
+from pipeline.compress.training.products import find_products
 from pipeline.compress.training.rebuilding import rebuild
 from pipeline.compress.training.rotation import find_mixtures, rotated
 from pipeline.compress.training.structured import shrink
@@ -233,7 +234,7 @@ def test_linear_channels_are_turned_and_nothing_changes(keras: Any, kind: str) -
             weight.assign(np.random.default_rng(1).normal(size=tuple(weight.shape)).astype(np.float32))
     graph = read_model(model)
     channels = find_channels(graph.network())
-    turned = rotated(graph, channels, rows)[0]
+    turned = rotated(graph, channels, rows).graph
     found = {call.name: call.layer for call in turned.calls}
     made = {mixture.maker.name for mixture in find_mixtures(graph, channels)}
     assert made == turning
@@ -267,6 +268,51 @@ def test_tables_that_meet_and_bent_layers_are_not_turned(keras: Any) -> None:
     for seed in range(2):
         graph = read_model(Drawer(keras, seed).model())
         assert list(find_mixtures(graph, find_channels(graph.network()))) == []
+
+
+def factors(keras: Any, width: int, dot: bool = False, rank: int = 64) -> tuple[Any, dict[str, Array]]:
+    """Return a model that scores two ids by the product of their rows, of few directions, and all pairs of ids."""
+    layers, rng = keras.layers, np.random.default_rng(0)
+    inputs = [keras.Input((), dtype="int32", name=name) for name in ("left", "right")]
+    tables = [layers.Embedding(40, width, name=f"{name}_table") for name in ("left", "right")]
+    sides = [table(ids) for table, ids in zip(tables, inputs, strict=True)]
+    if dot:
+        score = layers.Dot(1, name="dot")(sides)
+    else:
+        met = layers.Concatenate()([layers.Multiply()(sides), layers.Dense(4, "relu")(sides[0])]) if rank == 0 else None
+        score = layers.Dense(1, name="score")(layers.Multiply()(sides) if met is None else met)
+    model = keras.Model(inputs, score)
+    for table in tables:
+        table.set_weights([(rng.normal(size=(40, rank or width)) @ rng.normal(size=(rank or width, width))) / width])
+    pairs = np.stack(np.meshgrid(np.arange(40), np.arange(40)), -1).reshape(-1, 2).astype(np.int32)
+    return model, {"left": pairs[:, 0], "right": pairs[:, 1]}
+
+
+@pytest.mark.parametrize("dot", [False, True])
+def test_two_tables_that_meet_in_one_number_keep_the_directions_that_it_tells(keras: Any, dot: bool) -> None:
+    model, rows = factors(keras, 16, dot, rank=4)
+    shrunk = shrink(model, 0.6, rows)
+    assert [shrunk.get_layer(f"{side}_table").output_dim for side in ("left", "right")] == [8, 8]
+    assert difference(answers(shrunk, rows), answers(model, rows)) < 0.02  # the ridge of making up for what went
+
+
+def test_a_product_that_something_else_reads_too_is_not_turned(keras: Any) -> None:
+    model, _ = factors(keras, 16, rank=0)
+    graph = read_model(model)
+    assert list(find_products(graph, find_channels(graph.network()))) == []
+
+
+def test_a_wide_turned_table_comes_in_a_strong_and_a_weak_part(keras: Any) -> None:
+    model, rows = factors(keras, 64)
+    shrunk = shrink(model, 0.2, rows)
+    widths = {layer.name: layer.output_dim for layer in shrunk.layers if hasattr(layer, "output_dim")}
+    assert widths == {f"{side}_table_{part}": w for side in ("left", "right") for part, w in PARTS}
+    strong, weak = (np.abs(shrunk.get_layer(f"left_table_{part}").get_weights()[0]).mean() for part, _ in PARTS)
+    assert strong > weak
+    assert difference(answers(shrunk, rows), answers(model, rows)) < 0.02
+
+
+PARTS = (("strong", 16), ("weak", 32))
 
 
 def test_dense_channels_that_do_nothing_go_from_one_layer_alone(keras: Any) -> None:
