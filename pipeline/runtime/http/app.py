@@ -62,7 +62,7 @@ class Front:
         started_s = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if not host_admitted(headers.get(b"host"), self._names):
-            sentence = "This server is not known under that Host name; name it with --allow-host, or use its address."
+            sentence = "This server is not known under that Host name; name it with --name, or use its address."
             reply: Reply | None = error_reply(421, sentence)
         elif (parts := _model_parts(scope["path"])) is None:
             reply = None

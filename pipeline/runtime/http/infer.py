@@ -52,18 +52,10 @@ class Inference:
 
         Anything that is refused before its body was read closes the connection: the rest of the body is not a request.
         """
-        name, version = path[0], (path[2] if len(path) > 1 else None)
-        early = self._refused_early(headers)
-        model = find_model(self._service, name, version) if early is None else None
-        if early is not None:
-            return early
-        if model is None:
-            return error_reply(
-                404, f"No model {name!r}{_of(version)} is served here; GET /v2/models/NAME tells.", (_CLOSE,)
-            )
-        return await self._answer(model, headers, receive)
+        early = self._refused_early(path, headers)
+        return early if early is not None else await self._answer(path, headers, receive)
 
-    def _refused_early(self, headers: dict[bytes, bytes]) -> Reply | None:
+    def _refused_early(self, path: list[str], headers: dict[bytes, bytes]) -> Reply | None:
         if self._needs_token:
             refusal = token_refusal(self._tokens, FOR_INFERENCE, headers.get(b"authorization"))
             if refusal is not None:
@@ -76,13 +68,16 @@ class Inference:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > self._limits.body_bytes_max:
             return self._too_large()
-        return None
+        return None if self._find(path) is not None else _unknown(path)
+
+    def _find(self, path: list[str]) -> ServedModel | None:
+        return find_model(self._service, path[0], path[2] if len(path) > 1 else None)
 
     def _too_large(self) -> Reply:
         most = self._limits.body_bytes_max
         return error_reply(413, f"The body is larger than {most} bytes; send fewer rows a request.", (_CLOSE,))
 
-    async def _answer(self, model: ServedModel, headers: dict[bytes, bytes], receive: Any) -> Reply | None:
+    async def _answer(self, path: list[str], headers: dict[bytes, bytes], receive: Any) -> Reply | None:
         try:
             async with asyncio.timeout(self._limits.body_s_max):
                 body = await self._body(receive)
@@ -90,6 +85,9 @@ class Inference:
             return error_reply(408, f"The body took longer than {self._limits.body_s_max:g} s.", (_CLOSE,))
         if not isinstance(body, bytes):
             return body
+        model = self._find(path)  # after the body came: a swap may have happened meanwhile
+        if model is None:
+            return _unknown(path)
         try:
             request = read_request(self._plan(model), body, _head_bytes(headers), self._limits.tensors_max)
             deadline_ms = self._deadline_ms(request.timeout_ms, headers.get(b"hotspare-timeout-ms"))
@@ -168,5 +166,7 @@ def _head_bytes(headers: dict[bytes, bytes]) -> int | None:
     return int(value)
 
 
-def _of(version: str | None) -> str:
-    return "" if version is None else f" of version {version!r}"
+def _unknown(path: list[str]) -> Reply:
+    of_version = f" of version {path[2]!r}" if len(path) > 1 else ""
+    sentence = f"No model {path[0]!r}{of_version} is served here; GET /v2/models/NAME describes one that is."
+    return error_reply(404, sentence, (_CLOSE,))
