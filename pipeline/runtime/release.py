@@ -9,7 +9,7 @@ from pipeline.bundle.floor import floor_path, raise_floor
 from pipeline.bundle.io_contract import IoContract
 from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel, load_channel, verify_bundle
-from pipeline.core.errors import NotAccepted, Untrusted, UsageError
+from pipeline.core.errors import NotAccepted, SurroundingsError, Untrusted, UsageError
 from pipeline.core.names import Role
 
 VERSION_DIGITS = 12
@@ -103,6 +103,18 @@ def require_one_contract(bundles: Mapping[Role, VerifiedBundle]) -> None:
 
 def _tensors(io: IoContract) -> set[tuple[str, str, tuple[int, ...]]]:
     return {(tensor.name, tensor.dtype, tensor.shape) for tensor in (*io.inputs, *io.outputs)}
+
+
+def disk_problems(release: Release, now: datetime) -> dict[Role, str]:
+    """Verify the bundles on disk once more; returns why one would not be loaded now, by role."""
+    problems = {}
+    for role in release.bundles:
+        wanted = role if release.channel else None
+        try:
+            verify_bundle(release.places.bundle(role), release.policy, now, release.channel, wanted)
+        except (Untrusted, SurroundingsError) as error:
+            problems[role] = f"{type(error).__name__}: {error}"
+    return problems
 
 
 def accept(release: Release) -> None:

@@ -5,8 +5,8 @@ import itertools
 from collections import deque
 from collections.abc import Mapping
 
-from pipeline.bundle.manifest import Engine
 from pipeline.core.canonical import sha256_hex
+from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, Refusal
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array, Tensors, encode_npz
@@ -41,10 +41,11 @@ from pipeline.runtime.pair_nouns import (
     Tick,
     Unserve,
 )
-from pipeline.runtime.release import Release, accept
+from pipeline.runtime.pair_status import member_status, served_model
+from pipeline.runtime.release import Release, accept, disk_problems
 from pipeline.runtime.request import TASTER_REPLICA, Available, Phase, first_request
 from pipeline.runtime.request_nouns import Choice
-from pipeline.runtime.service import Answer, MemberStatus, NotAnswered, PairStatus, RefusalKind, ServedModel
+from pipeline.runtime.service import Answer, NotAnswered, PairStatus, RefusalKind, ServedModel
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.shadowing import Shadowing
 from pipeline.runtime.tasting import Taster
@@ -80,6 +81,7 @@ class Pair:
         self._batcher = Batcher(self._accepted_request, settings.batch_rows_max, settings.batch_wait_ms)
         self._accepted = False
         self._ticker: asyncio.TimerHandle | None = None
+        self._disk_check: asyncio.Task[None] | None = None
 
     # Life.
 
@@ -87,6 +89,7 @@ class Pair:
         """Start the workers."""
         self._perform_all(self._todo)
         self._tick()
+        self._disk_check = self._loop.create_task(self._check_disk())
 
     def drain(self) -> None:
         """Start nothing new; what was accepted is answered."""
@@ -102,12 +105,25 @@ class Pair:
         """End every worker."""
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._disk_check is not None:
+            self._disk_check.cancel()
         self._crew.kill_all()
 
     def _tick(self) -> None:
         self._feed(Tick(int(self.now_ms())))
         self._watch.tick()
         self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    async def _check_disk(self) -> None:
+        """Verify what a restart would load, again and again; what is loaded already goes on serving."""
+        known: dict[Role, str] = {}
+        while True:
+            await asyncio.sleep(self.settings.scrub_every_s)
+            problems = await self._loop.run_in_executor(None, disk_problems, self.release, utc_now())
+            for role in problems.keys() - known.keys():
+                evidence = Evidence(fault=Fault.TAMPERED, disk_ok=False, errors=(problems[role],))
+                self.journal.note(f"The {role}'s bundle on disk is refused.", diagnose(Seat(role), evidence))
+            known = problems
 
     # The machine.
 
@@ -396,38 +412,24 @@ class Pair:
     @property
     def served(self) -> ServedModel:
         """Return the model as clients see it."""
-        release = self.release
-        return ServedModel(
-            release.model, release.version, _platform(release), release.io, self._state.serving is not None
-        )
+        return served_model(self.release, self._state)
 
     def status(self) -> PairStatus:
         """Return the pair's state, for people and metrics."""
+        members = tuple(
+            member_status(self.release, self._state, member, self._crew.workers.get(member.seat), self._watch)
+            for member in self._state.members
+        )
         return PairStatus(
             model=self.release.model,
             version=self.release.version,
             term=self._state.term,
             serving=self._state.serving,
-            members=tuple(self._member_status(member.seat) for member in self._state.members),
+            members=members,
             queue=len(self._flights.flying),
             counters=self.journal.tally.snapshot(),
             latency_ms=self.journal.latency_ms,
             timeline=self.journal.timeline,
-        )
-
-    def _member_status(self, seat: Seat) -> MemberStatus:
-        member, worker = self._state.member(seat), self._crew.workers.get(seat)
-        bundle = self.release.bundles.get(seat.role)
-        lives = worker is not None and not worker.closing
-        return MemberStatus(
-            seat=seat,
-            state=member.state,
-            bundle_id="" if bundle is None else bundle.bundle_id,
-            candidate="" if bundle is None else bundle.candidate,
-            pid=worker.pid if worker is not None and lives else None,
-            rss_bytes=self._watch.rss_bytes(worker) if worker is not None and lives else None,
-            restarts=max(0, member.incarnation - 1),
-            serving=seat.role is self._state.serving and member.state is MemberState.READY,
         )
 
     def switch(self, to: Role) -> str:
@@ -471,12 +473,6 @@ class Pair:
 
 
 _POISON_KEPT = 1024
-_PLATFORMS = {Engine.LITERT: "tensorflow_lite", Engine.ONNXRUNTIME: "onnxruntime_onnx"}
-
-
-def _platform(release: Release) -> str:
-    bundle = release.bundles.get(Role.PRIMARY) or release.bundles[Role.BACKUP]
-    return _PLATFORMS[bundle.manifest.entrypoint.engine]
 
 
 def _agreement(release: Release) -> Agreement | None:
