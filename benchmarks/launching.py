@@ -109,12 +109,13 @@ def until(what: str, holds: Callable[[], bool], within_s: float = _START_S, ever
 
 @dataclass
 class Hotspare:
-    """Our pair: the real server, whose sessions take orders."""
+    """Our pair: the real server; where it ``takes_orders``, its sessions can be told to do wrong."""
 
     files: PairFiles
     folder: Path
     options: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    takes_orders: bool = True
     name: str = "hotspare"
 
     def __post_init__(self) -> None:
@@ -128,12 +129,12 @@ class Hotspare:
     def start(self) -> None:
         """Start the server and wait for both members; its own log lines are kept with the time they came."""
         began = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.drill.faulty_server", "--orders", str(self.folder / "orders"),
-             "--primary", str(self.files.primary), "--standby", str(self.files.backup),
-             "--trust", str(self.files.trust), "--port", str(self.port), *self.options],
-            stderr=subprocess.PIPE, text=True, env={**os.environ, **self.environment},
-        )  # fmt: skip
+        faulty = ("-m", "pipeline.drill.faulty_server", "--orders", str(self.folder / "orders"))
+        program = faulty if self.takes_orders else ("-m", "pipeline.cli", "serve")
+        pair = ("--primary", self.files.primary, "--standby", self.files.backup, "--trust", self.files.trust)
+        command = [sys.executable, *program, *map(str, pair), "--port", str(self.port), *self.options]
+        environment = {**os.environ, **self.environment}
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         until("The pair's start", self.answers)
         self.ready_s = time.monotonic() - began
