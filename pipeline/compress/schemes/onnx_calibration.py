@@ -1,6 +1,6 @@
 """Streaming calibration of ``.onnx`` models: every float activation becomes an output, and its range is kept."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
@@ -33,14 +33,15 @@ def onnx_ranges(prepared: bytes, batches: Iterable[Tensors], clipping: Clipping 
 
 
 class ActivationSession:
-    """A model in onnxruntime that answers with every float activation, whatever their axes mean."""
+    """A model in onnxruntime that answers with every float activation, or with those of ``names`` alone."""
 
-    def __init__(self, prepared: bytes) -> None:
+    def __init__(self, prepared: bytes, names: Collection[str] | None = None) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # the arena keeps the largest call's memory for ever
         options.log_severity_level = _ERRORS_ONLY
-        self._session = ort.InferenceSession(_with_activations(prepared), options, providers=["CPUExecutionProvider"])
+        shown = _with_activations(prepared) if names is None else _with_outputs(prepared, names)
+        self._session = ort.InferenceSession(shown, options, providers=["CPUExecutionProvider"])
         shapes = [item.shape for item in self._session.get_inputs()]
         self.fixed_rows = {shape[0] for shape in shapes if shape and isinstance(shape[0], int)}
 
@@ -54,6 +55,15 @@ class ActivationSession:
             raise DataError(
                 f"Calibration rows do not run through the model ({brief}). Check data.calibration."
             ) from error
+
+
+def _with_outputs(prepared: bytes, names: Collection[str]) -> bytes:
+    """Return the model with float tensors of these names for its outputs."""
+    model = onnx.load_from_string(prepared)
+    del model.graph.output[:]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return bytes(model.SerializeToString())
 
 
 def _with_activations(prepared: bytes) -> bytes:

@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.compress.schemes import onnx_schemes, tflite_schemes
 from pipeline.compress.schemes.calibration import Clipping, Ranges, activation_ranges
 from pipeline.compress.schemes.groups import Assignment, WeightGroup
+from pipeline.compress.schemes.onnx_bias import correct_onnx
 from pipeline.compress.schemes.tflite_bias import correct_tflite
 from pipeline.core.errors import ModelError, SchemeRefused
 from pipeline.core.names import Format, Scheme
@@ -96,5 +97,5 @@ def correct_biases(model_format: Format, prepared: bytes, stored: bytes, batches
     the same size; it is ``stored`` itself where there is nothing to correct.
     """
     if model_format is Format.ONNX:
-        return stored
+        return correct_onnx(prepared, stored, batches)
     return correct_tflite(prepared, stored, batches)
