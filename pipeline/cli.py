@@ -31,6 +31,8 @@ COMMANDS = {
     "inspect": Command(f"{_NODE}.inspect", "show what a bundle says of itself, without trusting it"),
     "run": Command(f"{_NODE}.run", "verify a bundle, load it and predict from an npz file"),
     "serve": Command(f"{_NODE}.serve", "serve a primary and its hot standby: notice faults, switch, lose nothing"),
+    "swap": Command(f"{_NODE}.swap", "have a running server move to new bundles, losing no request"),
+    "token": Command(f"{_NODE}.token", "make a bearer token for a server; only its hash is kept"),
     "init": Command(f"{_BUILD}.init", "scaffold a project around your own trained model"),
     "compress": Command(f"{_BUILD}.compress", "find the smallest backup within a loss budget, in one shot"),
     "train": Command(f"{_BUILD}.train", "train an example model on real data"),

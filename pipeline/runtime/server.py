@@ -121,7 +121,8 @@ class Server:
         """
         old = self._pair(model)
         async with self._swaps[model]:
-            release = open_release(old.release.places, utc_now(), strict=True)
+            # Hashing a large model would hold every request up; another thread does it.
+            release = await asyncio.to_thread(open_release, old.release.places, utc_now(), strict=True)
             if release.model != model:
                 raise Refusal(f"The folders now hold bundles of {release.model}, not of {model}; serve it on its own.")
             old = self._pair(model)

@@ -52,7 +52,7 @@ def _add_pair_arguments(group: "argparse._ArgumentGroup") -> None:
 
 def _add_front_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--name", action="append", default=[], help="a host name that clients use, beside loopback")
-    group.add_argument("--tokens", type=Path, help="token file (hotspare keys token); without one nobody administers")
+    group.add_argument("--tokens", type=Path, help="token file (hotspare token); without one nobody administers")
     group.add_argument("--tls-cert", type=Path, help="certificate chain, PEM")
     group.add_argument("--tls-key", type=Path, help="its key, PEM")
     group.add_argument("--tls-client-ca", type=Path, help="only clients with a certificate of this authority")

@@ -21,7 +21,7 @@ from pipeline.core.schema import Rule, plain
 from pipeline.core.strict_yaml import read_yaml
 
 _RANDOM_BYTES = 32
-_ADVICE = "make one with `hotspare keys token FILE --use admin --name NAME`"
+_ADVICE = "make one with `hotspare token FILE --use admin --name NAME`"
 
 
 class TokenUse(StrEnum):
