@@ -29,6 +29,11 @@ class Leaving:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """Server: you did not answer, so there is another keeper now."""
+
+
+@dataclass(frozen=True)
 class WorkerForked:
     """Keeper: the worker is up; descriptor: its pidfd."""
 
@@ -52,8 +57,10 @@ class WorkerEnded:
     status: int
 
 
-Message = SpawnAsked | Leaving | WorkerForked | ForkFailed | WorkerEnded
-_KINDS: dict[str, type] = {kind.__name__: kind for kind in (SpawnAsked, Leaving, WorkerForked, ForkFailed, WorkerEnded)}
+Message = SpawnAsked | Leaving | Replaced | WorkerForked | ForkFailed | WorkerEnded
+_KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (SpawnAsked, Leaving, Replaced, WorkerForked, ForkFailed, WorkerEnded)
+}
 
 
 class Line:

@@ -63,8 +63,7 @@ def fork_child(run: Callable[[], int], keep: Collection[int]) -> int:
     error of ours is told in its sentence and gives its exit code, any other a traceback and 70. Raises OSError when
     the machine has no process or memory left.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         pid = os.fork()
@@ -84,27 +83,40 @@ def _be_child(run: Callable[[], int], keep: Collection[int]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         code = run()
     except HotspareError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         code = error.exit_code
     finally:
         _tell_crash(sys.exc_info()[1])
         os._exit(code)  # no cleanup of what belongs to the parent
 
 
+def say(text: str) -> None:
+    """Print a line to standard error; that nobody reads it any more must not end us."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
 def _tell_crash(error: BaseException | None) -> None:
     with contextlib.suppress(OSError, ValueError):
         if error is not None:
             sys.excepthook(type(error), error, error.__traceback__)
-        sys.stdout.flush()
-        sys.stderr.flush()
+    _flush()
 
 
 def _default_signals() -> None:
     signal.set_wakeup_fd(-1)
     for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
-    # A stopped child is hung up on when its parent dies; it is to be woken, not ended.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # A stopped child is hung up on when its parent dies: it is to be woken, not ended. And a child is in the terminal's
+    # background: it is not to be stopped when it writes there.
+    for number in (signal.SIGHUP, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _close_others(keep: Collection[int]) -> None:

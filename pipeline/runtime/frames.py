@@ -53,7 +53,9 @@ class Failure:
 
 
 def encode_frame(kind: Kind, term: int = 0, request_id: int = 0, payload: bytes = b"") -> bytes:
-    """Return a frame's bytes."""
+    """Return a frame's bytes; raises ValueError for a payload that no reader takes."""
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise ValueError(f"{len(payload)} bytes are too many for one frame; {PAYLOAD_BYTES_MAX} are the most")
     return HEADER.pack(len(payload), kind, term, request_id) + payload
 
 

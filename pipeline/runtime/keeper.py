@@ -10,17 +10,16 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.core.errors import HotspareError
+from pipeline.core.errors import HotspareError, SurroundingsError
 from pipeline.engines.open import open_session as open_engine_session
 from pipeline.runtime.arena import Arena
-from pipeline.runtime.control import ForkFailed, Leaving, Line, Message, SpawnAsked, WorkerEnded, WorkerForked
-from pipeline.runtime.forking import close_all, fork_child, limit_worker, preload, thread_count, tie_life_to
+from pipeline.runtime.control import ForkFailed, Leaving, Line, Message, Replaced, SpawnAsked, WorkerEnded, WorkerForked
+from pipeline.runtime.forking import close_all, fork_child, limit_worker, preload, say, thread_count, tie_life_to
 from pipeline.runtime.loading import OpenSession
 from pipeline.runtime.restarts import restart_delay_ms
 from pipeline.runtime.titles import set_title
@@ -61,14 +60,17 @@ def keep(
     when this process dies, the server runs it, and it takes over what it finds named in the environment instead of
     calling ``bind``. SIGTERM, SIGINT and SIGHUP are passed on to the server. A server that ends in any other way than
     by returning (or raising an error of ours) is started again. With a ``rehearsal`` that worker's bundle is verified
-    here once, which takes 30 ms off the start of every server and worker. Raises what ``bind`` raises.
+    here once, which takes 30 ms off the start of every server and worker. Raises what ``bind`` raises, and
+    SurroundingsError on systems without pidfds.
     """
+    if not hasattr(os, "pidfd_open"):
+        raise SurroundingsError("Serving a pair needs Linux 5.3 or newer; elsewhere use `hotspare run --pair`.")
     inherited = os.environ.pop(TAKE_OVER, None)
     if rehearsal is not None:
         rehearse(rehearsal)
     preload()
     if (threads := thread_count()) > 1:
-        print(f"{threads - 1} threads of libraries run while processes are forked; starts may hang.", file=sys.stderr)
+        say(f"{threads - 1} threads of libraries run while processes are forked; starts may hang.")
     set_title("hotspare keeper")
     if inherited is None:
         return _Keeper(tuple(bind()), serve, tuple(take_over_argv), open_session).run()
@@ -153,6 +155,8 @@ class _Keeper:
     def _on_server_ended(self) -> None:
         """Start another server at once, unless this one left by intent, or ends again and again."""
         self._read_messages()
+        if self._result is not None:
+            return
         status = None if self._server_pid is None else os.waitpid(self._server_pid, 0)[1]
         self._forget_server()
         self._end_workers()
@@ -163,7 +167,7 @@ class _Keeper:
         self._deaths_s.append(now_s)
         self._previous_status = status
         self._start_at_s = now_s + restart_delay_ms(self._deaths_s, now_s) / 1000
-        print(f"The server ended ({_told(status)}); another one is started.", file=sys.stderr)
+        say(f"The server ended ({_told(status)}); another one is started.")
 
     def _forget_server(self) -> None:
         self._drop_line()
@@ -206,6 +210,8 @@ class _Keeper:
     def _obey(self, message: Message, descriptors: list[int]) -> None:
         if isinstance(message, Leaving):
             self._left = message.code
+        elif isinstance(message, Replaced):
+            self._result = 0
         elif isinstance(message, SpawnAsked) and len(descriptors) == 3:
             self._fork_worker(message, *descriptors)
         close_all(descriptors)
@@ -283,7 +289,7 @@ def _be_server(serve: Serve, context: ServerContext) -> int:
     try:
         code = serve(context)
     except HotspareError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         code = error.exit_code
     with contextlib.suppress(OSError):
         context.line.send(Leaving(code))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import HotspareError, SurroundingsError
 from pipeline.runtime.arena import Arena
-from pipeline.runtime.control import ForkFailed, Line, Message, SpawnAsked, WorkerEnded, WorkerForked
+from pipeline.runtime.control import ForkFailed, Line, Message, Replaced, SpawnAsked, WorkerEnded, WorkerForked
 from pipeline.runtime.forking import close_all
 from pipeline.runtime.keeper import TAKE_OVER, ServerContext
 from pipeline.runtime.restarts import restart_delay_ms
@@ -87,6 +87,8 @@ class KeeperClient:
                 self._line.send(SpawnAsked(ask, spec), (theirs.fileno(), arena.fd, tied))
             forked = await asyncio.wait_for(answer, self._spawn_max_s)
         except TimeoutError:
+            with contextlib.suppress(OSError):  # it may be stopped, and is to know when it wakes up
+                self._line.send(Replaced())
             self._on_lost()
             forked = None
         except BaseException:

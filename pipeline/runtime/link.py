@@ -78,8 +78,8 @@ class WorkerLink(asyncio.Protocol):
         if request_id in self._asked:
             raise ValueError(f"request {request_id} is under way")
         payload, slot = pack_request(inputs, self._spawned.arena)
-        self._asked[request_id] = (term, slot)
         self._send(Kind.INFER, term, request_id, payload)
+        self._asked[request_id] = (term, slot)
 
     def load(self) -> None:
         """Make a staged worker get ready."""
@@ -124,7 +124,7 @@ class WorkerLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's signature
         """Report the loss."""
-        self._lose(None)
+        self._lose(None if self._reader.is_between else "it ended in the middle of a frame")
 
     def _lose(self, problem: str | None) -> None:
         if not self._is_over:

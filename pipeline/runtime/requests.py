@@ -29,8 +29,12 @@ def pack_request(inputs: Tensors, arena: Arena) -> tuple[bytes, int | None]:
     if start is None:
         return _SLOT.pack(0, 0) + encode_tensors(inputs), None
     end = arena.slot_end(start)
-    places = _put(large, arena.bytes_at(start, end))
-    return _SLOT.pack(start, end) + encode_tensors(inputs, places), start
+    try:
+        places = _put(large, arena.bytes_at(start, end))
+        return _SLOT.pack(start, end) + encode_tensors(inputs, places), start
+    except ValueError:
+        arena.free(start)
+        raise
 
 
 def unpack_request(payload: bytes, arena: Arena) -> tuple[dict[str, Array], memoryview]:

@@ -184,6 +184,7 @@ def test_a_half_frame_and_then_nothing_is_a_loss(linked: Callable[[Body], None])
         worker.connection.sendall(encode_frame(Kind.STAGED)[:5])
         worker.connection.close()
         assert await heard.until(1) == [("lost",)]
+        assert "middle of a frame" in str(link.problem)
         assert died_of(worker) == signal.SIGKILL
 
     linked(body)

@@ -52,6 +52,12 @@ def test_outputs_larger_than_the_slot_and_outputs_that_are_the_inputs_go_inline(
     assert np.array_equal(unpack_answer(pack_answer({"y": inputs["big"]}, 0, lent), own)[0]["y"], BIG)
 
 
+def test_what_cannot_be_sent_leaves_no_slot_lent(arena: Arena) -> None:
+    with pytest.raises(ValueError, match="cannot be sent"):
+        pack_request({"big": BIG, "odd": np.array(["text"])}, arena)
+    assert arena.lent == 0
+
+
 def test_a_full_arena_sends_inline(arena: Arena) -> None:
     arena.take(arena.size)
     payload, slot = pack_request({"big": BIG}, arena)
