@@ -79,7 +79,7 @@ def misses(line: Line) -> Iterator[str]:
     yield from _time_misses(line, target)
     if any(run.failovers > target.failovers_max for run in line.runs):
         yield f"failovers {max(run.failovers for run in line.runs)} > {target.failovers_max}"
-    if line.case.name == "control" and line.total("abstained") > ABSTAINED_MAX * line.total("sent"):
+    if line.case.name in ("control", "verify") and line.total("abstained") > ABSTAINED_MAX * line.total("sent"):
         yield f"abstained {line.total('abstained')}"
     hedges = sum(run.hedges for run in line.runs)
     if line.case.name in ("control", "slow") and hedges > HEDGED_MAX * line.total("sent"):

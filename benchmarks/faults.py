@@ -164,8 +164,18 @@ CASES = (
     Case("shape", "wrong shape", _ordered(OrderKind.MALFORMED), _ENGINE, Target(evict_ms=100)),
     Case("dtype", "wrong dtype", _ordered(OrderKind.WRONG_DTYPE), _ENGINE, Target(), is_comparable=False),
     Case("corrupt", "corrupt weights, canaries", _corrupt, frozenset({Component.WEIGHTS}), Target(wrong_max=20)),
+    # A pair agrees within what its two bundles differed by at their build, so a smaller error passes until a canary
+    # sees it; replicas of one bundle agree within golden tolerance.
     Case(
-        "corrupt-verify", "corrupt weights, verify mode", _corrupt, frozenset({Component.WEIGHTS}), Target(),
+        "corrupt-pair", "corrupt weights, verify pair", _corrupt, frozenset({Component.WEIGHTS}),
+        Target(wrong_max=20), options=("--verify", "pair"), is_comparable=False,
+    ),
+    Case(
+        "corrupt-replicas", "corrupt weights, verify replicas", _corrupt, frozenset({Component.WEIGHTS}), Target(),
+        options=("--verify", "replicas", "--replicas", "2"), is_comparable=False,
+    ),
+    Case(
+        "verify", "no fault, verify pair", _nothing, frozenset(), Target(failovers_max=0),
         options=("--verify", "pair"), is_comparable=False,
     ),
     Case(

@@ -1,0 +1,60 @@
+"""The serving table compares what was measured in the same round, and says what missed its target."""
+
+import json
+import socketserver
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import closed_loop
+import serving
+from closed_loop import Pace
+from load import Plan
+
+
+def figures(ours: float = 1500.0, theirs: float = 2000.0) -> serving.Figures:
+    many = {"hotspare": [Pace(ours, 5.0, 9.0, 0)], "in one process": [Pace(theirs, 4.0, 8.0, 0)]}
+    one = {"hotspare": [Pace(1000.0, 0.9, 2.0, 0)], "in one process": [Pace(2000.0, 0.4, 1.0, 0)]}
+    return serving.Figures([0.03], one, many, [0.004], [0.8], ["MLServer was left out."])
+
+
+def test_every_target_is_held_against_its_own_round():
+    found = {row[0]: row[1:] for row in serving.rows(figures())}
+    assert found["p50 over the bare engine call, ms"] == ("0.870", "≤ 1", "holds")
+    assert found["throughput × in one process"] == ("0.750", "≥ 0.7", "holds")
+    assert "throughput × MLServer 1.7.1" not in found
+
+
+def test_a_missed_target_says_so_and_what_was_left_out_is_named():
+    text = serving.markdown(figures(ours=1000.0))
+    assert "| throughput × in one process | 0.500 | ≥ 0.7 | missed |" in text
+    assert "MLServer was left out." in text
+
+
+class Answering(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while head := self.rfile.readline():
+            length = 0
+            while head.strip():
+                if head.lower().startswith(b"content-length"):
+                    length = int(head.split(b":")[1])
+                head = self.rfile.readline()
+            asked = json.loads(self.rfile.read(length))
+            self.wfile.write(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % asked["status"])
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_answers_are_counted_and_errors_are_counted_apart(connections):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answering) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        bodies = (json.dumps({"status": 200}), json.dumps({"status": 500}))
+        found = closed_loop.pace(Plan(server.server_address[1], "/x", bodies, 1.0, 0.2, connections=connections))
+        server.shutdown()
+    assert found.per_second > 50
+    assert 0 < found.bad <= 0.2 * found.per_second * 1.5
+    assert found.p50_ms <= found.p99_ms
