@@ -30,6 +30,7 @@ from pipeline.core.recipe import Distribution
 from pipeline.core.schema import SchemaProblems, plain, read
 
 RESTARTS_MAX = 3
+STALL_SECONDS_MAX = 1800.0  # a phase tells of itself about fifty times
 _ERRORS = (DataError, FileAccess, MissingExtra, ModelError, OutOfSpace, VariantRefused)
 
 OnStep = Callable[[Step], None]
@@ -42,6 +43,7 @@ class _Ending:
     exit_code: int
     failure: Failure | None
     log_file: Path
+    has_hung: bool
 
     @property
     def is_well(self) -> bool:
@@ -51,9 +53,10 @@ class _Ending:
 def train(job: Job, on_step: OnStep) -> Result:
     """Run a job in a process of its own, or in several; returns what its folder holds afterwards.
 
-    TensorFlow takes 10 s to import, and pruning switches Keras for the process. When one of several workers dies, all
-    are started again and go on from the last checkpoint, at most ``RESTARTS_MAX`` times. Raises the error that the
-    process told, SurroundingsError when it was killed, InternalError when it crashed.
+    TensorFlow takes 10 s to import, and pruning switches Keras for the process. When one of several workers dies, or
+    nothing is told for ``STALL_SECONDS_MAX``, all are started again and go on from the last checkpoint, at most
+    ``RESTARTS_MAX`` times. Raises the error that the process told, SurroundingsError when it was killed or hung,
+    InternalError when it crashed.
     """
     job_file = Path(job.out, "job.json")
     write_atomic(job_file, readable_json(plain(job)))
@@ -86,14 +89,42 @@ def _attempt(job_file: Path, count: int, on_step: OnStep) -> _Ending:
         ]
         for watcher in watchers:
             watcher.start()
+        told, has_hung = stack.enter_context(_impatience(processes if count > 1 else ()))
         for event in _events(processes[0]):
+            told.set()
             if isinstance(event, Step):
                 on_step(event)
             else:
                 failure = event
         watchers[0].join()
         index, exit_code = endings[0]
-    return _Ending(exit_code, failure, _log_file(job_file, index))
+    return _Ending(exit_code, failure, _log_file(job_file, index), has_hung.is_set())
+
+
+@contextmanager
+def _impatience(processes: Sequence["subprocess.Popen[str]"]) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """End all processes when too long nothing is told: a worker that hangs lets the others wait for ever.
+
+    Yields what is set at every sign of progress, and what is set once they were ended for the want of one.
+    """
+    told, over, has_hung = threading.Event(), threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while told.wait(STALL_SECONDS_MAX):
+            if over.is_set():
+                return
+            told.clear()
+        if processes:
+            has_hung.set()
+        for process in processes:
+            process.kill()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield told, has_hung
+    finally:
+        over.set()
+        told.set()
 
 
 def _watch(index: int, processes: Sequence["subprocess.Popen[str]"], endings: list[tuple[int, int]]) -> None:
@@ -170,6 +201,11 @@ def _error(job: Job, ending: _Ending, count: int) -> HotspareError:
         kinds = {kind.exit_code: kind for kind in _ERRORS}
         return kinds.get(ending.failure.exit_code, InternalError)(ending.failure.message)
     again = f" {RESTARTS_MAX + 1} times" if count > 1 else ""
+    if ending.has_hung:
+        return SurroundingsError(
+            f"The workers that made {job.variant} told of no progress for {STALL_SECONDS_MAX / 60:.0f} minutes{again}; "
+            "see what holds them up, then run the command again: it goes on from the last epoch."
+        )
     if ending.exit_code < 0:
         return SurroundingsError(
             f"The process that made {job.variant} was ended by signal {-ending.exit_code}{again}, perhaps for want of "

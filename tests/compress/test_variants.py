@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
+from pipeline.compress import processes
 from pipeline.compress import variants as room
 from pipeline.compress.job import Step
 from pipeline.compress.sources.source import KERAS_2, KERAS_3, SAVED_MODEL, kind_of_source, require_tunable
@@ -257,4 +258,13 @@ def test_a_dead_worker_ends_the_others_and_all_start_again_but_not_for_ever(
     project(source="tiny_dense.keras", source_format="keras", variants={"dense": {}, "p50": tuning})
     _process(monkeypatch, WORKER.replace("DEATHS", str(deaths)))
     with pytest.raises(kind, match=words):
+        make("p50")
+
+
+def test_workers_that_hang_without_dying_are_ended(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning = {"distribute": "multi_worker", "workers": 2}
+    project(source="tiny_dense.keras", source_format="keras", variants={"dense": {}, "p50": tuning})
+    monkeypatch.setattr(processes, "STALL_SECONDS_MAX", 0.05)
+    _process(monkeypatch, "import sys; sys.stdin.read()")
+    with pytest.raises(SurroundingsError, match="told of no progress for 0 minutes 4 times"):
         make("p50")
