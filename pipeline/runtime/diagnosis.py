@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from pipeline.runtime.members import Component, Diagnosis, Fault, Seat
 
+SAID_MAX = 300  # characters of an engine's error that are passed on
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -73,7 +75,7 @@ def diagnose(seat: Seat | None, evidence: Evidence) -> Diagnosis:
         or _short_of(evidence)
         or _RULES[evidence.fault](evidence)
     )
-    said = tuple(f"it said: {error}" for error in evidence.errors if " " in error)
+    said = tuple(f"it said: {error[:SAID_MAX]}" for error in evidence.errors if " " in error)
     return Diagnosis(
         seat=seat,
         fault=evidence.fault,
