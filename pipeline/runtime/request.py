@@ -85,7 +85,7 @@ def request_step(state: RequestState, event: RequestEvent, available: Available)
     taken = _taken(state, event)
     if taken is None:
         return state, ()
-    final = _final(taken)
+    final = None if taken is state else _final(taken)
     if final is not None:
         return _done(taken, final)
     return _pursued(taken, event.now_ms, available)
