@@ -66,6 +66,28 @@ def test_no_module_keeps_state_that_functions_change() -> None:
     assert [f"{path}:{node.lineno}" for path, node in _nodes() if isinstance(node, ast.Global)] == []
 
 
+def _imported(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+
+
+def test_web_libraries_live_in_the_http_room_alone() -> None:
+    web = {"starlette", "uvicorn", "orjson", "httptools"}
+    rooms = {path.relative_to(ROOT / "pipeline").parent.as_posix() for path, node in _nodes() if web & _imported(node)}
+    assert rooms == {"runtime/http"}
+
+
+def test_the_pair_machine_has_no_clock_no_files_and_no_chance() -> None:
+    pure = {"pair", "pair_nouns", "pair_seats", "pair_serving", "request", "request_nouns", "detectors"}
+    effects = {"asyncio", "time", "datetime", "random", "os", "pathlib", "socket", "subprocess", "signal"}
+    assert [
+        (path.name, sorted(effects & _imported(node)))
+        for path, node in _nodes()
+        if path.parent.name == "runtime" and path.stem in pure and effects & _imported(node)
+    ] == []
+
+
 def test_the_drawn_error_tree_is_the_real_one() -> None:
     drawn = dict(re.findall(r"[├└]── (\w+) +(\d+)   ", errors.__doc__ or ""))
     classes = {
