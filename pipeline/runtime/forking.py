@@ -26,6 +26,8 @@ _ENGINES = {
     "ai_edge_litert": "pipeline.engines.litert",
     "tflite_runtime": "pipeline.engines.tflite_runtime",
 }
+# What is imported on first use otherwise, by every child again: the event loop, cryptography's OpenSSL, zip names.
+_LATE = ("uvloop", "cryptography.hazmat.backends.openssl.backend", "encodings.cp437", "importlib.readers")
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HANDLED = (*_FORWARDED, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 _WORKER_OOM_SCORE = 300  # when memory runs out, a worker can be spared before the server
@@ -39,13 +41,16 @@ def one_thread() -> None:
 
 
 def preload() -> None:
-    """Import the engines that are installed, open nothing, and put what exists out of the collector's reach.
+    """Import the engines that are installed and what children need, and put what exists out of the collector's reach.
 
     Collected objects would be written to, and pages that are written to are not shared with children any more.
     """
     one_thread()
     for package, module in _ENGINES.items():
         if importlib.util.find_spec(package) is not None:
+            importlib.import_module(module)
+    for module in _LATE:
+        with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
     gc.collect()
     gc.freeze()

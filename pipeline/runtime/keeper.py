@@ -13,38 +13,24 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from pipeline.core.errors import HotspareError, SurroundingsError
+from pipeline.core.errors import SurroundingsError
 from pipeline.engines.open import open_session as open_engine_session
-from pipeline.runtime.arena import Arena
+from pipeline.runtime.children import TAKE_OVER, Serve, ServerContext, be_server, be_worker, exit_code_of, told
 from pipeline.runtime.control import ForkFailed, Leaving, Line, Message, Replaced, SpawnAsked, WorkerEnded, WorkerForked
-from pipeline.runtime.forking import close_all, fork_child, limit_worker, preload, say, thread_count, tie_life_to
+from pipeline.runtime.forking import close_all, fork_child, preload, say, thread_count
 from pipeline.runtime.loading import OpenSession
 from pipeline.runtime.restarts import restart_delay_ms
 from pipeline.runtime.titles import set_title
-from pipeline.runtime.worker import rehearse, work
+from pipeline.runtime.worker import rehearse
 from pipeline.runtime.worker_spec import WorkerSpec
 
-TAKE_OVER = "HOTSPARE_TAKE_OVER"  # environment: control, server's pidfd, listening sockets, as descriptor numbers
+__all__ = ["ServerContext", "keep"]
+
 DEPOSED_AFTER_S = 2.0
+Bind = Callable[[], Sequence[socket.socket]]
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _PASSED_ON = (*_STOPPING, signal.SIGHUP)
-
-
-@dataclass(frozen=True)
-class ServerContext:
-    """What a server process is given; ``previous_status`` is the wait status of the server before it, if known."""
-
-    listening: tuple[socket.socket, ...]
-    line: Line
-    take_over_argv: tuple[str, ...]
-    restarts: int
-    previous_status: int | None
-
-
-Bind = Callable[[], Sequence[socket.socket]]
-Serve = Callable[[ServerContext], int]
 
 
 def keep(
@@ -66,17 +52,18 @@ def keep(
     if not hasattr(os, "pidfd_open"):
         raise SurroundingsError("Serving a pair needs Linux 5.3 or newer; elsewhere use `hotspare run --pair`.")
     inherited = os.environ.pop(TAKE_OVER, None)
+    listening = () if inherited else tuple(bind())  # first of all: connections can queue while libraries are imported
     if rehearsal is not None:
         rehearse(rehearsal)
     preload()
     if (threads := thread_count()) > 1:
         say(f"{threads - 1} threads of libraries run while processes are forked; starts may hang.")
     set_title("hotspare keeper")
-    if inherited is None:
-        return _Keeper(tuple(bind()), serve, tuple(take_over_argv), open_session).run()
-    control, pidfd, *listening = map(int, inherited.split(","))
-    sockets = tuple(socket.socket(fileno=fd) for fd in listening)
-    keeper = _Keeper(sockets, serve, tuple(take_over_argv), open_session)
+    if not inherited:
+        return _Keeper(listening, serve, tuple(take_over_argv), open_session).run()
+    control, pidfd, *numbers = map(int, inherited.split(","))
+    listening = tuple(socket.socket(fileno=number) for number in numbers)
+    keeper = _Keeper(listening, serve, tuple(take_over_argv), open_session)
     keeper.take_over(socket.socket(fileno=control), pidfd)
     return keeper.run()
 
@@ -142,7 +129,7 @@ class _Keeper:
         ours, theirs = Line.pair()
         context = ServerContext(self._listening, Line(theirs), self._argv, len(self._deaths_s), self._previous_status)
         kept = [theirs.fileno(), *(one.fileno() for one in self._listening)]
-        self._server_pid = fork_child(lambda: _be_server(self._serve, context), kept)
+        self._server_pid = fork_child(lambda: be_server(self._serve, context), kept)
         theirs.close()
         self._watch(ours, os.pidfd_open(self._server_pid))
 
@@ -161,13 +148,13 @@ class _Keeper:
         self._forget_server()
         self._end_workers()
         if self._left is not None or self._is_stopping:
-            self._result = self._left if self._left is not None else _exit_code(status)
+            self._result = self._left if self._left is not None else exit_code_of(status)
             return
         now_s = time.monotonic()
         self._deaths_s.append(now_s)
         self._previous_status = status
         self._start_at_s = now_s + restart_delay_ms(self._deaths_s, now_s) / 1000
-        say(f"The server ended ({_told(status)}); another one is started.")
+        say(f"The server ended ({told(status)}); another one is started.")
 
     def _forget_server(self) -> None:
         self._drop_line()
@@ -218,7 +205,7 @@ class _Keeper:
 
     def _fork_worker(self, asked: SpawnAsked, connection: int, arena: int, lifeline: int) -> None:
         def run() -> int:
-            return _be_worker(asked.spec, connection, arena, lifeline, self._open_session)
+            return be_worker(asked.spec, connection, arena, lifeline, self._open_session)
 
         try:
             pid = fork_child(run, (connection, arena, lifeline))
@@ -282,36 +269,3 @@ class _Keeper:
         for pid in self._workers:
             os.waitpid(pid, 0)
         self._workers.clear()
-
-
-def _be_server(serve: Serve, context: ServerContext) -> int:
-    set_title("hotspare server")
-    try:
-        code = serve(context)
-    except HotspareError as error:
-        say(str(error))
-        code = error.exit_code
-    with contextlib.suppress(OSError):
-        context.line.send(Leaving(code))
-    return code
-
-
-def _be_worker(spec: WorkerSpec, connection: int, arena: int, lifeline: int, open_session: OpenSession) -> int:
-    tie_life_to(lifeline)
-    shared = Arena.open(arena)  # before the limit, which it is no part of
-    limit_worker(spec.memory_mb)
-    return work(spec, socket.socket(fileno=connection), shared, open_session)
-
-
-def _exit_code(status: int | None) -> int:
-    if status is None:
-        return 0
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
-
-
-def _told(status: int | None) -> str:
-    if status is None:
-        return "it was started by another keeper, so how is not known"
-    code = os.waitstatus_to_exitcode(status)
-    return f"exit code {code}" if code >= 0 else f"signal {-code}"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import HotspareError, SurroundingsError
 from pipeline.runtime.arena import Arena
+from pipeline.runtime.children import TAKE_OVER, ServerContext
 from pipeline.runtime.control import ForkFailed, Line, Message, Replaced, SpawnAsked, WorkerEnded, WorkerForked
 from pipeline.runtime.forking import close_all
-from pipeline.runtime.keeper import TAKE_OVER, ServerContext
 from pipeline.runtime.restarts import restart_delay_ms
 from pipeline.runtime.worker_spec import WorkerSpec
 

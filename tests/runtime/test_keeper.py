@@ -124,6 +124,18 @@ def keep(pair: Sealed, tmp_path: Path) -> Iterator[Callable[..., Kept]]:
         one.keeper.communicate(timeout=10)
 
 
+def test_what_is_forked_has_one_thread_and_no_file_that_a_library_opened() -> None:
+    program = """
+import os
+from pipeline.runtime.forking import one_thread, preload, thread_count
+one_thread()
+preload()
+print(thread_count(), sorted(set(map(int, os.listdir("/proc/self/fd"))) - {0, 1, 2})[1:])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1 []", done.stderr
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_keeper_server_and_worker_serve_and_end_by_sigterm(keep: Callable[..., Kept], loop: str) -> None:
     kept = keep(loop)
