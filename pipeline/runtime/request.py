@@ -172,9 +172,13 @@ def _failed(state: RequestState) -> Refuse | None:
 
 
 def _judged(state: RequestState) -> Final | None:
-    for a, _, agree in state.verdicts:
-        if agree:
-            return Release(state.attempts[a].seat, state.attempts[a].incarnation)
+    has_settled = any(not agree for _, _, agree in state.verdicts)
+    for a, b, agree in state.verdicts:
+        if (
+            agree
+        ):  # of two that differed either may be wrong, and a third opinion's tolerance may take in both: it counts
+            released = state.attempts[b if has_settled else a]
+            return Release(released.seat, released.incarnation)
     opinions = 2 if state.verify is VerifyMode.PAIR else 3
     if len(state.verdicts) < len(list(combinations(range(opinions), 2))):
         return None
@@ -230,9 +234,9 @@ def _wanted(state: RequestState, now_ms: float, available: Available) -> Iterato
     serving, others = available.serving, available.others
     if state.verify is VerifyMode.OFF:
         pending = [attempt for attempt in state.attempts if attempt.outcome is Outcome.PENDING]
-        if not pending:
+        if not pending and serving:  # while nobody serves, nobody is asked
             has_failed = any(attempt.outcome is Outcome.BAD for attempt in state.attempts)
-            yield ((others, serving) if has_failed and serving else (serving,)), False
+            yield ((others, serving) if has_failed else (serving, others)), False
         elif len(pending) == 1 and now_ms >= pending[0].sent_ms + state.hedge_after_ms:
             yield (others, serving), True
         return
