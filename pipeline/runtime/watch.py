@@ -15,6 +15,7 @@ from pipeline.runtime.canaries import Canaries, CanaryWatch, canary_rounds
 from pipeline.runtime.crew import Worker
 from pipeline.runtime.detectors import Baseline, HedgeBudget
 from pipeline.runtime.diagnosis import Evidence
+from pipeline.runtime.guards import Guard
 from pipeline.runtime.members import Fault
 from pipeline.runtime.procfs import ProcessSample, oom_kills, sample, waited_ms
 from pipeline.runtime.release import Release
@@ -24,6 +25,8 @@ from pipeline.runtime.shadowing import Shadowing
 
 LAG_MS = 20.0  # the server itself was late by more: what it owes itself is nobody's fault
 _TICK_MS = 10.0
+STARVED_RATIO = 0.1  # a worker that waits for a processor for so much of a second is not judged by its pace
+STARVED_FOR_MS = 5000.0  # nor are the canaries of that time
 _SECOND_MS = 1000.0
 
 
@@ -82,6 +85,8 @@ class _Watched:
     answers: detectors.Watch = field(default_factory=detectors.Watch)
     probe: tuple[int, int, float] | None = None  # request id, turn, sent at
     owed: _Owed | None = None
+    seen: tuple[float, ProcessSample] | None = None  # the last look of every second
+    starved_ms: float = float("-inf")  # when it last waited for a processor for long
     baseline: Baseline | None = None
 
 
@@ -99,6 +104,7 @@ class Watch:
         self._rounds: dict[Role, tuple[Canaries, ...]] = {
             role: canary_rounds(bundle) for role, bundle in release.bundles.items()
         }
+        self._guards = {role: Guard(bundle.io) for role, bundle in release.bundles.items()}
         self._shadowing = shadowing
         self._shadows: dict[int, tuple[Worker, Mapping[str, Array]]] = {}  # released outputs, by the shadow's id
         self._watched: dict[Worker, _Watched] = {}
@@ -170,7 +176,9 @@ class Watch:
         found = _look_at(worker)
         if found is None or owed.then is None:
             return
-        waited = waited_ms(owed.then, found, self._ground.now_ms() - owed.then_ms)
+        between = self._ground.now_ms() - owed.then_ms
+        age = min(age, self._settings.hedge_max_ms + between)  # before the first look, nobody knows what it waited for
+        waited = waited_ms(owed.then, found, between)
         same = any(self._ground.is_same(owed.request_id, next(iter(one.sent_ms))) for one in others)
         expected = self._ground.rows_of(owed.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
         late = bool(others) and not same
@@ -215,10 +223,19 @@ class Watch:
     def _look_at_memory(self, worker: Worker) -> None:
         watched, found = self._watched[worker], _look_at(worker)
         if found is not None:
+            self._look_at_starvation(watched, found)
             watched.rss_bytes = found.rss_bytes
             fault = detectors.memory_growth(found.rss_bytes, watched.rss_at_start, self._settings)
             if fault is not None:
                 self._ground.fail(worker, fault, Evidence(fault=fault))
+
+    def _look_at_starvation(self, watched: _Watched, found: ProcessSample) -> None:
+        now = self._ground.now_ms()
+        if watched.seen is not None:
+            then, before = watched.seen
+            if waited_ms(before, found, now - then) > STARVED_RATIO * (now - then):
+                watched.starved_ms = now
+        watched.seen = now, found
 
     def _look_at_pace(self, worker: Worker, workers: list[Worker]) -> None:
         """Compare a worker's canaries, always the same work, with its first ones and with the other side's."""
@@ -229,6 +246,8 @@ class Watch:
                 ordered = sorted(times)
                 watched.baseline = Baseline(ordered[len(ordered) // 2], ordered[-1])
             return
+        if self._ground.now_ms() < watched.starved_ms + STARVED_FOR_MS:
+            return  # its canaries waited for a processor: that is no fault of its own
         others = [self._watched[one] for one in workers if one.seat.role is not worker.seat.role and one.usable]
         other = next((one for one in others if one.baseline is not None), None)
         theirs = ((), None) if other is None else (other.answers.probes_ms, other.baseline)
@@ -265,9 +284,16 @@ class Watch:
         matches = None if outputs is None else problem is None
         watched.answers, fault = watched.answers.on_canary(took_ms, matches, self._settings)
         if fault is not None:
-            self._ground.fail(worker, fault, Evidence(fault=fault, canary_ok=False, errors=(problem or "",)))
+            spoiled = None if outputs is None else self._spoiled(worker, watched, turn, outputs)
+            fault = Fault.BAD_OUTPUT if spoiled else fault
+            self._ground.fail(worker, fault, Evidence(fault=fault, canary_ok=False, errors=(spoiled or problem or "",)))
         elif matches:
             self._ground.probed(worker)
+
+    def _spoiled(self, worker: Worker, watched: _Watched, turn: int, outputs: Mapping[str, Array]) -> str | None:
+        """Return what is wrong with an answer's form: that is the engine's doing, not that of weights gone bad."""
+        rows = len(next(iter(watched.canaries.inputs(turn).values())))
+        return self._guards[worker.seat.role].check(outputs, rows)
 
     def shadow(self, inputs: Mapping[str, Array], released: Answer) -> None:
         """Have the other side answer a request too, if it is this one's turn."""

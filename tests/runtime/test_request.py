@@ -178,7 +178,7 @@ THREE = Available(((P, 1, 0), (P1, 1, 0)), ((B, 1, 0),), taster=True)
     ("verdicts", "last"),
     [
         ([True], Release(P, 1)),
-        ([False, True], Release(B, 1)),  # either replica may be the wrong one, near enough for another bundle's tolerance
+        ([False, True], Release(B, 1)),  # another bundle's tolerance may take in both replicas
         ([False, False, True], Release(B, 1)),
         ([False, False, False], None),
     ],
