@@ -24,8 +24,10 @@ from pipeline.seal.tflite_constants import TfliteConstants
 Rows = npt.NDArray[np.bool_]
 
 _PLACES = 4
-_REPEATS = 4
-_MANY_BYTES = 1 << 28  # models times constants: above, one corruption of each kind, so that packing stays quick
+_REPEATS_MAX = 4
+# Packing stays quick: so many corruptions are tried, or one of each kind for every constant where that is more.
+_TRIED = 96
+_BYTES_LOADED = 1 << 30
 _METHOD = (
     "Every constant was corrupted by flipped signs, by a zeroed run and by single high bits, each seeded; rows were "
     "taken greedily so that every corruption that moved any synthetic row's answer moves a canary row's, those first "
@@ -61,15 +63,19 @@ def try_corruptions(
     """
     clean = open_session(model_format, model).run(pool)
     exact = {name: repeat_tolerance(tolerances[name], float(np.abs(array).max())) for name, array in clean.items()}
-    repeats = 1 if len(model) * len(file.constants) > _MANY_BYTES else _REPEATS
     tried = []
     for constant in file.constants:
-        for corruption in corruptions(repeats):
+        for corruption in corruptions(_repeats(len(file.constants), len(model))):
             answers = _answers(model_format, file, constant, corruption, pool, seed)
             if answers is not None:
                 beyond, moved = (moved_rows(clean, answers, limits) for limits in (tolerances, exact))
                 tried.append(Tried(constant, beyond, moved))
     return tried
+
+
+def _repeats(constants: int, model_bytes: int) -> int:
+    kinds = max(1, constants * len(corruptions(1)))
+    return max(1, min(_REPEATS_MAX, _TRIED // kinds, _BYTES_LOADED // (kinds * model_bytes)))
 
 
 def _answers(

@@ -11,7 +11,7 @@ from pipeline.seal.measured import measure_golden
 from pipeline.seal.synthetic import spread_over_ids, synthetic_rows
 
 GOLDEN_ROWS = 32
-_POOL_ROWS = 256
+_POOL_ROWS = 128
 _POOL_BYTES_MAX = 1 << 20  # of pictures fewer rows are tried, so that packing stays quick
 _LOOKUP_ROWS_MAX = 2048
 _LOOKUP_BYTES_MAX = 16 << 10  # what the rows that only look tables up may add to a bundle

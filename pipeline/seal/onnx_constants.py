@@ -33,8 +33,11 @@ _SCALES = {
     "GatherBlockQuantized": {2, 3},
     "MatMulNBits": {2, 3},
 }
-# A corrupted length would ask for all memory there is.
-_LENGTHS = {"Range", "Resize", "Upsample", "NonMaxSuppression"}
+# A corrupted length would ask for all memory there is, a corrupted bound for a loop without end.
+_BOUNDS = {
+    *("Range", "Resize", "Upsample", "NonMaxSuppression", "Expand", "Mod"),
+    *("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal"),
+}
 _TABLES = {"Gather": 0, "GatherND": 0, "GatherBlockQuantized": 0}
 
 
@@ -52,7 +55,9 @@ class OnnxConstants:
             if tensor.name in weights and not tensor.raw_data:  # its numbers are in a typed field
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
         self._forms: dict[str, str] = {}
-        reads = dict(reversed(list(self._reads(nodes, weights))))
+        found = list(self._reads(nodes, weights))
+        bounds = {name for name, (operator, _) in found if operator in _BOUNDS}
+        reads = {name: read for name, read in reversed(found) if name not in bounds}
         self.constants: tuple[Constant, ...] = tuple(
             _constant(place, tensor, *reads[tensor.name])
             for place, tensor in enumerate(self._tensors)
@@ -89,12 +94,8 @@ class OnnxConstants:
                 self._forms[node.output[0]] = stored[0]
                 continue
             for place, name in enumerate(stored):
-                if name in weights and _is_weight(node.op_type, place):
+                if name in weights and place not in _SCALES.get(node.op_type, ()):
                     yield name, (node.op_type, _TABLES.get(node.op_type) == place)
-
-
-def _is_weight(operator: str, place: int) -> bool:
-    return operator not in _LENGTHS and place not in _SCALES.get(operator, ())
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -24,8 +24,11 @@ _BITS = {
 _BIAS = schema.TensorType.INT32  # counts where it has a scale: others are shapes, axes, ids
 # What only turns a constant into the form that the next operator reads.
 _PLUMBING = {"DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE"}
-# A corrupted length would ask for all memory there is.
-_LENGTHS = {"RANGE", "FILL", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5"}
+# A corrupted length would ask for all memory there is, a corrupted bound for a loop without end.
+_BOUNDS = {
+    *("RANGE", "FILL", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "FLOOR_MOD"),
+    *("LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "NOT_EQUAL"),
+}
 _TABLE_INPUT = {"GATHER": 0, "GATHER_ND": 0, "EMBEDDING_LOOKUP": 1}
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
@@ -47,7 +50,9 @@ class TfliteConstants:
     def __init__(self, model: bytes) -> None:
         self._model = model
         self._root = schema.Model.GetRootAs(model, 0)
-        self._reads = {read.buffer: read for read in reversed(list(self._walk()))}
+        found = list(self._walk())
+        bounds = {read.buffer for read in found if read.operator in _BOUNDS}
+        self._reads = {read.buffer: read for read in reversed(found) if read.buffer not in bounds}
         self.constants: tuple[Constant, ...] = tuple(
             self._constant(self._reads[buffer]) for buffer in sorted(self._reads)
         )
@@ -83,7 +88,7 @@ class TfliteConstants:
             forms[operator.Outputs(0)] = (forms[given[0]][0], operator.Outputs(0))
             return
         for place, tensor in enumerate(given):
-            if constants[place] and kind not in _LENGTHS:
+            if constants[place]:
                 stored = graph.Tensors(forms[tensor][0])
                 is_table = _TABLE_INPUT.get(kind) == place
                 yield _Read(stored.Buffer(), stored, kind, is_table, _name(graph.Tensors(tensor)))
