@@ -201,8 +201,9 @@ class Pair:
     # What workers report.
 
     def staged(self, worker: Worker) -> None:
-        """Tell the machine."""
-        self._feed(Staged(worker.seat, worker.incarnation))
+        """Tell the machine; a taster is none of its members."""
+        if worker.seat.replica != TASTER_REPLICA:
+            self._feed(Staged(worker.seat, worker.incarnation))
 
     def ready(self, worker: Worker) -> None:
         """Tell the machine; the floor rises once a member of this release answered its golden rows."""
