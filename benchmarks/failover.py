@@ -147,6 +147,7 @@ def _told(system: System, injected_s: float, run: Run) -> Run:
             "faults": tuple(dict.fromkeys(str(facts["fault"]) for facts in diagnosed)),
             "failovers": sum("takes over" in str(one.facts.get("event")) for one in seen),
             "redundancy_ms": back_ms,
+            "tracebacks": (system.folder / "server.log").read_text().count("Traceback"),
             "hedges": int(system.status().get("counters", {}).get("hedges", 0)),
         }
     )

@@ -75,6 +75,8 @@ def misses(line: Line) -> Iterator[str]:
     target = line.case.target
     if broken := sum(bool(run.broken) for run in line.runs):
         yield f"{broken} runs broken"
+    if any(run.tracebacks for run in line.runs):
+        yield "tracebacks in the server's log"
     yield from _count_misses(line, target)
     yield from _time_misses(line, target)
     if any(run.failovers > target.failovers_max for run in line.runs):

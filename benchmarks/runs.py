@@ -29,6 +29,7 @@ class Run:
     hedges: int = 0
     changed_ratio: float | None = None
     registry_asked: int | None = None
+    tracebacks: int = 0  # in the server's log
     skipped: str = ""  # why it could not be done here
     broken: str = ""  # why it could not be brought to its end: counts against the system
 
