@@ -81,12 +81,13 @@ def load_tokens(path: Path) -> Tokens:
 def add_token(path: Path, name: str, use: TokenUse) -> str:
     """Make a token, add its hash to a file (made where missing, 0600) and return it; it can't be read back later.
 
-    Raises KeyFileError when the file is unreadable or already has the name.
+    Raises KeyFileError when the file is unreadable or already has the name, or the name is none.
     """
     before = load_tokens(path) if path.exists() else Tokens()
     token, entry = new_token(name, use)
     if any(known.name == name for known in before.tokens):
         raise KeyFileError(f"{path} already has a token named {name}; choose another name, or remove that entry first.")
-    after = replace(before, tokens=(*before.tokens, entry))
-    write_atomic(path, readable_json(plain(after)), mode=0o600)
+    content = readable_json(plain(replace(before, tokens=(*before.tokens, entry))))
+    read_yaml(Tokens, content, f"the token for {name!r}", KeyFileError)
+    write_atomic(path, content, mode=0o600)
     return token

@@ -69,8 +69,11 @@ def test_a_name_stands_once(tmp_path):
     add_token(path, "ops", TokenUse.ADMIN)
     with pytest.raises(KeyFileError, match="already has"):
         add_token(path, "ops", TokenUse.INFERENCE)
-    with pytest.raises(KeyFileError, match="hotspare keys token"):
+    with pytest.raises(KeyFileError, match="hotspare token"):
         load_tokens(tmp_path / "none.json")
+    with pytest.raises(KeyFileError, match="name"):
+        add_token(tmp_path / "new.json", "Ops Team", TokenUse.ADMIN)
+    assert not (tmp_path / "new.json").exists()
 
 
 @pytest.mark.parametrize(
