@@ -55,7 +55,7 @@ class Line:
     @property
     def named_right(self) -> int:
         """Count the runs whose diagnoses are right."""
-        return sum(set(run.components) == set(self.case.components) for run in self.runs)
+        return sum(set(run.components) - self.case.tentative == self.case.components for run in self.runs)
 
 
 def lines(cases: Sequence[Case], runs: Iterable[Run]) -> Iterator[Line]:
