@@ -316,6 +316,28 @@ def test_a_switch_to_a_sleeping_standby_happens_once_that_is_ready() -> None:
     assert ready(world, B) == [Serve(Role.BACKUP, 2)]
 
 
+def test_a_switch_is_given_up_when_the_standby_fails_to_start() -> None:
+    world = World(Settings(standby=Tier.COLD))
+    world.act_all()
+    ready(world, P)
+    world.feed(SwitchAsked(Role.BACKUP))
+    world.act_all()
+    fail(world, B, Fault.START_FAILED)
+    assert wait(world, 3_600_000) == []
+    assert world.serving == (Role.PRIMARY, 1)
+
+
+def test_a_released_member_begins_with_a_clean_record() -> None:
+    world = whole(restarts_max=1)
+    fail(world, B)
+    wait(world, 50)
+    fail(world, B)
+    world.feed(ReleaseAsked(B))
+    world.act_all()
+    fail(world, B)
+    assert world.state.member(B).start_at_ms == world.now_ms + 50
+
+
 def test_a_draining_pair_fails_over_but_starts_nothing() -> None:
     world = whole()
     world.feed(DrainAsked())

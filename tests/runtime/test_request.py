@@ -171,6 +171,24 @@ def test_pair_mode_never_releases_one_answer_alone() -> None:
     assert [type(action) for action in actions] == [Send, Abstain]
 
 
+def test_pair_mode_takes_no_two_answers_of_one_bundle_for_agreement() -> None:
+    backups = Available(((B, 1, 0),), (), taster=True)
+    again = Available(((B, 1, 0),), ((P, 2, 0),), taster=True)
+    taster = Seat(Role.BACKUP, TASTER_REPLICA)
+    before = (Arrived(0), AnswerGood(B, 1, 1), (Lost(P, 1, 2, suspect=True), backups))
+    events = (*before, (AnswerGood(taster, 1, 200), backups), (MembersChanged(300), again))
+    assert lived(*events, verify=VerifyMode.PAIR)[2:] == [Taste(), Send(P, 2, False)]
+
+
+def test_a_request_that_fails_again_and_again_is_refused_in_the_end() -> None:
+    state, _ = request_step(first_request(1000.0, 10.0), Arrived(0), BOTH)
+    for incarnation in range(1, ATTEMPTS_MAX + 1):
+        after = Available(((P, incarnation + 1, 0),), (), taster=True)
+        state, actions = request_step(state, Lost(P, incarnation, incarnation), after)
+    assert isinstance(actions[-1], Refuse)
+    assert actions[-1].kind is RefusalKind.UNAVAILABLE
+
+
 THREE = Available(((P, 1, 0), (P1, 1, 0)), ((B, 1, 0),), taster=True)
 
 
