@@ -65,7 +65,7 @@ Inject = Callable[[Scene], None]
 class Case:
     """One fault; ``components`` are what diagnoses must name, all of them and nothing else.
 
-    ``tentative`` ones may be named before the last word: a crash is the engine's until a taster shows a request's guilt.
+    ``tentative`` ones may be named before the last word: until a request is found guilty, a crash is the engine's.
     """
 
     name: str
