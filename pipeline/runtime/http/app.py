@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.core.errors import UsageError
 from pipeline.runtime.http.admin import Admin
 from pipeline.runtime.http.admission import host_admitted
 from pipeline.runtime.http.infer import Inference
@@ -31,7 +32,10 @@ _LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 
 
 def build_app(service: Service, front: FrontSettings) -> ASGIApp:
-    """Return the application that serves ``service`` by HTTP."""
+    """Return the application that serves ``service`` by HTTP; raises UsageError when the settings make no sense."""
+    problems = [*front.problems()]
+    if problems:
+        raise UsageError("\n".join(problems))
     return ServerErrorMiddleware(Front(service, front), handler=_bug)
 
 

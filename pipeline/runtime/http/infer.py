@@ -43,6 +43,7 @@ class Inference:
     def __init__(self, service: Service, front: FrontSettings) -> None:
         self._service = service
         self._limits = front.limits
+        self._deadline_ms_max = max(front.limits.deadline_ms_max, front.limits.deadline_ms)
         self._tokens = front.tokens
         self._needs_token = front.tokens.has(TokenUse.INFERENCE)
         self._plans: dict[str, RequestPlan] = {}
@@ -124,8 +125,8 @@ class Inference:
         if header is not None:
             if not header.isdigit() or len(header) > _LENGTH_DIGITS_MAX:
                 raise DataError("the header hotspare-timeout-ms must be a whole number of milliseconds.")
-            asked_ms = min(int(header) or self._limits.deadline_ms_max, asked_ms or self._limits.deadline_ms_max)
-        return min(asked_ms or self._limits.deadline_ms, self._limits.deadline_ms_max)
+            asked_ms = min(int(header) or self._deadline_ms_max, asked_ms or self._deadline_ms_max)
+        return min(asked_ms or self._limits.deadline_ms, self._deadline_ms_max)
 
 
 def refusal_reply(refused: NotAnswered) -> Reply:

@@ -1,12 +1,14 @@
 """Inference by HTTP: what is answered, what is refused, with which status and headers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from asking import GOOD, Client, tensor
-from fake_service import BACKUP_ID, DTYPES, PRIMARY_ID, VERSION
+from fake_service import BACKUP_ID, DTYPES, PRIMARY_ID, VERSION, FakeService
 
+from pipeline.core.errors import UsageError
 from pipeline.core.names import Role
 from pipeline.runtime.http.settings import FrontSettings, Limits
 from pipeline.runtime.http.tensors import DATATYPES
@@ -316,3 +318,24 @@ def test_with_an_inference_token_configured_inference_needs_one(guarded, use):
     assert guarded.ask("POST", "/v2/models/tiny/infer", GOOD, guarded.bearer[use]).status == 200
     assert guarded.ask("GET", "/v2/models/tiny", headers=guarded.bearer[use]).status == 200
     assert guarded.ask("GET", "/v2/health/ready").status == 200
+
+
+def test_a_swap_while_the_body_arrives_loses_no_request(service):
+    """The model is looked up when the body is there: a request must not be asked of a release that has gone."""
+    old = service.models
+    new = tuple(replace(model, version="f" * 12) for model in old())
+    asked = []
+
+    async def infer(model, version, inputs, deadline_ms):
+        asked.append(version)
+        return await FakeService.infer(service, model, version, inputs, deadline_ms)
+
+    service.infer, calls = infer, iter([old(), new])
+    service.models = lambda: next(calls)
+    assert Client(service).infer(GOOD).status == 200
+    assert asked == ["f" * 12]
+
+
+def test_settings_that_make_no_sense_are_refused(service):
+    with pytest.raises(UsageError, match="body_bytes_max must be above 0"):
+        Client(service, FrontSettings(limits=Limits(body_bytes_max=0)))
