@@ -1,5 +1,6 @@
 """Shared memory of a worker for tensors too large for a socket: the server owns the slots, the worker borrows them."""
 
+import contextlib
 import mmap
 import os
 
@@ -25,8 +26,12 @@ class Arena:
     def create(cls, size: int = ARENA_BYTES) -> "Arena":
         """Make an arena; ``fd`` is to be handed to the worker. Raises OSError where memory files are not allowed."""
         fd = os.memfd_create("hotspare-arena", os.MFD_CLOEXEC)
-        os.ftruncate(fd, size)
-        return cls(fd, size)
+        try:
+            os.ftruncate(fd, size)
+            return cls(fd, size)
+        except OSError:  # the mapping takes a descriptor too
+            os.close(fd)
+            raise
 
     @classmethod
     def open(cls, fd: int) -> "Arena":
@@ -72,7 +77,10 @@ class Arena:
         raise ValueError(f"no slot starts at {start}")
 
     def close(self) -> None:
-        """Close the file; the mapping goes with the last array that looks into it."""
+        """Close the file and the mapping, or leave the mapping to the last array that looks into it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+            with contextlib.suppress(BufferError):
+                self._view.release()
+                self._map.close()

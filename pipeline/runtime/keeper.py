@@ -28,6 +28,7 @@ from pipeline.runtime.worker_spec import WorkerSpec
 __all__ = ["ServerContext", "keep"]
 
 DEPOSED_AFTER_S = 2.0
+_FORK_AGAIN_S = 1.0
 Bind = Callable[[], Sequence[socket.socket]]
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _PASSED_ON = (*_STOPPING, signal.SIGHUP)
@@ -129,9 +130,14 @@ class _Keeper:
         ours, theirs = Line.pair()
         context = ServerContext(self._listening, Line(theirs), self._argv, len(self._deaths_s), self._previous_status)
         kept = [theirs.fileno(), *(one.fileno() for one in self._listening)]
-        self._server_pid = fork_child(lambda: be_server(self._serve, context), kept)
-        theirs.close()
-        self._watch(ours, os.pidfd_open(self._server_pid))
+        try:
+            self._server_pid = fork_child(lambda: be_server(self._serve, context), kept)
+            self._watch(ours, os.pidfd_open(self._server_pid))
+        except OSError as error:
+            say(f"The server could not be started ({error.strerror}); the next try follows in a second.")
+            self._start_at_s = time.monotonic() + _FORK_AGAIN_S
+        finally:
+            theirs.close()
 
     def _watch(self, control: socket.socket, pidfd: int) -> None:
         control.setblocking(False)
@@ -173,7 +179,7 @@ class _Keeper:
     def _give_way_when_deposed(self) -> None:
         """End when the server closed its line and yet lives on: it has another keeper, and the workers are its own."""
         if self._deposed_at_s is not None and time.monotonic() >= self._deposed_at_s:
-            self._result = 0
+            self._result = self._left or 0
 
     # Messages.
 
@@ -209,11 +215,11 @@ class _Keeper:
 
         try:
             pid = fork_child(run, (connection, arena, lifeline))
+            self._workers.add(pid)
+            pidfd = os.pidfd_open(pid)
         except OSError as error:
             self._send(ForkFailed(asked.ask, f"A worker could not be started ({error.strerror}); free memory."))
             return
-        self._workers.add(pid)
-        pidfd = os.pidfd_open(pid)
         self._send(WorkerForked(asked.ask, pid), (pidfd,))
         os.close(pidfd)
 

@@ -20,6 +20,7 @@ from pipeline.runtime.worker_spec import WorkerSpec
 
 SPAWN_MAX_S = 10.0
 _SPAWN_TRIES = 3
+_LINE_AGAIN_S = 1.0
 
 OnExit = Callable[[int, int | None], None]
 
@@ -56,9 +57,11 @@ class KeeperClient:
         self._losses_s: list[float] = []
         self._successor: subprocess.Popen[bytes] | None = None
         self._is_closed = False
+        self._is_listening = False
 
     def start(self) -> None:
         """Begin to listen to the keeper, in the running loop."""
+        self._is_listening = True
         asyncio.get_running_loop().add_reader(self._line.socket.fileno(), self._on_message)
 
     @property
@@ -76,9 +79,7 @@ class KeeperClient:
 
     async def _try_spawn(self, spec: WorkerSpec) -> Spawned | None:
         """Ask once; None when the keeper was lost meanwhile: it may have forked, so its worker's ends are cut."""
-        ours, theirs = socket.socketpair()
-        arena = Arena.create()
-        tied, lifeline = os.pipe()
+        ours, theirs, arena, tied, lifeline = _open_parts()
         ask = next(self._asks)
         answer: asyncio.Future[tuple[int, int] | None] = asyncio.get_running_loop().create_future()
         self._waiting[ask] = answer
@@ -116,14 +117,24 @@ class KeeperClient:
     def _take(self, message: Message, descriptors: list[int]) -> None:
         if isinstance(message, WorkerEnded):
             self._ended(message.pid, message.status)
-        elif isinstance(message, WorkerForked) and len(descriptors) == 1:
-            self._forked(message, descriptors.pop())
+        elif isinstance(message, WorkerForked):
+            self._forked(message, descriptors.pop() if descriptors else None)
         elif isinstance(message, ForkFailed):
             self._answer(message.ask, SurroundingsError(message.sentence))
         close_all(descriptors)
 
-    def _forked(self, message: WorkerForked, pidfd: int) -> None:
-        self._alive[message.pid] = os.dup(pidfd)
+    def _forked(self, message: WorkerForked, pidfd: int | None) -> None:
+        if pidfd is None:  # the kernel dropped it: we have no room for it
+            self._answer(
+                message.ask, SurroundingsError("A worker could not be started; raise the limit of open files.")
+            )
+            return
+        try:
+            self._alive[message.pid] = os.dup(pidfd)
+        except OSError:
+            os.close(pidfd)
+            self._forked(message, None)
+            return
         if not self._answer(message.ask, (message.pid, pidfd)):
             os.close(pidfd)  # nobody waits any more; its ends are cut already
 
@@ -151,22 +162,32 @@ class KeeperClient:
         if self._is_closed:
             return
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._line.socket.fileno())
+        self._stop_listening()
         for pid, pidfd in self._alive.items():  # from now on only their end can be seen, not how
             loop.add_reader(pidfd, self._ended, pid, None)
         now_s = time.monotonic()
         self._losses_s.append(now_s)
-        theirs = self._new_line()
-        loop.call_later(restart_delay_ms(self._losses_s, now_s) / 1000, self._start_successor, theirs)
+        try:
+            theirs = self._new_line()
+        except OSError:  # no descriptors left
+            loop.call_later(_LINE_AGAIN_S, self._on_lost)
+        else:
+            loop.call_later(restart_delay_ms(self._losses_s, now_s) / 1000, self._start_successor, theirs)
         for ask in list(self._waiting):
             self._answer(ask, None)
 
     def _new_line(self) -> socket.socket:
         """Make the connection to the next keeper: what is sent from now on waits there until it is up."""
+        ours, theirs = Line.pair()
         self._line.socket.close()
-        self._line.socket, theirs = Line.pair()
-        asyncio.get_running_loop().add_reader(self._line.socket.fileno(), self._on_message)
+        self._line.socket = ours
+        self.start()
         return theirs
+
+    def _stop_listening(self) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            asyncio.get_running_loop().remove_reader(self._line.socket.fileno())
 
     def _start_successor(self, theirs: socket.socket) -> None:
         if self._successor is not None:
@@ -194,11 +215,29 @@ class KeeperClient:
         """Stop listening to the keeper; it learns from the process's end that the server left."""
         if not self._is_closed:
             self._is_closed = True
+            self._stop_listening()
             loop = asyncio.get_running_loop()
-            loop.remove_reader(self._line.socket.fileno())
             for pidfd in self._alive.values():
                 loop.remove_reader(pidfd)
                 os.close(pidfd)
+
+
+def _open_parts() -> tuple[socket.socket, socket.socket, Arena, int, int]:
+    """Open both ends of a socket, an arena, and both ends of a lifeline; raises SurroundingsError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            ours, theirs = socket.socketpair()
+            stack.callback(ours.close)
+            stack.callback(theirs.close)
+            tied, lifeline = os.pipe()
+            stack.callback(close_all, (tied, lifeline))
+            arena = Arena.create()
+        except OSError as error:
+            raise SurroundingsError(
+                f"A worker could not be started ({error.strerror}); raise the limit of open files, or free memory."
+            ) from error
+        stack.pop_all()
+    return ours, theirs, arena, tied, lifeline
 
 
 def _close_parts(ours: socket.socket, arena: Arena, lifeline: int) -> None:

@@ -279,3 +279,16 @@ def test_a_memory_limit_costs_the_request_not_the_worker(keep: Callable[..., Kep
     worker = kept.spawn(memory_mb=256)
     assert "memory limit" in kept.ask("infer", worker, kept_service.FILL)
     assert isinstance(kept.ask("infer", worker), dict)
+
+
+def test_a_server_without_descriptors_says_so_and_loses_none(keep: Callable[..., Kept]) -> None:
+    kept = keep()
+    kept.spawn()
+    before = kept.ask("descriptors")
+    for spare in range(7):
+        assert "open files" in kept.ask("starve", spare)
+    until = time.monotonic() + 10
+    while (after := kept.ask("descriptors")) != before and time.monotonic() < until:
+        pass  # the connection of the question before may not be closed yet
+    assert after == before
+    assert isinstance(kept.ask("infer", kept.spawn()), dict)
