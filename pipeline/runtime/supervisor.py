@@ -265,7 +265,7 @@ class Pair:
             evidence = self._watch.ended(exit_status, worker.load)
             self.journal.note(f"{worker.seat}: {evidence.fault}", diagnose(worker.seat, evidence))
         if ended_by_itself(exit_status):
-            worker.suspects = set(worker.sent_ms)
+            worker.suspects = set(itertools.islice(worker.sent_ms, 1))  # it computes one at a time, the oldest first
         self._give_back(worker)
 
     def _give_back(self, worker: Worker) -> None:
@@ -275,7 +275,9 @@ class Pair:
         self._flights.lost([one for one in ids if one in worker.suspects], suspect=True)
 
     def fail(self, worker: Worker, fault: Fault, evidence: Evidence) -> None:
-        """Say what is wrong with a worker, and let the machine act."""
+        """Say what is wrong with a worker, and let the machine act; what is known and planned for is not said again."""
+        if self._state.member(worker.seat).leaving is fault:
+            return
         diagnosis = diagnose(worker.seat, evidence)
         self.journal.note(f"{worker.seat}: {fault}", diagnosis)
         self._feed(Tick(int(self.now_ms())))

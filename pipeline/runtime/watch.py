@@ -255,7 +255,7 @@ class Watch:
         if fault is not None:
             median = sorted(times)[len(times) // 2]
             said = f"canaries take {median:.1f} ms where they took {watched.baseline.p50_ms:.1f} ms"
-            self._ground.fail(worker, fault, Evidence(fault=fault, other_side_ok=other is not None, errors=(said,)))
+            self._ground.fail(worker, fault, Evidence(fault=fault, other_side_ok=True if other else None, errors=(said,)))
 
     def _scrubbed(self, worker: Worker, ok: bool, sentence: str) -> None:
         if not ok and worker.usable:
