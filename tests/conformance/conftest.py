@@ -1,6 +1,6 @@
 """Any server of the Open Inference Protocol v2: ``pytest tests/conformance --oip-url http://H:PORT --oip-model NAME``.
 
-Without an address, the suite starts this project's front on a made-up model.
+Without an address, the suite starts ``hotspare serve`` on a sealed pair.
 """
 
 import contextlib
@@ -10,22 +10,21 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from fake_service import free_socket
 from oip import DTYPES, outputs_of
+from sealed import sealed
 
-FAKE = Path(__file__).parents[1] / "fixtures" / "fake_service.py"
 ROWS = 2
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("Open Inference Protocol")
-    group.addoption("--oip-url", help="the server to ask; default: this project's own front")
-    group.addoption("--oip-model", help="the model to ask; default: the front's")
+    group.addoption("--oip-url", help="the server to ask; default: a server of its own")
+    group.addoption("--oip-model", help="the model to ask; default: the tiny one of the tests")
 
 
 @dataclass
@@ -74,7 +73,7 @@ def await_ready(address):
 
 
 @pytest.fixture(scope="session")
-def server(pytestconfig):
+def server(pytestconfig, tmp_path_factory):
     url = pytestconfig.getoption("--oip-url", default=None)
     if url is not None:
         address = urlsplit(url).netloc
@@ -82,13 +81,22 @@ def server(pytestconfig):
         yield Server(address, pytestconfig.getoption("--oip-model"))
         return
     sock = free_socket()
-    process = subprocess.Popen([sys.executable, str(FAKE), str(sock.fileno())], pass_fds=[sock.fileno()])
+    process = subprocess.Popen(own_command(tmp_path_factory.mktemp("oip"), sock.fileno()), pass_fds=[sock.fileno()])
     address = f"127.0.0.1:{sock.getsockname()[1]}"
     sock.close()
     await_ready(address)
     yield Server(address, "tiny")
     process.terminate()
     assert process.wait(20) == 0
+
+
+def own_command(folder, fd):
+    """Return what serves a sealed pair on a socket handed over as systemd does it."""
+    made = sealed(folder)
+    places = {"primary": made.primary, "standby": made.backup, "trust": made.trust, "channel": made.channel}
+    options = [text for name, path in places.items() for text in (f"--{name}", str(path))]
+    script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m pipeline.cli serve "$@"'
+    return ["bash", "-c", script, sys.executable, *options]
 
 
 @pytest.fixture(scope="session")
