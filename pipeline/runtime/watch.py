@@ -255,7 +255,8 @@ class Watch:
         if fault is not None:
             median = sorted(times)[len(times) // 2]
             said = f"canaries take {median:.1f} ms where they took {watched.baseline.p50_ms:.1f} ms"
-            self._ground.fail(worker, fault, Evidence(fault=fault, other_side_ok=True if other else None, errors=(said,)))
+            sound = True if other else None
+            self._ground.fail(worker, fault, Evidence(fault=fault, other_side_ok=sound, errors=(said,)))
 
     def _scrubbed(self, worker: Worker, ok: bool, sentence: str) -> None:
         if not ok and worker.usable:
@@ -280,13 +281,13 @@ class Watch:
         self, worker: Worker, watched: _Watched, took_ms: float, turn: int,
         outputs: Mapping[str, Array] | None, error: str,
     ) -> None:  # fmt: skip
-        problem = error if outputs is None else watched.canaries.check(turn, outputs)
+        spoiled = None if outputs is None else self._spoiled(worker, watched, turn, outputs)
+        problem = error if outputs is None else spoiled or watched.canaries.check(turn, outputs)
         matches = None if outputs is None else problem is None
         watched.answers, fault = watched.answers.on_canary(took_ms, matches, self._settings)
         if fault is not None:
-            spoiled = None if outputs is None else self._spoiled(worker, watched, turn, outputs)
             fault = Fault.BAD_OUTPUT if spoiled else fault
-            self._ground.fail(worker, fault, Evidence(fault=fault, canary_ok=False, errors=(spoiled or problem or "",)))
+            self._ground.fail(worker, fault, Evidence(fault=fault, canary_ok=False, errors=(problem or "",)))
         elif matches:
             self._ground.probed(worker)
 
