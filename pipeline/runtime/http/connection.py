@@ -1,5 +1,6 @@
 """uvicorn's HTTP protocol with what it leaves open: JSON errors, limits on heads, time and connections."""
 
+import re
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from typing import Any
@@ -8,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pipeline.runtime.http.reply import Reply, error_reply
 from pipeline.runtime.http.settings import Limits
+
+_UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
 class Connection(HttpToolsProtocol):
@@ -43,6 +46,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
+        if (self._in_head or not self._in_message) and (b"pgrade:" in data or b"PGRADE:" in data):
+            data = _without_upgrade(data)
         super().data_received(data)
         if self.transport.is_closing():
             self._disarm()
@@ -124,3 +129,12 @@ class Connection(HttpToolsProtocol):
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(reply.body)
         self.transport.write(b"".join([STATUS_LINE[reply.status], *lines, length, reply.body]))
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Rename the header that offers another protocol: the parser would take the body for that protocol's.
+
+    A server may ignore the offer (RFC 9110, 7.8); Java's own client makes it (h2c) with every first request.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\nignored:", head) + end + rest

@@ -208,3 +208,14 @@ def test_clients_that_vanish_leave_nothing(served):
     with contextlib.closing(served.connect()) as sock:
         sock.sendall(REQUEST.replace(b"host", b"connection: close\r\nhost", 1))
         assert read_all(sock).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+@pytest.mark.parametrize("request_text", [REQUEST, b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"])
+def test_an_offer_to_speak_something_else_is_ignored(protocol, request_text):
+    async def run():
+        async with serving() as (port, _):
+            offer = b"connection: Upgrade, close\r\nUpgrade: %s\r\nhost" % protocol
+            return await say(port, request_text.replace(b"host", offer, 1), end=False)
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 200")
