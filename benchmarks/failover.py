@@ -42,6 +42,7 @@ from pipeline.drill.corruption import Corruption, corrupted
 QUESTIONS = 200
 INJECT_S = 0.8, 1.6
 REDUNDANCY_S = 3.0
+STEADY_AFTER_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,16 @@ def run_once(campaign: Campaign, case: Case, system_name: str, seed: int) -> Run
             injected_s = time.monotonic()
             case.inject(scene)
             asked = dependency.go_away() if dependency else None
+            time.sleep(STEADY_AFTER_S)
+            hedged, steady_ms = _hedges(system), 1000 * (time.monotonic() - began_s)
         record = read_record(folder / "record.json")
         verdicts = judge_all(record.exchanges, campaign.questions)
         return _told(
             system, injected_s, Run(
                 campaign.made_of, system_name, case.name, seed, round(1000 * (injected_s - began_s), 1),
                 tally(record.exchanges, verdicts), changed_ratio=found and round(found.changed_ratio, 4),
-                registry_asked=asked,
+                registry_asked=asked, steady_hedges=-hedged,
+                steady_sent=sum(one.scheduled_ms >= steady_ms for one in record.exchanges),
             )
         )  # fmt: skip
 
@@ -148,9 +152,15 @@ def _told(system: System, injected_s: float, run: Run) -> Run:
             "failovers": sum("takes over" in str(one.facts.get("event")) for one in seen),
             "redundancy_ms": back_ms,
             "tracebacks": (system.folder / "server.log").read_text().count("Traceback"),
-            "hedges": int(system.status().get("counters", {}).get("hedges", 0)),
+            "steady_hedges": _hedges(system) + run.steady_hedges,
         }
     )
+
+
+def _hedges(system: System) -> int:
+    """Return how many requests were hedged so far."""
+    status = system.status() if isinstance(system, Hotspare) else {}
+    return int(status.get("counters", {}).get("hedges", 0))
 
 
 def _redundancy_ms(system: Hotspare, injected_s: float) -> float | None:

@@ -21,6 +21,8 @@ from pipeline.drill.orders import OrderBook
 
 HERE = Path(__file__).parent
 _START_S = 30.0
+_LOOK_EVERY_S = 0.02
+_LOG_TOLD = 1500
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,14 @@ def get(port: int, path: str, timeout_s: float = 1.0) -> tuple[int, bytes]:
         connection.close()
 
 
-def until(what: str, holds: Callable[[], bool], within_s: float = _START_S, every_s: float = 0.02) -> None:
-    """Wait for a state; raises InternalError when it does not come."""
+def until(what: str, holds: Callable[[], bool], within_s: float = _START_S, log: Path | None = None) -> None:
+    """Wait for a state; raises InternalError, with the end of the log, when it does not come."""
     end = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > end:
-            raise InternalError(f"{what} did not happen within {within_s:g} s; read its log.")
-        time.sleep(every_s)
+            told = log.read_text()[-_LOG_TOLD:] if log is not None and log.exists() else "no log"
+            raise InternalError(f"{what} did not happen within {within_s:g} s; its log ends: {told}")
+        time.sleep(_LOOK_EVERY_S)
 
 
 @dataclass
@@ -136,9 +139,10 @@ class Hotspare:
         environment = {**os.environ, **self.environment}
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
-        until("The pair's start", self.answers)
+        log = self.folder / "server.log"
+        until("The pair's start", self.answers, log=log)
         self.ready_s = time.monotonic() - began
-        until("The pair's redundancy", lambda: self.ready_members() == len(self.members()))
+        until("The pair's redundancy", lambda: self.ready_members() == len(self.members()), log=log)
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stderr is not None

@@ -26,7 +26,8 @@ class Run:
     faults: tuple[str, ...] = ()
     failovers: int = 0
     redundancy_ms: float | None = None
-    hedges: int = 0
+    steady_hedges: int = 0  # from a little after the fault on
+    steady_sent: int = 0
     changed_ratio: float | None = None
     registry_asked: int | None = None
     tracebacks: int = 0  # in the server's log

@@ -1,8 +1,8 @@
-"""MLServer's side of the comparison: a model of its own kind that answers from the TFLite file of a bundle's payload.
+"""MLServer's side of the comparison: a custom model that answers from the TFLite file of a bundle's payload.
 
-Runs in an environment of its own (``mlserver==1.7.1 ai-edge-litert``), started by ``mlserver start FOLDER`` where FOLDER
-holds this file beside ``settings.json`` and ``model-settings.json``. ``python tflite_model.py PAYLOAD FOLDER NAME PORT``
-writes such a folder.
+Runs in an environment of its own (``mlserver==1.7.1 ai-edge-litert``), started by ``mlserver start FOLDER`` where
+FOLDER holds this file beside ``settings.json`` and ``model-settings.json``; ``python tflite_model.py PAYLOAD FOLDER
+NAME PORT`` writes such a folder.
 """
 
 import json
@@ -23,6 +23,7 @@ class TfliteModel(MLModel):
     """One TFLite model; inputs by name, outputs as the signature names them."""
 
     async def load(self) -> bool:
+        """Open the file."""
         payload = Path(self.settings.parameters.uri)
         contract = json.loads((payload / "io.json").read_text())
         self.inputs, self.outputs = (self._tensors(contract[side]) for side in ("inputs", "outputs"))
@@ -36,6 +37,7 @@ class TfliteModel(MLModel):
         ]
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Answer one request."""
         sent = {one.name: self.decode(one, default_codec=NumpyCodec) for one in payload.inputs}
         known = {tensor.name: tensor.datatype for tensor in self.inputs}
         if sent.keys() != known.keys():
@@ -64,6 +66,7 @@ def write_folder(payload: Path, folder: Path, name: str, port: int) -> None:
     }
     model = {
         "name": name,
+        "versions": ["1"],
         "implementation": "tflite_model.TfliteModel",
         "parameters": {"uri": str(payload.resolve()), "version": "1"},
     }

@@ -134,3 +134,10 @@ def test_runs_are_read_again_and_half_a_line_or_another_code_is_not(tmp_path):
 def test_a_system_that_breaks_during_a_run_does_not_hold():
     assert missed(run(), run(broken="The pair's start did not happen")) == ["1 runs broken"]
     assert missed(run(tracebacks=1)) == ["tracebacks in the server's log"]
+
+
+def test_hedges_count_once_the_fault_is_dealt_with():
+    (line,) = failover_table.lines([CONTROL], [run("control", steady_hedges=6, steady_sent=100)])
+    assert list(failover_table.misses(line)) == ["steady hedges 6.0% > 5%"]
+    (line,) = failover_table.lines([CONTROL], [run("control", steady_hedges=5, steady_sent=100)])
+    assert list(failover_table.misses(line)) == []
