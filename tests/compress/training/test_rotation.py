@@ -49,7 +49,7 @@ def test_silent_channels_are_turned_without_harm() -> None:
 @given(st.integers(1, 12), st.integers(0, 99))
 def test_turned_products_sum_to_what_they_did(channels: int, seed: int) -> None:
     left, right, weights = _products(channels, seed)
-    turns = turns_of(left.T @ left / 500, right.T @ right / 500, weights)
+    turns = turns_of(left.T @ left / 80, right.T @ right / 80, weights)
     sums = np.sum((left @ turns[0]) * (right @ turns[1]), axis=1)
     assert np.allclose(sums, np.sum(left * right * weights, axis=1), atol=1e-6)
 
@@ -58,7 +58,7 @@ def test_turned_products_sum_to_what_they_did(channels: int, seed: int) -> None:
 @given(st.integers(2, 12), st.integers(1, 11), st.integers(0, 99))
 def test_the_first_products_lose_no_more_than_any_others_could(channels: int, kept: int, seed: int) -> None:
     left, right, weights = _products(channels, seed)
-    turns = turns_of(left.T @ left / 500, right.T @ right / 500, weights)
+    turns = turns_of(left.T @ left / 80, right.T @ right / 80, weights)
     every_pair = (left * weights) @ right.T
     lost = np.square(every_pair - (left @ turns[0])[:, :kept] @ (right @ turns[1])[:, :kept].T).sum()
     least = np.square(np.linalg.svd(every_pair, compute_uv=False)[kept:channels]).sum()  # Eckart and Young
@@ -67,7 +67,7 @@ def test_the_first_products_lose_no_more_than_any_others_could(channels: int, ke
 
 def _products(channels: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    left, right = (rng.normal(size=(500, channels)) @ rng.normal(size=(channels, channels)) for _ in range(2))
+    left, right = (rng.normal(size=(80, channels)) @ rng.normal(size=(channels, channels)) for _ in range(2))
     return left, right, rng.normal(size=channels)
 
 

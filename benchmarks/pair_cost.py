@@ -1,4 +1,4 @@
-"""What the pair costs: ``python benchmarks/serving.py --primary B --backup B --trust T --rows R``.
+"""What the pair costs: ``python benchmarks/pair_cost.py --primary B --backup B --trust T --rows R``.
 
 Side by side in one run, in turns: the bare engine call, our pair, our HTTP front over a session in its own process, and
 MLServer 1.7.1 with the same model (in an environment of its own, made below ``--out`` when it is missing). Then the
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--backup", type=Path, default=Path("artifacts/bundles/credit-backup"))
     parser.add_argument("--trust", type=Path, default=Path("artifacts/trust.yaml"))
     parser.add_argument("--rows", type=Path, default=Path("artifacts/trained/credit/test.npz"))
-    parser.add_argument("--out", type=Path, default=Path("artifacts/benchmarks/serving"))
+    parser.add_argument("--out", type=Path, default=Path("artifacts/benchmarks/pair_cost"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--no-mlserver", action="store_true")

@@ -11,26 +11,26 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import closed_loop
-import serving
+import pair_cost
 from closed_loop import Pace
 from load import Plan
 
 
-def figures(ours: float = 1500.0, theirs: float = 2000.0) -> serving.Figures:
+def figures(ours: float = 1500.0, theirs: float = 2000.0) -> pair_cost.Figures:
     many = {"hotspare": [Pace(ours, 5.0, 9.0, 0)], "in one process": [Pace(theirs, 4.0, 8.0, 0)]}
     one = {"hotspare": [Pace(1000.0, 0.9, 2.0, 0)], "in one process": [Pace(2000.0, 0.4, 1.0, 0)]}
-    return serving.Figures([0.03], one, many, [0.004], [0.8], ["MLServer was left out."])
+    return pair_cost.Figures([0.03], one, many, [0.004], [0.8], ["MLServer was left out."])
 
 
 def test_every_target_is_held_against_its_own_round():
-    found = {row[0]: row[1:] for row in serving.rows(figures())}
+    found = {row[0]: row[1:] for row in pair_cost.rows(figures())}
     assert found["p50 over the bare engine call, ms"] == ("0.870", "≤ 1", "holds")
     assert found["throughput × in one process"] == ("0.750", "≥ 0.7", "holds")
     assert "throughput × MLServer 1.7.1" not in found
 
 
 def test_a_missed_target_says_so_and_what_was_left_out_is_named():
-    text = serving.markdown(figures(ours=1000.0))
+    text = pair_cost.markdown(figures(ours=1000.0))
     assert "| throughput × in one process | 0.500 | ≥ 0.7 | missed |" in text
     assert "MLServer was left out." in text
 
