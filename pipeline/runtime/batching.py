@@ -1,6 +1,7 @@
 """Dynamic batching: requests that come close together are computed as one, up to a number of rows."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ from pipeline.core.tensors import Array
 from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
 
 Outcome = Answer | NotAnswered
-Infer = Callable[[Mapping[str, Array], float], Awaitable[Outcome]]
+Infer = Callable[[Mapping[str, Array], float, bool], Awaitable[Outcome]]  # inputs, deadline, may it be poison?
 
 # What one request may have caused must not hit its neighbours: they are asked again, each alone.
 _ALONE = (RefusalKind.BAD_REQUEST, RefusalKind.POISON, RefusalKind.DEADLINE, RefusalKind.ABSTAINED)
@@ -41,7 +42,7 @@ class Batcher:
         """Answer one request, alone or with others."""
         rows = int(next(iter(inputs.values())).shape[0])
         if rows >= self._rows_max:
-            return await self._infer(inputs, deadline_ms)
+            return await self._infer(inputs, deadline_ms, False)
         if self._waiting and not self._fits(inputs, rows):
             self._leave()
         loop = asyncio.get_running_loop()
@@ -67,19 +68,33 @@ class Batcher:
         if seats:
             task = asyncio.get_running_loop().create_task(self._compute(seats))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(functools.partial(self._computed, seats))
+
+    def _computed(self, seats: list[_Seat], task: "asyncio.Task[None]") -> None:
+        """Tell a bug to everybody who waits: nobody is to wait for ever."""
+        self._tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        for one in seats:
+            if error is not None and not one.future.done():
+                one.future.set_exception(error)
 
     async def _compute(self, seats: list[_Seat]) -> None:
-        together = {name: np.concatenate([one.inputs[name] for one in seats]) for name in seats[0].inputs}
-        outcome = await self._infer(together, self._left_ms(min(one.until_s for one in seats)))
+        outcome = await self._together(seats)
         if isinstance(outcome, NotAnswered) and outcome.kind in _ALONE and len(seats) > 1:
-            for one in seats:
-                _settle(one, await self._infer(one.inputs, self._left_ms(one.until_s)))
+            is_suspect = outcome.kind is RefusalKind.POISON
+            await asyncio.gather(*(self._alone(one, is_suspect) for one in seats))
             return
         start = 0
         for one in seats:
             _settle(one, _rows_of(outcome, start, start + one.rows))
             start += one.rows
+
+    async def _together(self, seats: list[_Seat]) -> Outcome:
+        together = {name: np.concatenate([one.inputs[name] for one in seats]) for name in seats[0].inputs}
+        return await self._infer(together, self._left_ms(min(one.until_s for one in seats)), False)
+
+    async def _alone(self, seat: _Seat, is_suspect: bool) -> None:
+        _settle(seat, await self._infer(seat.inputs, self._left_ms(seat.until_s), is_suspect))
 
     def _left_ms(self, until_s: float) -> float:
         return max(1.0, 1000 * (until_s - asyncio.get_running_loop().time()))

@@ -69,8 +69,8 @@ class Worker:
     def infer(self, request_id: int, term: int, inputs: Tensors, now_ms: float) -> None:
         """Send one request."""
         if self.link is not None:
-            self.sent_ms[request_id] = now_ms
             self.link.infer(request_id, term, inputs)
+            self.sent_ms[request_id] = now_ms
 
     # What the link calls.
 
@@ -137,6 +137,7 @@ class Crew:
     def __init__(self, keeper: KeeperClient, spec_of: SpecOf, reports: Reports) -> None:
         self.workers: dict[Seat, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
+        self._coming: set[Worker] = set()  # asked of the keeper, not here yet
         self._keeper = keeper
         self._spec_of = spec_of
         self._reports = reports
@@ -147,6 +148,7 @@ class Crew:
         worker = Worker(seat, incarnation, self._reports)
         if as_member:
             self.workers[seat] = worker
+        self._coming.add(worker)
         self._run(self._start(worker, self._spec_of(seat, incarnation, then_load)))
         return worker
 
@@ -154,9 +156,13 @@ class Crew:
         try:
             spawned = await self._keeper.spawn(spec)
         except HotspareError as error:
-            worker.on_start_failed(str(error), type(error).__name__)
+            if not worker.closing:
+                worker.on_start_failed(str(error), type(error).__name__)
             return
+        finally:
+            self._coming.discard(worker)
         worker.pid = spawned.pid
+        self._by_pid = {pid: one for pid, one in self._by_pid.items() if not one.settled}
         self._by_pid[spawned.pid] = worker
         worker.link = await WorkerLink.open(spawned, worker)
         if worker.closing:  # it was stopped while it was being started
@@ -197,8 +203,8 @@ class Crew:
             worker.settle(status)
 
     def kill_all(self) -> None:
-        """End every worker."""
-        for worker in list(self._by_pid.values()):
+        """End every worker, those too that the keeper has yet to start."""
+        for worker in [*self._by_pid.values(), *self._coming]:
             worker.kill()
 
     def _run(self, work: Coroutine[None, None, None]) -> None:

@@ -64,6 +64,7 @@ _SHORT = {
     "processes": ("resource temporarily unavailable",),
 }  # fmt: skip
 _ARTIFACT_ERRORS = {"Tampered", "SignatureInvalid", "Malformed", "NotAccepted", "RolledBack", "Expired", "Revoked"}
+_LONG_MS = 100.0
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
 
@@ -143,7 +144,8 @@ def _late(evidence: Evidence) -> _Finding:
         return _PLAIN[Fault.STOPPED]
     if evidence.process_state == "D":
         return _Finding(Component.RESOURCE, 0.7, (*seen, "the process waits for a disk"))
-    if evidence.late_ms is not None and evidence.runqueue_wait_ms > evidence.late_ms / 2:
+    has_computed = (evidence.cpu_ms or 0.0) >= _LONG_MS  # then it hangs, beside having waited
+    if evidence.late_ms is not None and evidence.runqueue_wait_ms > evidence.late_ms / 2 and not has_computed:
         waited = f"{evidence.runqueue_wait_ms:.0f} ms of it the process waited for a processor"
         return _Finding(Component.RESOURCE, 0.85, (*seen, waited))
     if evidence.same_request:

@@ -11,6 +11,8 @@ from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel, load_channel, verify_bundle
 from pipeline.core.errors import NotAccepted, SurroundingsError, Untrusted, UsageError
 from pipeline.core.names import Role
+from pipeline.runtime.members import Seat
+from pipeline.runtime.worker_spec import WorkerSpec
 
 VERSION_DIGITS = 12
 
@@ -55,6 +57,24 @@ class Release:
         mine, theirs = ({role: one.bundle_id for role, one in release.bundles.items()} for release in (self, other))
         channels = (None if release.channel is None else release.channel.channel.digest for release in (self, other))
         return mine == theirs and len(set(channels)) == 1
+
+    def worker_spec(
+        self, seat: Seat, incarnation: int, term: int, then_load: bool, memory_mb: int | None
+    ) -> WorkerSpec:
+        """Return what a worker of this release is told; it verifies its bundle itself."""
+        bundle = self.bundles.get(seat.role)
+        return WorkerSpec(
+            bundle=str(self.places.bundle(seat.role)),
+            trust=str(self.places.trust),
+            channel=None if self.places.channel is None else str(self.places.channel),
+            model=self.model,
+            seat=seat,
+            incarnation=incarnation,
+            term=term,
+            then_load=then_load,
+            threads=1 if bundle is None else bundle.manifest.runtime.threads,
+            memory_mb=memory_mb,
+        )
 
     @property
     def _any(self) -> VerifiedBundle:

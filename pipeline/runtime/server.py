@@ -128,26 +128,38 @@ class Server:
             old = self._pair(model)
             if release.same_as(old.release):
                 return f"{model} already serves {release.version}."
-            new = self._new_pair(release, old.journal)
-            self._leaving.append(new)
-            new.start()
-            if not await new.complete(READY_S):
-                new.close()
-                self._leaving.remove(new)
-                raise SurroundingsError(
-                    f"The new workers of {model} did not get ready; the old release goes on serving."
-                )
+            new = await self._ready_pair(release, old.journal)
             self._pairs[model] = new
             self._leaving[self._leaving.index(new)] = old
             new.journal.note(f"Swapped from {old.release.version} to {release.version}.")
             await self._retire(old)
         return f"{model} serves {release.version}."
 
+    async def _ready_pair(self, release: Release, journal: Journal) -> Pair:
+        """Start a pair beside the one that serves; it is in ``_leaving`` until it takes over, and gone if it cannot."""
+        new = self._new_pair(release, journal)
+        self._leaving.append(new)
+        is_ready = False
+        try:
+            new.start()
+            is_ready = await new.complete(READY_S) and not self._is_draining
+        finally:
+            if not is_ready:
+                new.close()
+                self._leaving.remove(new)
+        if not is_ready:
+            why = "the server is ending" if self._is_draining else "its new workers did not get ready"
+            raise SurroundingsError(f"{release.model} goes on with its old release: {why}.")
+        return new
+
     async def _retire(self, pair: Pair) -> None:
-        pair.drain()
-        await pair.finished(DRAIN_S)
-        pair.close()
-        self._leaving.remove(pair)
+        """Let a pair answer what it accepted, then end it; whoever asked for the swap may go away meanwhile."""
+        try:
+            pair.drain()
+            await pair.finished(DRAIN_S)
+        finally:
+            pair.close()
+            self._leaving.remove(pair)
 
     def swap_soon(self) -> None:
         """Swap every model in the background (SIGHUP)."""

@@ -3,11 +3,26 @@
 from collections import deque
 from collections.abc import Mapping
 
+from pipeline.bundle.verify import VerifiedBundle
+from pipeline.core.names import Role
 from pipeline.core.tensors import Array
-from pipeline.runtime.canaries import Agreement
+from pipeline.runtime.canaries import Agreement, own_tolerance, pair_tolerance
 
 _LAST = 20
 _DISAGREEING_MAX = 3  # of the last 20: a healthy pair disagrees on at most 0.2 % of rows
+
+
+class Agreements:
+    """When two members of a pair agree: replicas within golden tolerance, both sides as measured at their build."""
+
+    def __init__(self, bundles: Mapping[Role, VerifiedBundle]) -> None:
+        both = len(bundles) == len(Role)
+        self.of_pair = pair_tolerance(bundles[Role.PRIMARY], bundles[Role.BACKUP]) if both else None
+        self._of_role = {role: own_tolerance(bundle) for role, bundle in bundles.items()}
+
+    def between(self, one: Role, other: Role) -> Agreement | None:
+        """Return when a member of one role and one of the other agree; None where a side is missing."""
+        return self._of_role[one] if one is other else self.of_pair
 
 
 class Shadowing:

@@ -2,59 +2,46 @@
 
 import asyncio
 import itertools
-from collections import deque
 from collections.abc import Mapping
 
-from pipeline.core.canonical import sha256_hex
-from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, Refusal
 from pipeline.core.names import Role
-from pipeline.core.tensors import Array, Tensors, encode_npz
-from pipeline.runtime.batching import Batcher
-from pipeline.runtime.canaries import Agreement, own_tolerance, pair_tolerance
+from pipeline.core.tensors import Array, Tensors
+from pipeline.runtime.conductor import Conductor
 from pipeline.runtime.crew import Crew, Worker
 from pipeline.runtime.diagnosis import Evidence, diagnose
+from pipeline.runtime.disk import watch_disk
 from pipeline.runtime.flights import Blame, Flight, Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.journal import Journal
 from pipeline.runtime.keeper_client import KeeperClient
 from pipeline.runtime.members import Fault, MemberState, Seat
-from pipeline.runtime.pair import first_state, refusal, step
+from pipeline.runtime.pair import refusal
 from pipeline.runtime.pair_nouns import (
-    Action,
     DrainAsked,
-    Event,
     Excused,
     Failed,
     HoldAsked,
-    Load,
-    Note,
-    NoteKind,
     ProbePassed,
     Ready,
     ReleaseAsked,
-    Serve,
     Staged,
-    Start,
-    Stop,
     SwitchAsked,
-    Tick,
-    Unserve,
 )
 from pipeline.runtime.pair_status import member_status, served_model
-from pipeline.runtime.release import Release, accept, disk_problems
-from pipeline.runtime.request import TASTER_REPLICA, Available, Phase, first_request
+from pipeline.runtime.reception import Reception
+from pipeline.runtime.release import Release, accept
+from pipeline.runtime.request import TASTER_REPLICA, Available
 from pipeline.runtime.request_nouns import Choice
-from pipeline.runtime.service import Answer, NotAnswered, PairStatus, RefusalKind, ServedModel
+from pipeline.runtime.service import Answer, NotAnswered, PairStatus, ServedModel
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.shadowing import Shadowing
+from pipeline.runtime.shadowing import Agreements, Shadowing
 from pipeline.runtime.tasting import Taster
 from pipeline.runtime.terms import Terms
 from pipeline.runtime.watch import Watch, ended_by_itself
 from pipeline.runtime.worker_spec import WorkerSpec
 
 TICK_S = 0.01
-_SERVED = {NoteKind.FAILOVER: "failovers", NoteKind.FAILBACK: "failbacks", NoteKind.RESTART: "restarts"}
 
 
 class Pair:
@@ -65,20 +52,17 @@ class Pair:
         self.settings = settings
         self.journal = journal
         self._loop = asyncio.get_running_loop()
-        self._terms = terms
         self._crew = Crew(keeper, self._spec, self)
-        self._agreement = _agreement(release)
-        self._replicas = {role: own_tolerance(bundle) for role, bundle in release.bundles.items()}
+        self._agreements = Agreements(release.bundles)
         ids = itertools.count(1)
         self._flights = Flights(self, ids)
-        self._watch = Watch(release, settings, self, ids, Shadowing(self._agreement, settings.shadow_ratio))
+        self._watch = Watch(release, settings, self, ids, Shadowing(self._agreements.of_pair, settings.shadow_ratio))
         self._guards = {role: Guard(bundle.io) for role, bundle in release.bundles.items()}
-        self._state, self._todo = first_state(settings, int(self.now_ms()), terms.last)
-        self._events: deque[Event] = deque()
-        self._is_pumping = False
-        self._poison: set[str] = set()
-        self._taster = Taster(self._crew, self._flights)
-        self._batcher = Batcher(self._accepted_request, settings.batch_rows_max, settings.batch_wait_ms)
+        self._conductor = Conductor(
+            settings, self._crew, terms, journal, self._give_back, self._flights.members_changed
+        )
+        self._taster = Taster(self._crew, self._flights, settings)
+        self._reception = Reception(self._flights, self._watch, journal, settings, self.now_ms)
         self._accepted = False
         self._ticker: asyncio.TimerHandle | None = None
         self._disk_check: asyncio.Task[None] | None = None
@@ -87,123 +71,46 @@ class Pair:
 
     def start(self) -> None:
         """Start the workers."""
-        self._perform_all(self._todo)
+        self._conductor.start()
         self._tick()
-        self._disk_check = self._loop.create_task(self._check_disk())
+        self._disk_check = self._loop.create_task(watch_disk(self.release, self.settings, self.journal))
 
     def drain(self) -> None:
         """Start nothing new; what was accepted is answered."""
-        self._feed(DrainAsked())
+        self._conductor.tell(DrainAsked())
 
     async def finished(self, within_s: float) -> None:
         """Wait until nothing is in flight, at most so long."""
         until = self._loop.time() + within_s
-        while self._flights.flying and self._loop.time() < until:
+        while self._reception.inside and self._loop.time() < until:
             await asyncio.sleep(0.005)
 
     def close(self) -> None:
-        """End every worker."""
+        """End every worker, and start none any more."""
+        self.drain()
         if self._ticker is not None:
             self._ticker.cancel()
         if self._disk_check is not None:
             self._disk_check.cancel()
+        self._taster.close()
         self._crew.kill_all()
 
     def _tick(self) -> None:
-        self._feed(Tick(int(self.now_ms())))
+        self._conductor.tick()
         self._watch.tick()
+        self._taster.judge(self.now_ms())
         self._ticker = self._loop.call_later(TICK_S, self._tick)
 
-    async def _check_disk(self) -> None:
-        """Verify what a restart would load, again and again; what is loaded already goes on serving."""
-        known: dict[Role, str] = {}
-        while True:
-            await asyncio.sleep(self.settings.scrub_every_s)
-            problems = await self._loop.run_in_executor(None, disk_problems, self.release, utc_now())
-            for role in problems.keys() - known.keys():
-                evidence = Evidence(fault=Fault.TAMPERED, disk_ok=False, errors=(problems[role],))
-                self.journal.note(f"The {role}'s bundle on disk is refused.", diagnose(Seat(role), evidence))
-            known = problems
-
-    # The machine.
-
-    def _feed(self, event: Event) -> None:
-        """Let the machine take an event, and carry out what it says; events that this causes wait their turn."""
-        self._events.append(event)
-        if self._is_pumping:
-            return
-        self._is_pumping = True
-        try:
-            while self._events:
-                self._state, actions = step(self._state, self._events.popleft())
-                self._perform_all(actions)
-        finally:
-            self._is_pumping = False
-
-    def _perform_all(self, actions: tuple[Action, ...]) -> None:
-        for action in actions:
-            self._perform(action)
-        if any(isinstance(action, Serve | Unserve | Start | Stop) for action in actions):
-            self._flights.members_changed()
-
-    def _perform(self, action: Action) -> None:
-        match action:
-            case Start(seat, incarnation, then_load):
-                self._crew.start(seat, incarnation, then_load)
-            case Load(seat, incarnation):
-                self._crew.load(seat, incarnation)
-            case Stop(seat, incarnation, drain):
-                self._stop(seat, incarnation, drain)
-            case Serve(term=term):
-                self._complain(self._terms.use(term))
-                self._crew.tell_term(term)
-                self._loop.call_soon(self._tell_state)
-            case Unserve():
-                self._loop.call_soon(self._tell_state)
-            case Note(text, kind):
-                self._note(text, kind)
-
-    def _complain(self, problem: str | None) -> None:
-        if problem is not None:
-            self.journal.note(problem, diagnose(None, Evidence(fault=Fault.SHORT, errors=(problem,))))
-
-    def _tell_state(self) -> None:
-        self._complain(self._terms.tell(self._state.term, self._state.serving))
-
-    def _stop(self, seat: Seat, incarnation: int, drain: bool) -> None:
-        worker = self._crew.of(seat, incarnation)
-        if worker is not None and not drain and not worker.closing:  # of one that is lost, it must first be known how
-            self._give_back(worker)
-        self._crew.stop(seat, incarnation, drain)
-
-    def _note(self, text: str, kind: NoteKind) -> None:
-        if kind in _SERVED:
-            name = _SERVED[kind]
-            setattr(self.journal.tally, name, getattr(self.journal.tally, name) + 1)
-        self.journal.note(text)
-
     def _spec(self, seat: Seat, incarnation: int, then_load: bool) -> WorkerSpec:
-        places = self.release.places
-        bundle = self.release.bundles.get(seat.role)
-        return WorkerSpec(
-            bundle=str(places.bundle(seat.role)),
-            trust=str(places.trust),
-            channel=None if places.channel is None else str(places.channel),
-            model=self.release.model,
-            seat=seat,
-            incarnation=incarnation,
-            term=self._state.term,
-            then_load=then_load,
-            threads=1 if bundle is None else bundle.manifest.runtime.threads,
-            memory_mb=self.settings.worker_memory_mb,
-        )
+        memory_mb = self.settings.worker_memory_mb
+        return self.release.worker_spec(seat, incarnation, self._conductor.state.term, then_load, memory_mb)
 
     # What workers report.
 
     def staged(self, worker: Worker) -> None:
         """Tell the machine; a taster is none of its members."""
         if worker.seat.replica != TASTER_REPLICA:
-            self._feed(Staged(worker.seat, worker.incarnation))
+            self._conductor.tell(Staged(worker.seat, worker.incarnation))
 
     def ready(self, worker: Worker) -> None:
         """Tell the machine; the floor rises once a member of this release answered its golden rows."""
@@ -213,8 +120,7 @@ class Pair:
         if not self._accepted:
             self._accept()
         self._watch.begin(worker)
-        self._feed(Tick(int(self.now_ms())))
-        self._feed(Ready(worker.seat, worker.incarnation))
+        self._conductor.tell(Ready(worker.seat, worker.incarnation))
         self._flights.members_changed()  # a standby that comes is no change of who serves, but some wait for it
 
     def _accept(self) -> None:
@@ -254,8 +160,7 @@ class Pair:
     def lost(self, worker: Worker) -> None:
         """Tell the machine at once; what was in flight waits until it is known how the worker ended."""
         if worker.seat.replica != TASTER_REPLICA:
-            self._feed(Tick(int(self.now_ms())))
-            self._feed(Failed(worker.seat, worker.incarnation, Fault.CRASH))
+            self._conductor.tell(Failed(worker.seat, worker.incarnation, Fault.CRASH))
 
     def settled(self, worker: Worker, exit_status: int | None) -> None:
         """Deal with what was in flight: sent again, or suspected where the worker ended by itself."""
@@ -276,19 +181,18 @@ class Pair:
 
     def fail(self, worker: Worker, fault: Fault, evidence: Evidence) -> None:
         """Say what is wrong with a worker, and let the machine act; what is known and planned for is not said again."""
-        if self._state.member(worker.seat).leaving is fault:
+        if self._conductor.state.member(worker.seat).leaving is fault:
             return
         diagnosis = diagnose(worker.seat, evidence)
         self.journal.note(f"{worker.seat}: {fault}", diagnosis)
-        self._feed(Tick(int(self.now_ms())))
-        self._feed(Failed(worker.seat, worker.incarnation, fault))
+        self._conductor.tell(Failed(worker.seat, worker.incarnation, fault))
 
     # What requests need.
 
     @property
     def term(self) -> int:
         """Return the current term."""
-        return self._state.term
+        return self._conductor.state.term
 
     def now_ms(self) -> float:
         """Return monotonic milliseconds."""
@@ -300,7 +204,7 @@ class Pair:
 
     def probed(self, worker: Worker) -> None:
         """Tell the machine that a canary came back right and in time."""
-        self._feed(ProbePassed(worker.seat, worker.incarnation))
+        self._conductor.tell(ProbePassed(worker.seat, worker.incarnation))
 
     def rows_of(self, request_id: int) -> int:
         """Return how many rows a request has; 0 for one that is no client's."""
@@ -326,8 +230,8 @@ class Pair:
         serving: list[Choice] = []
         others: list[Choice] = []
         for seat, worker in self._crew.workers.items():
-            if worker.usable and self._state.member(seat).state is MemberState.READY:
-                (serving if seat.role is self._state.serving else others).append(
+            if worker.usable and self._conductor.state.member(seat).state is MemberState.READY:
+                (serving if seat.role is self._conductor.state.serving else others).append(
                     (seat, worker.incarnation, worker.load)
                 )
         return Available(tuple(serving), tuple(others), self._taster.is_free)
@@ -338,17 +242,17 @@ class Pair:
 
     def agree(self, seat: Seat, outputs: Tensors, other: Seat, others: Tensors) -> bool:
         """Tell whether two answers agree: replicas within golden tolerance, a pair as measured at its build."""
-        agreement = self._replicas[seat.role] if seat.role is other.role else self._agreement
+        agreement = self._agreements.between(seat.role, other.role)
         return agreement is not None and agreement.agree(outputs, others)
 
     def taste(self, flight: Flight) -> None:
         """Try a suspect on a spare worker, with the bundle that serves now."""
-        self._taster.taste(flight, self._state.serving or Role.PRIMARY)
+        self._taster.taste(flight, self._conductor.state.serving or Role.PRIMARY)
 
     def excuse(self, seats: set[Seat]) -> None:
         """Take that these members ended because of a poison request: no failure of theirs."""
         for seat in sorted(seat for seat in seats if seat.replica != TASTER_REPLICA):
-            self._feed(Excused(seat))
+            self._conductor.tell(Excused(seat))
 
     def counted(self, hedge: bool, again: bool) -> None:
         """Count a sending."""
@@ -367,69 +271,26 @@ class Pair:
 
     async def infer(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
         """Answer one request, or say why not."""
-        arrived = self.now_ms()
-        if self.settings.batch_rows_max:
-            outcome = await self._batcher.infer(inputs, deadline_ms)
-        else:
-            outcome = await self._accepted_request(inputs, deadline_ms)
-        if isinstance(outcome, Answer):
-            self.journal.answered(self.now_ms() - arrived, outcome.hedged)
-        else:
-            self.journal.tally.refused[outcome.kind] += 1
-        return outcome
-
-    async def _accepted_request(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
-        outcome = self._refusal(inputs) or await self._flown(inputs, deadline_ms)
-        if isinstance(outcome, NotAnswered):
-            self._remember_poison(outcome, inputs)
-        else:
-            self._watch.shadow(inputs, outcome)
-        return outcome
-
-    def _refusal(self, inputs: Mapping[str, Array]) -> NotAnswered | None:
-        if len(self._flights.flying) >= self.settings.queue_max:
-            return NotAnswered(RefusalKind.OVERLOADED, "Too many requests are waiting; try again later.", 1)
-        if self._poison and _digest(inputs) in self._poison:
-            return NotAnswered(RefusalKind.POISON, "This request took workers down before; it is not tried again.")
-        return None
-
-    async def _flown(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
-        rows = int(next(iter(inputs.values())).shape[0])
-        state = first_request(self.now_ms() + deadline_ms, self._watch.hedge_after(), self.settings.verify)
-        if self._is_like_a_suspect(inputs):
-            state = state._replace(phase=Phase.TASTING)
-        return await self._flights.fly(state, inputs, rows)
-
-    def _is_like_a_suspect(self, inputs: Mapping[str, Array]) -> bool:
-        suspects = [flight.inputs for flight in self._flights.flying if flight.state.phase is Phase.TASTING]
-        return bool(suspects) and _digest(inputs) in map(_digest, suspects)
-
-    def _remember_poison(self, outcome: NotAnswered, inputs: Mapping[str, Array]) -> None:
-        if outcome.kind is RefusalKind.POISON and len(self._poison) < _POISON_KEPT:
-            digest = _digest(inputs)
-            if digest not in self._poison:
-                self._poison.add(digest)
-                evidence = Evidence(fault=Fault.POISON, errors=(outcome.sentence, f"inputs' sha256 {digest}"))
-                self.journal.note("A request is quarantined.", diagnose(None, evidence))
+        return await self._reception.infer(inputs, deadline_ms)
 
     @property
     def served(self) -> ServedModel:
         """Return the model as clients see it."""
-        return served_model(self.release, self._state)
+        return served_model(self.release, self._conductor.state)
 
     def status(self) -> PairStatus:
         """Return the pair's state, for people and metrics."""
         members = tuple(
-            member_status(self.release, self._state, member, self._crew.workers.get(member.seat), self._watch)
-            for member in self._state.members
+            member_status(self.release, self._conductor.state, member, self._crew.workers.get(member.seat), self._watch)
+            for member in self._conductor.state.members
         )
         return PairStatus(
             model=self.release.model,
             version=self.release.version,
-            term=self._state.term,
-            serving=self._state.serving,
+            term=self._conductor.state.term,
+            serving=self._conductor.state.serving,
             members=members,
-            queue=len(self._flights.flying),
+            queue=self._reception.inside,
             counters=self.journal.tally.snapshot(),
             latency_ms=self.journal.latency_ms,
             timeline=self.journal.timeline,
@@ -438,7 +299,9 @@ class Pair:
     def switch(self, to: Role) -> str:
         """Make a role serve; raises Refusal."""
         self._ask(SwitchAsked(to))
-        when = f"serves, term {self.term}" if self._state.serving is to else "will serve as soon as it is ready"
+        when = (
+            f"serves, term {self.term}" if self._conductor.state.serving is to else "will serve as soon as it is ready"
+        )
         return f"{self.release.model}: the {to} {when}."
 
     def hold(self, seat: Seat) -> str:
@@ -452,20 +315,16 @@ class Pair:
         return f"{self.release.model}: {seat} starts."
 
     def _ask(self, event: SwitchAsked | HoldAsked | ReleaseAsked) -> None:
-        why_not = refusal(self._state, event)
+        why_not = refusal(self._conductor.state, event)
         if why_not is not None:
             raise Refusal(why_not)
-        self._feed(event)
+        self._conductor.tell(event)
 
     async def complete(self, within_s: float) -> bool:
         """Wait until the primary serves and, where the standby is hot, that is ready too."""
         until = self._loop.time() + within_s
         while self._loop.time() < until:
-            if self._state.serving is Role.PRIMARY and all(
-                member.state is MemberState.READY
-                for member in self._state.members
-                if self._state.needs(member.seat.role)
-            ):
+            if self._conductor.is_whole():
                 return True
             await asyncio.sleep(0.01)
         return False
@@ -473,16 +332,3 @@ class Pair:
     def exited(self, pid: int, status: int | None) -> None:
         """Take the keeper's word on how a worker ended."""
         self._crew.exited(pid, status)
-
-
-_POISON_KEPT = 1024
-
-
-def _agreement(release: Release) -> Agreement | None:
-    if len(release.bundles) < len(Role):
-        return None
-    return pair_tolerance(release.bundles[Role.PRIMARY], release.bundles[Role.BACKUP])
-
-
-def _digest(inputs: Tensors) -> str:
-    return sha256_hex(encode_npz(inputs))

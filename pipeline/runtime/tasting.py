@@ -3,10 +3,13 @@
 import asyncio
 
 from pipeline.core.names import Role
+from pipeline.runtime import detectors
 from pipeline.runtime.crew import Crew, Worker
 from pipeline.runtime.flights import Flight, Flights
-from pipeline.runtime.members import Seat
+from pipeline.runtime.members import Fault, Seat
+from pipeline.runtime.procfs import ProcessSample, sample, waited_ms
 from pipeline.runtime.request import TASTER_REPLICA
+from pipeline.runtime.settings import Settings
 
 IDLE_S = 5.0
 
@@ -14,11 +17,13 @@ IDLE_S = 5.0
 class Taster:
     """At most one taster; it is started for the first suspect and ends when none came for a while."""
 
-    def __init__(self, crew: Crew, flights: Flights) -> None:
+    def __init__(self, crew: Crew, flights: Flights, settings: Settings) -> None:
         self._crew = crew
         self._flights = flights
+        self._settings = settings
         self._worker: Worker | None = None
         self._suspect: Flight | None = None
+        self._given: tuple[float, ProcessSample] | None = None  # when the worker got the suspect, and how it stood then
         self._started = 0
         self._idle: asyncio.TimerHandle | None = None
 
@@ -31,45 +36,76 @@ class Taster:
         """Try one suspect, on a worker with the bundle of ``role``."""
         self._suspect = flight
         flight.future.add_done_callback(lambda _: self._done(flight))
-        if self._idle is not None:
-            self._idle.cancel()
-        if self._worker is not None and self._worker.usable and self._worker.seat.role is role:
-            self._give(self._worker)
-        elif self._worker is None or self._worker.closing or self._worker.seat.role is not role:
-            self.close()
-            self._started += 1
-            self._worker = self._crew.start(Seat(role, TASTER_REPLICA), self._started, then_load=True, as_member=False)
+        self._stay()
+        if self._worker is not None and not self._worker.closing and self._worker.seat.role is role:
+            if self._worker.usable:  # else it is being started, and gets the suspect when it is ready
+                self._give(self._worker)
+            return
+        self._dismiss()
+        self._started += 1
+        self._worker = self._crew.start(Seat(role, TASTER_REPLICA), self._started, then_load=True, as_member=False)
 
     def ready(self, worker: Worker) -> None:
         """Give a taster that has just become ready the suspect that waits for it."""
-        if worker is self._worker and self._suspect is not None:
+        if worker is self._worker:
             self._give(worker)
 
     def _give(self, worker: Worker) -> None:
         if self._suspect is not None:
             self._flights.give(self._suspect, worker, worker.seat, worker.incarnation)
 
+    def judge(self, now_ms: float) -> None:
+        """End a taster that hangs at its suspect, which is poison then; a stopped one is not the suspect's doing."""
+        worker = self._worker
+        if worker is None or worker.pid is None or not worker.sent_ms or not worker.usable:
+            self._given = None
+            return
+        found = sample(worker.pid)
+        if found is None:
+            return
+        if self._given is None:
+            self._given = now_ms, found
+        since_ms, then = self._given
+        age_ms = now_ms - since_ms
+        fault = detectors.overdue(age_ms, waited_ms(then, found, age_ms), found.state, self._settings)
+        if fault in (Fault.HANG, Fault.STOPPED):
+            ids, worker.sent_ms = list(worker.sent_ms), {}
+            self._suspect = None
+            self._dismiss()
+            self._flights.lost(ids, suspect=fault is Fault.HANG)
+
     def gone(self, worker: Worker) -> None:
         """Take that a taster could not start, or ended before it had the suspect: the suspect loses its taster."""
-        if worker is self._worker:
-            self._worker = None
-            suspect = self._suspect
-            if suspect is not None and not worker.sent_ms and not suspect.future.done():
-                self._flights.give(suspect, None, worker.seat, worker.incarnation)
-
-    def free(self) -> None:
-        """Take that the suspect was answered or is lost, so that the next can be tried."""
-        self._suspect = None
-        loop = asyncio.get_running_loop()
-        self._idle = loop.call_later(IDLE_S, self.close)
+        if worker is not self._worker:
+            return
+        self._worker = None
+        suspect, self._suspect = self._suspect, None  # it may ask for another one
+        if suspect is not None and not worker.sent_ms and not suspect.future.done():
+            self._flights.give(suspect, None, worker.seat, worker.incarnation)
 
     def _done(self, flight: Flight) -> None:
-        if self._suspect is flight:
-            self.free()
-            self._flights.members_changed()
+        """Take that a suspect was answered, refused or given up, so that the next can be tried."""
+        if self._suspect not in (flight, None):
+            return
+        self._suspect = None
+        if self._worker is not None and self._worker.sent_ms:  # it still computes what nobody waits for
+            self._dismiss()
+        self._stay()
+        self._idle = asyncio.get_running_loop().call_later(IDLE_S, self.close)
+        self._flights.members_changed()
 
-    def close(self) -> None:
-        """End the taster."""
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _dismiss(self) -> None:
+        self._given = None
         if self._worker is not None:
             self._worker.kill()
             self._worker = None
+
+    def close(self) -> None:
+        """End the taster."""
+        self._stay()
+        self._dismiss()

@@ -78,7 +78,9 @@ class Terms:
     def tell(self, term: int, serving: Role | None) -> str | None:
         """Write who serves, for people and for monitoring; returns a sentence when that fails, which harms nothing."""
         try:
-            write_atomic(self.path, readable_json(plain(Remembered(1, self._reserved, term, serving))))
+            # In a swap two pairs of one model live side by side: neither takes back what the other has reserved.
+            reserved = max(self._reserved, read_terms(self.path).reserved_through)
+            write_atomic(self.path, readable_json(plain(Remembered(1, reserved, term, serving))))
         except HotspareError as error:
             return f"Who serves could not be written down: {error}"
         return None
