@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.errors import SurroundingsError
+from pipeline.core.names import Role
 from pipeline.engines.open import open_session as engines
 from pipeline.runtime.http.app import build_app
 from pipeline.runtime.http.logs import LogWriter
@@ -18,8 +19,11 @@ from pipeline.runtime.journal import Journal
 from pipeline.runtime.keeper import ServerContext, keep
 from pipeline.runtime.keeper_client import KeeperClient
 from pipeline.runtime.loading import OpenSession
+from pipeline.runtime.members import Seat
+from pipeline.runtime.release import Places
 from pipeline.runtime.server import Server, Serving
 from pipeline.runtime.systemd import listen_fds, notify, watchdog_s
+from pipeline.runtime.worker_spec import WorkerSpec
 
 __all__ = ["Door", "bind", "engines", "run_service"]
 
@@ -63,7 +67,23 @@ def run_service(
     def serve(context: ServerContext) -> int:
         return _run(_serve(context, serving, front_of))
 
-    return keep(lambda: bind(door), serve, take_over_argv, open_session)
+    return keep(lambda: bind(door), serve, take_over_argv, open_session, rehearsal=_rehearsal(serving.places[0]))
+
+
+def _rehearsal(places: Places) -> WorkerSpec:
+    """Return a worker that is never started: what verifying its bundle imports and warms, every child has."""
+    return WorkerSpec(
+        bundle=str(places.primary),
+        trust=str(places.trust),
+        channel=None if places.channel is None else str(places.channel),
+        seat=Seat(Role.PRIMARY),
+        incarnation=0,
+        term=0,
+        then_load=False,
+        threads=None,
+        memory_mb=None,
+        model="rehearsal",
+    )
 
 
 def _run(work: Coroutine[None, None, int]) -> int:
