@@ -31,7 +31,7 @@ from pipeline.runtime.pair_nouns import (
 from pipeline.runtime.pair_status import member_status, served_model
 from pipeline.runtime.reception import Reception
 from pipeline.runtime.release import Release, accept
-from pipeline.runtime.request import TASTER_REPLICA, Available
+from pipeline.runtime.request import TASTER_REPLICA, Available, Phase
 from pipeline.runtime.request_nouns import Choice
 from pipeline.runtime.service import Answer, NotAnswered, PairStatus, ServedModel
 from pipeline.runtime.settings import Settings
@@ -96,10 +96,10 @@ class Pair:
         self._crew.kill_all()
 
     def _tick(self) -> None:
+        self._ticker = self._loop.call_later(TICK_S, self._tick)  # first: a bug below must not end the watch
         self._conductor.tick()
         self._watch.tick()
         self._taster.judge(self.now_ms())
-        self._ticker = self._loop.call_later(TICK_S, self._tick)
 
     def _spec(self, seat: Seat, incarnation: int, then_load: bool) -> WorkerSpec:
         memory_mb = self.settings.worker_memory_mb
@@ -215,6 +215,11 @@ class Pair:
         """Tell whether two request ids are attempts at one request."""
         flight = self._flights.by_id.get(one)
         return flight is not None and flight is self._flights.by_id.get(other)
+
+    def is_suspected(self, request_id: int) -> bool:
+        """Tell whether a request may have ended or hung another worker already."""
+        flight = self._flights.by_id.get(request_id)
+        return flight is not None and flight.state.phase is Phase.TASTING
 
     def doubt(self, sentence: str) -> None:
         """Say that the sides have come apart, though the canaries of both are right."""

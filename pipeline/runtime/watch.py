@@ -61,6 +61,9 @@ class Ground(Protocol):
     def is_same(self, one: int, other: int) -> bool:
         """Tell whether two request ids are attempts at one request."""
 
+    def is_suspected(self, request_id: int) -> bool:
+        """Tell whether a request may have ended or hung another worker already."""
+
 
 @dataclass(frozen=True)
 class _Owed:
@@ -151,14 +154,26 @@ class Watch:
 
     def _judge(self, workers: list[Worker], now: float) -> None:
         ages = {worker: self._age_ms(worker, now) for worker in workers}
-        for worker, age in ages.items():
-            watched = self._watched[worker]
-            if watched.owed is None or age < self._settings.hedge_max_ms:
-                continue
-            if watched.owed.then is None:
-                watched.owed = replace(watched.owed, then=_look_at(worker), then_ms=now)
-            others = [one for one in workers if one is not worker and ages[one] >= self._settings.hedge_max_ms]
-            self._overdue(worker, watched.owed, age, others)
+        late = {one: owed for one in workers if (owed := self._owed_late(one, ages[one], now)) is not None}
+        # All are compared before the first is evicted: its requests are sent on then, and it holds none any more.
+        stuck_with = {one: self._are_same(late[one], [late[two] for two in late if two is not one]) for one in late}
+        for worker, owed in late.items():
+            if worker.usable:
+                self._overdue(worker, owed, ages[worker], stuck_with[worker])
+
+    def _owed_late(self, worker: Worker, age: float, now: float) -> _Owed | None:
+        watched = self._watched[worker]
+        if watched.owed is None or age < self._settings.hedge_max_ms:
+            return None
+        if watched.owed.then is None:
+            watched.owed = replace(watched.owed, then=_look_at(worker), then_ms=now)
+        return watched.owed
+
+    def _are_same(self, owed: _Owed, others: list[_Owed]) -> bool | None:
+        """Tell whether another one is late with the same request, or was; None: no other is late."""
+        if self._ground.is_suspected(owed.request_id):
+            return True
+        return any(self._ground.is_same(owed.request_id, one.request_id) for one in others) if others else None
 
     def _age_ms(self, worker: Worker, now: float) -> float:
         """Return how long a worker owes its oldest answer, from when it could begin with it."""
@@ -172,16 +187,15 @@ class Watch:
             watched.owed = _Owed(oldest, since, self._lag_ms)
         return now - watched.owed.since_ms - (self._lag_ms - watched.owed.lag_ms)
 
-    def _overdue(self, worker: Worker, owed: _Owed, age: float, others: list[Worker]) -> None:
+    def _overdue(self, worker: Worker, owed: _Owed, age: float, same: bool | None) -> None:
         found = _look_at(worker)
         if found is None or owed.then is None:
             return
         between = self._ground.now_ms() - owed.then_ms
         age = min(age, self._settings.hedge_max_ms + between)  # before the first look, nobody knows what it waited for
         waited = waited_ms(owed.then, found, between)
-        same = any(self._ground.is_same(owed.request_id, next(iter(one.sent_ms))) for one in others)
         expected = self._ground.rows_of(owed.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
-        late = bool(others) and not same
+        late = same is False
         fault = detectors.overdue(age, waited, found.state, self._settings, expected_ms=expected, other_late=late)
         if fault is None:
             return
@@ -194,7 +208,7 @@ class Watch:
             runqueue_wait_ms=waited,
             cpu_ms=found.cpu_ms - owed.then.cpu_ms,
             other_side_ok=not late,
-            same_request=same,
+            same_request=bool(same),
             suspects=worker.load,
         )
         self._ground.fail(worker, fault, evidence)
