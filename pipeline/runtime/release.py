@@ -128,7 +128,7 @@ def _tensors(io: IoContract) -> set[tuple[str, str, tuple[int, ...]]]:
 def disk_problems(release: Release, now: datetime) -> dict[Role, str]:
     """Verify the bundles on disk once more; returns why one would not be loaded now, by role."""
     problems = {}
-    for role in release.bundles:
+    for role in Role:
         wanted = role if release.channel else None
         try:
             verify_bundle(release.places.bundle(role), release.policy, now, release.channel, wanted)

@@ -1,7 +1,7 @@
 """The server process: its pairs, behind the port that the HTTP front sees."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.clock import utc_now
@@ -45,8 +45,8 @@ class Server:
     def open(self, strict: bool) -> None:
         """Verify all bundles and start their workers; with ``strict`` false one side of a pair may be refused.
 
-        Raises the Untrusted error that fits, TrustPolicyError, FileAccess, OutOfSpace; Refusal when
-        a model stands twice.
+        May be called again after a SurroundingsError. Raises the Untrusted error that fits, TrustPolicyError,
+        FileAccess, OutOfSpace; Refusal when a model stands twice.
         """
         releases = [open_release(places, utc_now(), strict) for places in self._serving.places]
         names = [release.model for release in releases]
@@ -54,13 +54,17 @@ class Server:
             raise Refusal("A model is named twice; serve one pair of each.", sorted(names))
         self._keeper.on_exit = self._exited
         for release in releases:
-            model = release.model
-            self._swaps[model] = asyncio.Lock()
-            pair = self._new_pair(release, self._journal_of(model))
-            for role, sentence in release.refused.items():
-                pair.journal.note(f"The {role}'s bundle is refused: {sentence}")
-            self._pairs[model] = pair
-            pair.start()
+            if release.model not in self._pairs:
+                self._open_pair(release)
+
+    def _open_pair(self, release: Release) -> None:
+        model = release.model
+        pair = self._new_pair(release, self._journal_of(model))
+        for role, sentence in release.refused.items():
+            pair.journal.note(f"The {role}'s bundle is refused: {sentence}")
+        self._swaps[model] = asyncio.Lock()
+        self._pairs[model] = pair
+        pair.start(lambda: self._do(self._swap_noted(model)))
 
     def _new_pair(self, release: Release, journal: Journal) -> Pair:
         """Make a pair with a block of terms of its own: the old and the new side of a swap never share one."""
@@ -141,7 +145,7 @@ class Server:
         self._leaving.append(new)
         is_ready = False
         try:
-            new.start()
+            new.start(lambda: self._do(self._swap_noted(release.model)))
             is_ready = await new.complete(READY_S) and not self._is_draining
         finally:
             if not is_ready:
@@ -163,17 +167,23 @@ class Server:
 
     def swap_soon(self) -> None:
         """Swap every model in the background (SIGHUP)."""
-        task = asyncio.ensure_future(self._swap_all())
+        self._do(self._swap_all())
+
+    def _do(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _swap_all(self) -> None:
-        """Swap every model; what goes wrong is noted and leaves the old release in place."""
         for model in sorted(self._pairs):
-            try:
-                await self.swap(model)
-            except HotspareError as error:
-                self._pairs[model].journal.note(f"Not swapped: {error}")
+            await self._swap_noted(model)
+
+    async def _swap_noted(self, model: str) -> None:
+        """Swap a model; what goes wrong is noted and leaves the old release in place."""
+        try:
+            await self.swap(model)
+        except HotspareError as error:
+            self._pairs[model].journal.note(f"Not swapped: {error}")
 
     async def end(self) -> None:
         """Refuse what is new from now on."""

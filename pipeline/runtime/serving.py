@@ -28,6 +28,7 @@ from pipeline.runtime.worker_spec import WorkerSpec
 __all__ = ["Door", "bind", "engines", "run_service"]
 
 BACKLOG = 1024
+OPEN_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ async def _serve(context: ServerContext, serving: Serving, front_of: Callable[[L
     keeper.start()
     server = Server(serving, keeper, lambda model: Journal(model, log.put))
     try:
-        server.open(strict=context.restarts == 0)
+        await _open(server, context, log)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.swap_soon)
         ready = asyncio.create_task(_tell_ready(server, context, log))
         front = front_of(log)
@@ -111,6 +112,20 @@ async def _serve(context: ServerContext, serving: Serving, front_of: Callable[[L
         keeper.close()
         log.close()
     return 0
+
+
+async def _open(server: Server, context: ServerContext, log: LogWriter) -> None:
+    """Open the bundles; a restarted server waits for what is short (a full disk), where a first start gives up."""
+    while True:
+        try:
+            server.open(strict=context.restarts == 0)
+        except SurroundingsError as error:
+            if context.restarts == 0:
+                raise
+            log.put({"event": f"Not opened yet: {error}"})
+            await asyncio.sleep(OPEN_AGAIN_S)
+        else:
+            return
 
 
 async def _tell_ready(server: Server, context: ServerContext, log: LogWriter) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pipeline.core.errors import HotspareError, Refusal
 from pipeline.core.names import Role
@@ -69,11 +69,12 @@ class Pair:
 
     # Life.
 
-    def start(self) -> None:
-        """Start the workers."""
+    def start(self, repaired: Callable[[], None]) -> None:
+        """Start the workers; ``repaired`` is called when a bundle verifies that was refused when this pair began."""
         self._conductor.start()
         self._tick()
-        self._disk_check = self._loop.create_task(watch_disk(self.release, self.settings, self.journal))
+        work = watch_disk(self.release, self.settings.scrub_every_s, self.journal, repaired)
+        self._disk_check = self._loop.create_task(work)
 
     def drain(self) -> None:
         """Start nothing new; what was accepted is answered."""
@@ -116,6 +117,11 @@ class Pair:
         """Tell the machine; the floor rises once a member of this release answered its golden rows."""
         if worker.seat.replica == TASTER_REPLICA:
             self._taster.ready(worker)
+            return
+        if worker.seat.role not in self.release.bundles:
+            self.start_failed(
+                worker, "Its bundle was refused when this server began; swap to take it in.", "NotAccepted"
+            )
             return
         if not self._accepted:
             self._accept()
