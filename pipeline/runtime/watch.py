@@ -25,6 +25,7 @@ from pipeline.runtime.shadowing import Shadowing
 
 LAG_MS = 20.0  # the server itself was late by more: what it owes itself is nobody's fault
 _TICK_MS = 10.0
+BUSY_SHARE = 0.3  # of the time that an answer may take, spent computing: what else it waited for is no excuse
 STARVED_RATIO = 0.1  # a worker that waits for a processor for so much of a second is not judged by its pace
 STARVED_FOR_MS = 5000.0  # nor are the canaries of that time
 _SECOND_MS = 1000.0
@@ -195,7 +196,9 @@ class Watch:
         age = min(age, self._settings.hedge_max_ms + between)  # before the first look, nobody knows what it waited for
         waited = waited_ms(owed.then, found, between)
         expected = self._ground.rows_of(owed.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
-        late = same is False
+        late, ran = same is False, found.cpu_ms - owed.then.cpu_ms
+        if ran > BUSY_SHARE * max(self._settings.evict_after_ms, detectors.LARGE_WORK_FACTOR * expected):
+            waited = 0.0  # it had processor time enough for far more than this request: it is busy with nothing
         fault = detectors.overdue(age, waited, found.state, self._settings, expected_ms=expected, other_late=late)
         if fault is None:
             return
@@ -206,7 +209,7 @@ class Watch:
             process_state=found.state,
             late_ms=age,
             runqueue_wait_ms=waited,
-            cpu_ms=found.cpu_ms - owed.then.cpu_ms,
+            cpu_ms=ran,
             other_side_ok=not late,
             same_request=bool(same),
             suspects=worker.load,
