@@ -139,9 +139,8 @@ def refusal_reply(refused: NotAnswered) -> Reply:
 
 
 def _answered(model: ServedModel, request: InferRequest, answer: Answer) -> Reply:
-    # The primary's own id is the version even when a swap moved on in the meantime.
-    version = answer.bundle_id[: len(model.version)] if answer.role is Role.PRIMARY else model.version
-    body = write_answer(model.name, version, request, answer)
+    # The pair that answered was looked up in the same step as this model: no swap lies between the two.
+    body = write_answer(model.name, model.version, request, answer)
     facts = {"model": model.name, "role": answer.role, "term": answer.term, "hedged": answer.hedged}
     return Reply(200, _answer_headers(answer, body), body.content, facts)
 
