@@ -53,10 +53,19 @@ class Settings:
     memory_growth_mb: int = 256  # above the resident size after warm-up: planned switch and restart
 
     def problems(self) -> Iterator[str]:
-        """Yield what does not fit together."""
+        """Yield what makes no sense by itself, and what does not fit together."""
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                yield f"{name} must be at least {least}"
         if not 0 < self.hedge_min_ms <= self.hedge_max_ms < self.evict_after_ms < self.deadline_ms:
             yield "hedge_min_ms ≤ hedge_max_ms < evict_after_ms < deadline_ms must hold"
         if self.verify is VerifyMode.REPLICAS and self.replicas < 2:
             yield "verify replicas needs at least 2 replicas"
         if self.verify is VerifyMode.PAIR and self.standby is not Tier.HOT:
             yield "verify pair needs a hot standby"
+
+
+_LEAST = {
+    "replicas": 1, "queue_max": 1, "probe_every_ms": 1, "scrub_every_s": 1, "batch_rows_max": 0, "batch_wait_ms": 0,
+    "worker_memory_mb": 1,
+}  # fmt: skip
