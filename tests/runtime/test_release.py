@@ -1,0 +1,109 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sealed import NOW, Sealed
+
+from pipeline.bundle.floor import floor_path, read_floor
+from pipeline.core.errors import NotAccepted, Tampered, UsageError
+from pipeline.core.names import Role
+from pipeline.runtime.members import Seat
+from pipeline.runtime.release import Places, accept, disk_problems, open_release, require_one_contract
+
+
+@pytest.fixture
+def files(pair: Sealed, tmp_path: Path) -> Sealed:
+    shutil.copytree(pair.folder, tmp_path / "files", ignore=shutil.ignore_patterns("state"))
+    return Sealed(tmp_path / "files", pair.key)
+
+
+def places(files: Sealed, channel: bool = False) -> Places:
+    return Places(files.primary, files.backup, files.trust, files.channel if channel else None)
+
+
+def spoil(folder: Path) -> None:
+    model = next(folder.rglob("model.*"))
+    model.write_bytes(model.read_bytes()[:-1] + b"!")
+
+
+def test_both_sides_are_verified_and_the_version_is_the_primarys(files: Sealed) -> None:
+    release = open_release(places(files), NOW, strict=True)
+    assert set(release.bundles) == set(Role)
+    assert release.bundles[Role.PRIMARY].bundle_id.startswith(release.version)
+    assert release.refused == {}
+    assert release.same_as(open_release(places(files), NOW, strict=True))
+    assert not release.same_as(open_release(places(files, channel=True), NOW, strict=True))
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_refused_side_is_left_out_and_named_only_after_a_restart(files: Sealed, role: Role) -> None:
+    spoil(places(files).bundle(role))
+    with pytest.raises(Tampered):
+        open_release(places(files), NOW, strict=True)
+    release = open_release(places(files), NOW, strict=False)
+    assert set(release.refused) == {role}
+    assert set(release.bundles) == set(Role) - {role}
+    assert release.io is release.bundles[next(iter(release.bundles))].io
+    assert set(disk_problems(release, NOW)) == {role}
+
+
+def test_a_pair_without_a_side_is_refused_always(files: Sealed) -> None:
+    spoil(files.primary)
+    spoil(files.backup)
+    with pytest.raises(Tampered):
+        open_release(places(files), NOW, strict=False)
+
+
+def test_a_policy_that_wants_channels_is_not_served_without_one(files: Sealed) -> None:
+    files.trust.write_text(files.trust.read_text() + "channels: channels\n")
+    with pytest.raises(UsageError, match="--channel"):
+        open_release(places(files), NOW, strict=True)
+    assert open_release(places(files, channel=True), NOW, strict=True).channel is not None
+
+
+def test_with_a_channel_roles_cannot_be_exchanged(files: Sealed) -> None:
+    exchanged = replace(places(files, channel=True), primary=files.backup, standby=files.primary)
+    with pytest.raises(NotAccepted):
+        open_release(exchanged, NOW, strict=True)
+
+
+def test_sides_of_two_models_are_no_pair(files: Sealed) -> None:
+    bundles = dict(open_release(places(files), NOW, strict=True).bundles)
+    other = replace(bundles[Role.BACKUP], model="other")
+    with pytest.raises(NotAccepted, match="one model's pair"):
+        require_one_contract({**bundles, Role.BACKUP: other})
+    odd = replace(other.io, inputs=(replace(other.io.inputs[0], name="other"),))
+    with pytest.raises(NotAccepted, match="different tensors"):
+        require_one_contract({**bundles, Role.BACKUP: replace(bundles[Role.BACKUP], io=odd)})
+
+
+def test_disk_problems_name_the_side_that_would_not_load_now_and_go_when_it_is_repaired(files: Sealed) -> None:
+    release = open_release(places(files), NOW, strict=True)
+    assert disk_problems(release, NOW) == {}
+    aside = files.folder / "aside"
+    files.backup.rename(aside)
+    assert set(disk_problems(release, NOW)) == {Role.BACKUP}
+    aside.rename(files.backup)
+    spoil(files.primary)
+    assert disk_problems(release, NOW)[Role.PRIMARY].startswith("Tampered: ")
+
+
+def test_the_floor_rises_only_when_a_release_with_a_channel_is_accepted(files: Sealed) -> None:
+    floor = floor_path(files.folder / "state", "tiny")
+    accept(open_release(places(files), NOW, strict=True))
+    assert not floor.exists()
+    release = open_release(places(files, channel=True), NOW, strict=True)
+    assert not floor.exists()
+    accept(release)
+    kept = read_floor(floor)
+    assert kept is not None
+    assert kept.seq == 7
+
+
+def test_a_worker_is_told_where_its_own_bundle_is(files: Sealed) -> None:
+    release = open_release(places(files, channel=True), NOW, strict=True)
+    spec = release.worker_spec(Seat(Role.BACKUP), 3, 9, True, 64)
+    assert (spec.bundle, spec.channel) == (str(files.backup), str(files.channel))
+    assert (spec.incarnation, spec.term, spec.then_load, spec.memory_mb) == (3, 9, True, 64)
+    assert spec.threads == release.bundles[Role.BACKUP].manifest.runtime.threads
