@@ -12,11 +12,11 @@ from pipeline.runtime.watch import Watch
 _PLATFORMS = {Engine.LITERT: "tensorflow_lite", Engine.ONNXRUNTIME: "onnxruntime_onnx"}
 
 
-def served_model(release: Release, state: PairState) -> ServedModel:
-    """Return a model as clients see it."""
+def served_models(release: Release) -> dict[bool, ServedModel]:
+    """Return a model as clients see it while somebody serves (True), and while nobody does."""
     bundle = release.bundles.get(Role.PRIMARY) or release.bundles[Role.BACKUP]
     platform = _PLATFORMS[bundle.manifest.entrypoint.engine]
-    return ServedModel(release.model, release.version, platform, release.io, ready=state.serving is not None)
+    return {ready: ServedModel(release.model, release.version, platform, release.io, ready) for ready in (True, False)}
 
 
 def member_status(

@@ -28,7 +28,7 @@ from pipeline.runtime.pair_nouns import (
     Staged,
     SwitchAsked,
 )
-from pipeline.runtime.pair_status import member_status, served_model
+from pipeline.runtime.pair_status import member_status, served_models
 from pipeline.runtime.reception import Reception
 from pipeline.runtime.release import Release, accept
 from pipeline.runtime.request import TASTER_REPLICA, Available, Phase
@@ -49,6 +49,7 @@ class Pair:
 
     def __init__(self, release: Release, settings: Settings, keeper: KeeperClient, terms: Terms, journal: Journal):
         self.release = release
+        self._served = served_models(release)
         self.settings = settings
         self.journal = journal
         self._loop = asyncio.get_running_loop()
@@ -240,11 +241,12 @@ class Pair:
         """Return who can take a request now."""
         serving: list[Choice] = []
         others: list[Choice] = []
-        for seat, worker in self._crew.workers.items():
-            if worker.usable and self._conductor.state.member(seat).state is MemberState.READY:
-                (serving if seat.role is self._conductor.state.serving else others).append(
-                    (seat, worker.incarnation, worker.load)
-                )
+        state, workers = self._conductor.state, self._crew.workers
+        for member in state.members:
+            seat = member.seat
+            if member.state is MemberState.READY and seat in workers and (worker := workers[seat]).usable:
+                choices = serving if seat.role is state.serving else others
+                choices.append((seat, worker.incarnation, worker.load))
         return Available(tuple(serving), tuple(others), self._taster.is_free)
 
     def worker(self, seat: Seat, incarnation: int) -> Worker | None:
@@ -287,7 +289,7 @@ class Pair:
     @property
     def served(self) -> ServedModel:
         """Return the model as clients see it."""
-        return served_model(self.release, self._conductor.state)
+        return self._served[self._conductor.state.serving is not None]
 
     def status(self) -> PairStatus:
         """Return the pair's state, for people and metrics."""

@@ -19,10 +19,10 @@ INLINE_BYTES_MAX = 1 << 16
 INLINE: Final = (1 << 64) - 1
 ALIGNMENT = 16
 _AXES_MAX = 32
-_DTYPES = (
+_DTYPES = tuple(map(np.dtype, (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
-)  # fmt: skip
-_CODES = {name: code for code, name in enumerate(_DTYPES)}
+)))  # fmt: skip
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}  # not by name: a swapped byte order has the same one
 _COUNT = struct.Struct("<H")
 _NAME = struct.Struct("<H")
 _KIND = struct.Struct("<BB")
@@ -47,7 +47,7 @@ def encode_tensors(tensors: Tensors, places: Mapping[str, int] | None = None) ->
 
 
 def _description(name: str, array: Array, place: int) -> bytes:
-    code = _CODES.get(array.dtype.name)
+    code = _CODES.get(array.dtype)
     if code is None or array.ndim > _AXES_MAX:
         raise ValueError(f"{name!r} ({array.dtype}, {array.ndim} axes) cannot be sent to a worker")
     text = name.encode()
@@ -103,7 +103,7 @@ def _one_description(payload: bytes, at: int) -> tuple[_Described, int]:
     shape = struct.unpack_from(f"<{axes}I", payload, at)
     at += 4 * axes
     (place,) = _PLACE.unpack_from(payload, at)
-    return (text.decode(), np.dtype(_DTYPES[code]), shape, place), at + _PLACE.size
+    return (text.decode(), _DTYPES[code], shape, place), at + _PLACE.size
 
 
 def _skip_padding(payload: bytes, at: int, start: int) -> int:
