@@ -8,11 +8,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.commands.node.serve import add_arguments, serve
 from pipeline.core.errors import HotspareError
 from pipeline.core.names import Format
-from pipeline.engines.base import Session
+
+if TYPE_CHECKING:  # it imports numpy, which starts threads unless it is told not to
+    from pipeline.engines.base import Session
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     orders: Path = args.orders.resolve()
 
-    def open_faulty(model_format: Format, model: bytes, threads: int) -> Session:
+    def open_faulty(model_format: Format, model: bytes, threads: int) -> "Session":
         from pipeline.drill.faulty_session import faulty  # not at the top: numpy waits until threads are limited
 
         return faulty(orders)(model_format, model, threads)
