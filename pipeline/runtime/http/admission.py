@@ -1,6 +1,7 @@
 """Who may speak to the front: names in the Host header, bearer tokens."""
 
 import ipaddress
+from collections.abc import Mapping
 
 from pipeline.runtime.http.reply import Reply, error_reply
 from pipeline.runtime.http.tokens import Tokens, TokenUse
@@ -19,6 +20,21 @@ def host_admitted(host: bytes | None, names: frozenset[bytes]) -> bool:
     request without the header comes from no browser.
     """
     return host is None or host in names or _name(host) in names or _is_address(_name(host))
+
+
+def origin_admitted(headers: Mapping[bytes, bytes], names: frozenset[bytes]) -> bool:
+    """Tell whether a request that changes or costs something comes from no browser, or from a page of this server.
+
+    Browsers let any page post to any address without asking; they say which page it was. A page counts as ours if it is
+    at the address that was asked, or at a name that this server is known under.
+    """
+    if headers.get(b"sec-fetch-site") == b"cross-site":
+        return False
+    origin = headers.get(b"origin")
+    if origin is None:
+        return True
+    _, _, place = origin.rpartition(b"://")
+    return bool(place) and (place == headers.get(b"host") or place in names or _name(place) in names)
 
 
 def _name(host: bytes) -> bytes:

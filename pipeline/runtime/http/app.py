@@ -12,8 +12,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.core.errors import UsageError
+from pipeline.core.printable import printable
 from pipeline.runtime.http.admin import Admin
-from pipeline.runtime.http.admission import host_admitted
+from pipeline.runtime.http.admission import host_admitted, origin_admitted
 from pipeline.runtime.http.infer import Inference
 from pipeline.runtime.http.metadata import Metadata
 from pipeline.runtime.http.metrics import HttpCounts
@@ -68,6 +69,8 @@ class Front:
         if not host_admitted(headers.get(b"host"), self._names):
             sentence = "This server is not known under that Host name; name it with --name, or use its address."
             reply: Reply | None = error_reply(421, sentence)
+        elif scope["method"] == "POST" and not origin_admitted(headers, self._names):
+            reply = error_reply(403, "A page of another site may not ask this; serve it under a --name of this server.")
         elif (parts := _model_parts(scope["path"])) is None:
             reply = None
             await self._cold_reply(scope, receive, send, started_s)
@@ -104,7 +107,7 @@ class Front:
         record: MutableMapping[str, Any] = {
             "kind": "access",
             "method": scope["method"],
-            "path": scope["path"],
+            "path": printable(scope["path"]),
             "status": status,
             "ms": round(took_s * 1000, 3),
             "client": (scope.get("client") or ("",))[0],

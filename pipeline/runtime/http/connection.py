@@ -13,6 +13,10 @@ from pipeline.runtime.http.settings import Limits
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
+class _TooManyAhead(Exception):
+    """The parser is to stop: enough requests wait for their turn."""
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection.
 
@@ -26,6 +30,7 @@ class Connection(HttpToolsProtocol):
         self._timer: TimerHandle | None = None
         self._in_head = self._in_message = False
         self._head_bytes = 0
+        self._unread: tuple[TimerHandle, int] | None = None  # while the client does not read: how much it left
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start to wait for a request, or refuse one connection too many."""
@@ -38,6 +43,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._disarm()
+        self._reads_again()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -71,8 +77,15 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; what a chunked body ends with (trailers) must not pass for one: proxies do not look at it."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Note that the body begins, whose time is counted anew."""
+        """Note that the body begins, whose time is counted anew; a queue of requests has an end."""
+        if len(self.pipeline) >= self._limits.pipelined_max:  # each would cost a hundred times what it took to send
+            raise _TooManyAhead
         self._in_head = False
         self._disarm()
         super().on_headers_complete()
@@ -85,6 +98,31 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         self._refuse(error_reply(400, f"This is not HTTP/1.1: {msg}"))
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read, but not for ever."""
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        """Go on: the client reads."""
+        super().resume_writing()
+        self._reads_again()
+
+    def _await_reading(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self._limits.idle_s_max, self._still_unread), left
+
+    def _still_unread(self) -> None:
+        if self._unread is not None and self.transport.get_write_buffer_size() >= self._unread[1]:
+            self.transport.abort()
+        else:
+            self._await_reading()
+
+    def _reads_again(self) -> None:
+        if self._unread is not None:
+            self._unread[0].cancel()
+            self._unread = None
 
     def timeout_keep_alive_handler(self) -> None:
         """End an idle connection, even one whose client does not read what it was sent."""
@@ -125,6 +163,15 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, reply: Reply) -> None:
+        """Answer what is arriving; where earlier requests wait for their answers, these come first, then the end."""
+        if self._in_message and not self._in_head:
+            if self.pipeline or self.cycle.response_started:
+                self._end()
+                return
+        elif self._answering():
+            self.cycle.keep_alive = False  # the newest whole request's
+            self.flow.pause_reading()
+            return
         lines = [b"%s: %s\r\n" % pair for pair in (*self.server_state.default_headers, *reply.headers)]
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(reply.body)
         self.transport.write(b"".join([STATUS_LINE[reply.status], *lines, length, reply.body]))

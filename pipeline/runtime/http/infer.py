@@ -47,6 +47,8 @@ class Inference:
         self._tokens = front.tokens
         self._needs_token = front.tokens.has(TokenUse.INFERENCE)
         self._plans: dict[str, RequestPlan] = {}
+        self._held_bytes = 0  # of bodies, beyond each one's first piece
+        self._held_bytes_max = max(front.limits.bodies_bytes_max, front.limits.body_bytes_max)
 
     async def reply(self, path: list[str], headers: dict[bytes, bytes], receive: Any) -> Reply | None:
         """Answer ``/v2/models/{model}[/versions/{version}]/infer``; None when the client went away.
@@ -54,7 +56,13 @@ class Inference:
         Anything that is refused before its body was read closes the connection: the rest of the body is not a request.
         """
         early = self._refused_early(path, headers)
-        return early if early is not None else await self._answer(path, headers, receive)
+        if early is not None:
+            return early
+        held_bytes: list[int] = []
+        try:
+            return await self._answer(path, headers, receive, held_bytes)
+        finally:
+            self._held_bytes -= sum(held_bytes)
 
     def _refused_early(self, path: list[str], headers: dict[bytes, bytes]) -> Reply | None:
         if self._needs_token:
@@ -78,10 +86,12 @@ class Inference:
         most = self._limits.body_bytes_max
         return error_reply(413, f"The body is larger than {most} bytes; send fewer rows a request.", (_CLOSE,))
 
-    async def _answer(self, path: list[str], headers: dict[bytes, bytes], receive: Any) -> Reply | None:
+    async def _answer(
+        self, path: list[str], headers: dict[bytes, bytes], receive: Any, held_bytes: list[int]
+    ) -> Reply | None:
         try:
             async with asyncio.timeout(self._limits.body_s_max):
-                body = await self._body(receive)
+                body = await self._body(receive, held_bytes)
         except TimeoutError:
             return error_reply(408, f"The body took longer than {self._limits.body_s_max:g} s.", (_CLOSE,))
         if not isinstance(body, bytes):
@@ -99,16 +109,22 @@ class Inference:
             return refusal_reply(answer)
         return _answered(model, request, answer)
 
-    async def _body(self, receive: Any) -> bytes | Reply | None:
+    async def _body(self, receive: Any, held_bytes: list[int]) -> bytes | Reply | None:
+        """Return the body, or why it is not read; what it took of the room for all bodies is added to the list."""
         message = await receive()
         body: bytes = message.get("body", b"")
         chunks, size = [body], len(body)
         while message.get("more_body"):
             if size > self._limits.body_bytes_max:
                 return self._too_large()
+            if self._held_bytes > self._held_bytes_max:
+                sentence = "Too many large bodies arrive at once; try again."
+                return error_reply(503, sentence, ((b"retry-after", b"1"), _CLOSE))
             message = await receive()
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
+            held_bytes.append(len(chunks[-1]))
+            self._held_bytes += len(chunks[-1])
         if message["type"] == "http.disconnect":
             return None
         if size > self._limits.body_bytes_max:

@@ -21,6 +21,7 @@ Json = dict[str, Any]
 _SENTENCES = {
     400: "The request does not fit the model's contract, or is no request.",
     401: "A token is missing or wrong.",
+    403: "A page of another site asks.",
     404: "No such model, version or path.",
     405: "The path takes another method.",
     408: "The body took too long to arrive.",
@@ -35,7 +36,7 @@ _SENTENCES = {
     504: "No answer before the deadline.",
 }
 _ANYWHERE = (421, 500)
-_INFER_ERRORS = (400, 404, 408, 413, 415, 422, 429, 503, 504)
+_INFER_ERRORS = (400, 403, 404, 408, 413, 415, 422, 429, 503, 504)
 _STAMPS = {
     "hotspare-bundle-id": "The bundle that answered.",
     "hotspare-role": "primary or backup.",
@@ -139,7 +140,7 @@ def _admin_paths(models: Sequence[ServedModel]) -> Json:
 
 
 def _order(models: Sequence[ServedModel], name: str, text: str, body: Json) -> Json:
-    operation = _operation(name, text, _json(_ref("Done")), (400, 404, 408, 409, 503), by_token=True)
+    operation = _operation(name, text, _json(_ref("Done")), (400, 403, 404, 408, 409, 503), by_token=True)
     operation["requestBody"] = {"required": True, "content": _json({**body, "additionalProperties": False})}
     return {"post": operation, "parameters": [_path_parameter("model", [model.name for model in models])]}
 

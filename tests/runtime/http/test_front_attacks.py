@@ -1,0 +1,255 @@
+"""Attacks on the front: what one client does must not cost the others their memory, their place or their answers."""
+
+import asyncio
+import contextlib
+import json
+import socket
+
+import pytest
+from asking import GOOD, Client, tensor
+from fake_service import FakeService, free_socket
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from pipeline.runtime.http.app import build_app
+from pipeline.runtime.http.infer import Inference
+from pipeline.runtime.http.server import serve_app
+from pipeline.runtime.http.settings import FrontSettings, Limits
+
+BODY = json.dumps(GOOD).encode()
+INFER = b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: localhost\r\n"
+REQUEST = INFER + b"content-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+SMALL = b"GET /v2 HTTP/1.1\r\nhost: localhost\r\n\r\n"
+LAST = b"GET /v2 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+
+
+class Held(FakeService):
+    """A service that answers when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.reached, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def infer(self, *args):
+        self.reached.set()
+        await self.let_go.wait()
+        return await super().infer(*args)
+
+
+@contextlib.asynccontextmanager
+async def held_front(**limits):
+    service, sock = Held(), free_socket()
+    front = FrontSettings(limits=Limits(**limits), drain_s_max=5)
+
+    async def drain():
+        service.ending = True
+
+    running = asyncio.create_task(serve_app(build_app(service, front), [sock], front, drain))
+    try:
+        yield sock.getsockname()[1], service
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def ended(reader):
+    with contextlib.suppress(ConnectionResetError):
+        return await asyncio.wait_for(reader.read(), 10)
+    return b""
+
+
+@pytest.mark.parametrize("data", [b"garbage\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 40_000])
+def test_garbage_behind_a_request_is_not_refused_in_the_place_of_its_answer(data):
+    async def run():
+        async with held_front() as (port, service):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(REQUEST + data)
+            await service.reached.wait()
+            service.let_go.set()
+            answer = await ended(reader)
+            writer.close()
+            return answer
+
+    answer = asyncio.run(run())
+    assert answer.startswith(b"HTTP/1.1 200") and answer.count(b"HTTP/1.1") == 1 and b"connection: close" in answer
+
+
+def test_a_broken_body_behind_a_request_is_not_refused_in_the_place_of_its_answer():
+    async def run():
+        async with held_front() as (port, service):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(REQUEST + INFER + b"transfer-encoding: chunked\r\n\r\nzz\r\n")
+            answer = await ended(reader)
+            service.let_go.set()
+            writer.close()
+            return answer
+
+    assert b" 400 " not in asyncio.run(run())
+
+
+def test_a_flood_of_pipelined_requests_is_not_kept_in_memory():
+    async def run():
+        begun = 0
+        made = RequestResponseCycle.__init__
+
+        def counted(self, *args, **kwargs):
+            nonlocal begun
+            begun += 1
+            made(self, *args, **kwargs)
+
+        RequestResponseCycle.__init__ = counted
+        try:
+            async with held_front(pipelined_max=8) as (port, service):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(REQUEST)
+                await service.reached.wait()
+                writer.write(SMALL * 800)  # 32 kB: no head is too long
+                await writer.drain()
+                service.let_go.set()
+                answer = await ended(reader)
+                writer.close()
+        finally:
+            RequestResponseCycle.__init__ = made
+        return begun, answer
+
+    begun, answer = asyncio.run(run())
+    assert begun <= 10
+    assert answer.count(b"HTTP/1.1 200") == begun and answer.startswith(b"HTTP/1.1 200")  # what was taken is answered
+
+
+def test_what_follows_a_chunked_body_is_no_header():
+    async def run(trailers):
+        async with held_front() as (port, service):
+            service.let_go.set()
+            body = b"%x\r\n%s\r\n0\r\n%s\r\n" % (len(BODY), BODY, trailers)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(INFER + b"transfer-encoding: chunked\r\n\r\n" + body + LAST)
+            answer = await ended(reader)
+            writer.close()
+            return answer
+
+    forged = b"host: evil.example\r\nhotspare-timeout-ms: x\r\nauthorization: Bearer x\r\n"
+    assert asyncio.run(run(forged)).count(b"HTTP/1.1 200") == 2
+
+
+def test_a_client_that_never_reads_loses_its_connection():
+    async def run():
+        async with held_front(idle_s_max=0.2) as (port, _):
+            with contextlib.closing(socket.socket()) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.connect(("127.0.0.1", port))
+                sock.setblocking(False)
+                page = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+                loop = asyncio.get_running_loop()
+                with pytest.raises(ConnectionError):
+                    async with asyncio.timeout(20):
+                        while True:
+                            await loop.sock_sendall(sock, page)
+                            await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+
+
+def test_a_thousand_large_bodies_at_once_have_a_bound_together():
+    front = FrontSettings(limits=Limits(body_bytes_max=1000, bodies_bytes_max=5000))
+    inference = Inference(FakeService(), front)
+    path, headers = ["tiny"], {}
+
+    async def run():
+        gate = asyncio.Event()
+
+        def uploading():
+            left = [b"x" * 10, b"y" * 900]
+
+            async def receive():
+                if not left:
+                    await gate.wait()
+                    return {"type": "http.disconnect"}
+                return {"type": "http.request", "body": left.pop(0), "more_body": True}
+
+            return receive
+
+        tasks = [asyncio.create_task(inference.reply(path, headers, uploading())) for _ in range(50)]
+        done, waiting = await asyncio.wait(tasks, timeout=0.5)
+
+        async def small():
+            return {"type": "http.request", "body": BODY, "more_body": False}
+
+        meanwhile = await inference.reply(path, headers, small)
+        gate.set()
+        await asyncio.gather(*waiting)
+        after = await inference.reply(path, headers, uploading_whole())
+        return [task.result() for task in done], len(waiting), meanwhile, after
+
+    def uploading_whole():
+        pieces = [(BODY[:20], True), (BODY[20:], False)]
+
+        async def receive():
+            body, more = pieces.pop(0)
+            return {"type": "http.request", "body": body, "more_body": more}
+
+        return receive
+
+    refused, waiting, meanwhile, after = asyncio.run(run())
+    assert {reply.status for reply in refused} == {503} and waiting <= 6
+    assert (meanwhile.status, after.status) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://localhost.evil.example:8000"},
+        {"origin": "http://203.0.113.9"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_a_page_of_another_site_cannot_post(client, origin):
+    for path in ("/v2/models/tiny/infer", "/admin/models/tiny/swap"):
+        reply = client.ask("POST", path, GOOD, origin)
+        assert reply.status == 403 and "another site" in reply.json["error"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {},
+        {"origin": "http://localhost:8000", "sec-fetch-site": "same-origin"},
+        {"origin": "http://127.0.0.1:3000"},
+        {"origin": "https://shop.example", "sec-fetch-site": "same-origin"},
+        {"host": "192.0.2.7:8080", "origin": "http://192.0.2.7:8080"},
+    ],
+)
+def test_a_page_of_our_own_can_post(service, origin):
+    client = Client(service, FrontSettings(hosts=("shop.example",)))
+    assert client.ask("POST", "/v2/models/tiny/infer", GOOD, origin).status == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"shape": [2**62, 4]},
+        {"shape": [2**31, 2**31]},
+        {"shape": [-1, -4]},
+        {"shape": [10**30, 4]},
+        {"parameters": {"binary_data_size": -16}},
+        {"parameters": {"binary_data_size": 2**70}},
+        {"data": [[[[[[1, 2, 3, 4]]]]]]},
+    ],
+)
+def test_sizes_that_lie_are_refused(client, data):
+    reply = client.infer({"inputs": [{**tensor(), **data}]})
+    assert reply.status == 400
+
+
+def test_bottomless_json_is_refused(client):
+    depth = 200_000
+    assert client.infer(b'{"inputs":' + b"[" * depth + b"]" * depth + b"}").status == 400
+
+
+def test_a_path_in_the_log_cannot_steer_a_terminal(service):
+    records = []
+    client = Client(service, FrontSettings(access_log=records.append))
+    client.ask("GET", "/\x9b31m\u202e\n")
+    assert records[0]["path"] == "/\\x9b31m\\u202e\\n"
