@@ -83,14 +83,13 @@ class KeeperClient:
         ask = next(self._asks)
         answer: asyncio.Future[tuple[int, int] | None] = asyncio.get_running_loop().create_future()
         self._waiting[ask] = answer
+        asked = self._line.socket
         try:
             with contextlib.suppress(OSError):  # a lost keeper is reported by itself
                 self._line.send(SpawnAsked(ask, spec), (theirs.fileno(), arena.fd, tied))
             forked = await asyncio.wait_for(answer, self._spawn_max_s)
         except TimeoutError:
-            with contextlib.suppress(OSError):  # it may be stopped, and is to know when it wakes up
-                self._line.send(Replaced())
-            self._on_lost()
+            self._replace(asked)
             forked = None
         except BaseException:
             _close_parts(ours, arena, lifeline)
@@ -104,6 +103,13 @@ class KeeperClient:
             return None
         pid, pidfd = forked
         return Spawned(pid, pidfd, ours, arena, lifeline)
+
+    def _replace(self, silent: socket.socket) -> None:
+        """Start another keeper in place of one that does not answer; who asked it beside us may have done so."""
+        if self._line.socket is silent:
+            with contextlib.suppress(OSError):  # it may be stopped, and is to know when it wakes up
+                self._line.send(Replaced())
+            self._on_lost()
 
     def _on_message(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import HotspareError, Refusal, SurroundingsError
+from pipeline.core.errors import HotspareError, Refusal, SurroundingsError, Untrusted
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array
 from pipeline.runtime.journal import Journal
@@ -48,7 +48,7 @@ class Server:
         May be called again after a SurroundingsError. Raises the Untrusted error that fits, TrustPolicyError,
         FileAccess, OutOfSpace; Refusal when a model stands twice.
         """
-        releases = [open_release(places, utc_now(), strict) for places in self._serving.places]
+        releases = self._releases(strict)
         names = [release.model for release in releases]
         if len(set(names)) != len(names):
             raise Refusal("A model is named twice; serve one pair of each.", sorted(names))
@@ -56,6 +56,23 @@ class Server:
         for release in releases:
             if release.model not in self._pairs:
                 self._open_pair(release)
+
+    def _releases(self, strict: bool) -> list[Release]:
+        """Open all releases; with ``strict`` false one of several may be refused: the others are served."""
+        opened: list[Release] = []
+        refused: dict[Places, Untrusted] = {}
+        for places in self._serving.places:
+            try:
+                opened.append(open_release(places, utc_now(), strict))
+            except Untrusted as error:
+                if strict:
+                    raise
+                refused[places] = error
+        if not opened:
+            raise next(iter(refused.values()))
+        for places, why in refused.items():
+            self._journal_of(places.primary.name).note(f"Not served, both bundles are refused: {why}")
+        return opened
 
     def _open_pair(self, release: Release) -> None:
         model = release.model

@@ -4,13 +4,16 @@ import os
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sealed import Sealed, tiny_payload
-from serving import Clients, Starter, copied, until
+from sealed import Sealed, tiny_inputs, tiny_payload
+from serving import ROWS, Clients, Reply, Starter, copied, question, until
 
+from pipeline.commands.build.keys import policy_text
 from pipeline.core.names import Format, Role
+from pipeline.seal.payload import build_payload
 from pipeline.seal.signing import seal_bundle
 
 pytestmark = pytest.mark.slow
@@ -191,3 +194,45 @@ def test_a_server_that_dies_while_the_disk_is_full_comes_back_when_there_is_room
     aside.rename(state)
     served.wait_for_ready(2)
     assert served.until_whole()["term"] > before
+
+
+def second_model(files: Sealed) -> tuple[Path, Path]:
+    """Seal the pair under another name beside the first, and have the policy accept both."""
+    made = []
+    for model_format, role in ((Format.ONNX, "primary"), (Format.TFLITE, "backup")):
+        inputs = tiny_inputs(model_format)
+        recipe, card = replace(inputs.recipe, model="second"), replace(inputs.card, model="second")
+        folder = files.folder / f"second-{role}"
+        seal_bundle(folder, build_payload(replace(inputs, recipe=recipe, card=card)), files.key)
+        made.append(folder)
+    files.trust.write_text(policy_text(files.key.public_key(), ("tiny", "second")))
+    return made[0], made[1]
+
+
+def test_of_two_models_in_one_server_each_has_faults_and_swaps_of_its_own(
+    service: Starter, pair: Sealed, tmp_path: Path
+) -> None:
+    files = copied(pair, tmp_path / "files")
+    primary, standby = second_model(files)
+    served = service("--primary", str(primary), "--standby", str(standby), files=files, admin=True)
+
+    def ask_second() -> Reply:
+        return served.ask("POST", "/v2/models/second/infer", question(ROWS[:1]))
+
+    assert served.readies()[-1]["models"] == ["second", "tiny"]
+    until(lambda: ask_second().status == 200)
+    with Clients(served) as clients:
+        os.kill(next(pid for pid in served.of_title("hotspare worker second primary")), signal.SIGKILL)
+        until(lambda: ask_second().headers.get("hotspare-role") == "backup")
+        newer(served.files)
+        assert served.admin("swap").status == 200
+        clients.more()
+    clients.assert_nothing_lost()
+    assert served.status()["counters"]["failovers"] == 0
+    for folder in (primary, standby):
+        shutil.rmtree(folder)
+        folder.mkdir()
+    os.kill(served.server, signal.SIGKILL)
+    served.wait_for_ready(2)
+    assert served.infer().status == 200
+    assert ask_second().status == 404
