@@ -1,11 +1,14 @@
 """Shared memory of a worker for tensors too large for a socket: the server owns the slots, the worker borrows them."""
 
 import contextlib
+import fcntl
 import mmap
 import os
 
 ARENA_BYTES = 1 << 26  # pages that nobody touches cost nothing
 _SLOT_ALIGNMENT = 4096
+# A worker that cut the file off would end the server at its next look into the mapping (SIGBUS).
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Arena:
@@ -25,9 +28,10 @@ class Arena:
     @classmethod
     def create(cls, size: int = ARENA_BYTES) -> "Arena":
         """Make an arena; ``fd`` is to be handed to the worker. Raises OSError where memory files are not allowed."""
-        fd = os.memfd_create("hotspare-arena", os.MFD_CLOEXEC)
+        fd = os.memfd_create("hotspare-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             return cls(fd, size)
         except OSError:  # the mapping takes a descriptor too
             os.close(fd)

@@ -5,9 +5,10 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from pipeline.core.clock import to_text, utc_now
+from pipeline.core.printable import printable
 from pipeline.runtime.members import Diagnosis
 from pipeline.runtime.service import Counters, RefusalKind, TimelineEvent
 
@@ -58,6 +59,9 @@ class Journal:
 
     def note(self, text: str, diagnosis: Diagnosis | None = None) -> None:
         """Put an event on the timeline and into the log."""
+        text = printable(text)
+        if diagnosis is not None:
+            diagnosis = replace(diagnosis, evidence=tuple(map(printable, diagnosis.evidence)))
         self._events.append(TimelineEvent(utc_now(), text, diagnosis))
         self._log({"model": self._model, "event": text, **({} if diagnosis is None else _told(diagnosis))})
 

@@ -7,9 +7,19 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
+from pipeline.core.printable import printable
 from pipeline.core.schema import SchemaProblems, read
 from pipeline.core.tensors import Array, Tensors
-from pipeline.runtime.frames import BadFrame, Frame, FrameReader, Kind, decode_failure, decode_json, encode_frame
+from pipeline.runtime.frames import (
+    BadFrame,
+    Failure,
+    Frame,
+    FrameReader,
+    Kind,
+    decode_failure,
+    decode_json,
+    encode_frame,
+)
 from pipeline.runtime.keeper_client import Spawned
 from pipeline.runtime.requests import pack_request, unpack_answer
 from pipeline.runtime.worker_spec import ReadyFacts
@@ -17,6 +27,7 @@ from pipeline.runtime.worker_spec import ReadyFacts
 OnScrubbed = Callable[[bool, str], None]
 
 _NO_SLOT = memoryview(b"")
+_SENTENCE_CHARS_MAX = 2000
 
 __all__ = ["OnScrubbed", "ReadyFacts", "WorkerEvents", "WorkerLink"]
 
@@ -57,6 +68,7 @@ class WorkerLink(asyncio.Protocol):
         self._reader = FrameReader()
         self._asked: dict[int, tuple[int, int | None]] = {}  # request id: term, start of its slot
         self._scrubs: list[OnScrubbed] = []
+        self._told = 0  # the last of HELLO, STAGED, READY, FAILED
         self._is_over = False
 
     @classmethod
@@ -146,11 +158,15 @@ class WorkerLink(asyncio.Protocol):
         os.close(self._spawned.pidfd)
 
     def _take(self, frame: Frame) -> None:
+        if frame.kind <= Kind.FAILED:
+            if frame.kind <= self._told:  # a second READY would have its canaries forgotten
+                raise BadFrame(f"{frame.kind.name} was said twice, or too late")
+            self._told = frame.kind
         if frame.kind is Kind.ANSWER:
             self._take_answer(frame)
         elif frame.kind is Kind.ERROR:
             self._close_request(frame)
-            self._events.on_answer(frame.request_id, None, decode_failure(frame.payload).sentence, 0.0)
+            self._events.on_answer(frame.request_id, None, _failure(frame.payload).sentence, 0.0)
         elif frame.kind is Kind.STAGED:
             self._events.on_staged()
         elif frame.kind is Kind.READY:
@@ -160,10 +176,10 @@ class WorkerLink(asyncio.Protocol):
 
     def _take_rare(self, frame: Frame) -> None:
         if frame.kind is Kind.FAILED:
-            failure = decode_failure(frame.payload)
+            failure = _failure(frame.payload)
             self._events.on_start_failed(failure.sentence, failure.error)
         elif frame.kind is Kind.SCRUBBED and self._scrubs:
-            sentence = decode_failure(frame.payload).sentence
+            sentence = _failure(frame.payload).sentence
             self._scrubs.pop(0)(not sentence, sentence)
         elif frame.kind is not Kind.HELLO:
             raise BadFrame(f"{frame.kind.name} was not asked for")
@@ -184,6 +200,12 @@ class WorkerLink(asyncio.Protocol):
         _, start = self._asked.pop(frame.request_id)
         if start is not None:
             self._spawned.arena.free(start)
+
+
+def _failure(payload: bytes) -> Failure:
+    """Read a failure; what a worker says gets into logs and pages, so it is printable and short."""
+    told = decode_failure(payload)
+    return Failure(printable(told.error[:_SENTENCE_CHARS_MAX]), printable(told.sentence[:_SENTENCE_CHARS_MAX]))
 
 
 def _facts(payload: bytes) -> ReadyFacts:

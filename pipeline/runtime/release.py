@@ -74,6 +74,7 @@ class Release:
             then_load=then_load,
             threads=1 if bundle is None else bundle.manifest.runtime.threads,
             memory_mb=memory_mb,
+            bundle_id=None if bundle is None else bundle.bundle_id,
         )
 
     @property
@@ -131,7 +132,9 @@ def disk_problems(release: Release, now: datetime) -> dict[Role, str]:
     for role in Role:
         wanted = role if release.channel else None
         try:
-            verify_bundle(release.places.bundle(role), release.policy, now, release.channel, wanted)
+            found = verify_bundle(release.places.bundle(role), release.policy, now, release.channel, wanted)
+            if role in release.bundles and found.bundle_id != release.bundles[role].bundle_id:
+                problems[role] = f"NotAccepted: {found.bundle_id} lies there by now; `hotspare swap` moves to it"
         except (Untrusted, SurroundingsError) as error:
             problems[role] = f"{type(error).__name__}: {error}"
     return problems

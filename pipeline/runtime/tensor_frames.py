@@ -124,6 +124,9 @@ def _view(data: bytes | memoryview, dtype: "np.dtype[np.generic]", shape: tuple[
     if at + count * dtype.itemsize > len(data) or at % dtype.itemsize:
         raise BadFrame("a tensor reaches beyond its payload or arena, or lies askew")
     array = np.frombuffer(data, dtype, count, at) if count else np.empty(0, dtype)
-    array = array.reshape(shape)
+    try:
+        array = array.reshape(shape)
+    except ValueError as error:  # a tensor of nothing may still have axes that numpy does not count
+        raise BadFrame("a tensor's axes are too long") from error
     array.flags.writeable = False
     return array

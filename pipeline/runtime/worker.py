@@ -21,7 +21,7 @@ from pipeline.bundle.policy import load_policy
 from pipeline.bundle.statement import bundle_id
 from pipeline.bundle.verify import VerifiedBundle, load_channel, verify_bundle
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import HotspareError
+from pipeline.core.errors import HotspareError, NotAccepted
 from pipeline.core.names import Format
 from pipeline.core.tensors import Tensors
 from pipeline.engines.base import Session
@@ -218,7 +218,20 @@ def rehearse(spec: WorkerSpec) -> None:
 
 
 def verify(spec: WorkerSpec) -> VerifiedBundle:
-    """Verify a worker's bundle under its policy and, where there is one, its channel; raises what verifying raises."""
+    """Verify a worker's bundle under its policy and, where there is one, its channel; raises what verifying raises.
+
+    Raises NotAccepted too when it is another bundle than the server serves: its answers would bear the wrong name.
+    """
+    bundle = _verified(spec)
+    if spec.bundle_id not in (None, bundle.bundle_id):
+        raise NotAccepted(
+            f"{spec.bundle} holds the bundle {bundle.bundle_id} by now, where {spec.bundle_id} is served;"
+            f" move to it with `hotspare swap {spec.model}`."
+        )
+    return bundle
+
+
+def _verified(spec: WorkerSpec) -> VerifiedBundle:
     policy = load_policy(Path(spec.trust))
     now, path = utc_now(), Path(spec.bundle)
     place = Path(spec.channel) if spec.channel else policy.channels and policy.channels / spec.model

@@ -10,6 +10,7 @@ class WorkerSpec:
     """One worker to start.
 
     ``bundle``, ``trust`` and ``channel`` are paths; without a channel the policy's own is taken, if it has one.
+    ``bundle_id`` names the one bundle that may be loaded from there, where it is known: another may lie there by now.
     ``threads`` overrides what the bundle says; ``memory_mb`` is what the worker may take on top of the interpreter and
     its libraries. ``model`` is for the process title. With ``then_load`` it gets ready at once, else it waits, staged.
     """
@@ -24,6 +25,7 @@ class WorkerSpec:
     channel: str | None = None
     threads: int | None = None
     memory_mb: int | None = None
+    bundle_id: str | None = None
 
     def title(self, term: int) -> str:
         """Return the process title in a term."""

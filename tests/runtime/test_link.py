@@ -102,10 +102,10 @@ def test_a_workers_life_is_told_in_order(linked: Callable[[Body], None]) -> None
 
 def test_a_frame_that_comes_byte_by_byte_is_one_frame(linked: Callable[[Body], None]) -> None:
     async def body(worker: StandIn, link: WorkerLink, heard: Heard) -> None:
-        for byte in encode_frame(Kind.STAGED) * 2:
+        for byte in encode_frame(Kind.STAGED) + encode_frame(Kind.FAILED, payload=b'["A", "b"]'):
             worker.connection.sendall(bytes([byte]))
             await asyncio.sleep(0)
-        assert await heard.until(2) == [("staged",), ("staged",)]
+        assert await heard.until(2) == [("staged",), ("failed", "b", "A")]
 
     linked(body)
 

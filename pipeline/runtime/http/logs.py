@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import orjson
 
+from pipeline.core.printable import printable
+
 
 class LogWriter:
     """Writes records to a binary stream, in order; when ``lines_max`` wait already, a record is dropped and counted."""
@@ -37,7 +39,15 @@ class LogWriter:
             if dropped := self._dropped:
                 self._dropped -= dropped
                 record = {**record, "dropped_before": dropped}
-            line = orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+            line = _line(record)
             with contextlib.suppress(OSError):  # whoever read the log went away; serving goes on
                 self._stream.write(line)
                 self._stream.flush()
+
+
+def _line(record: Mapping[str, object]) -> bytes:
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
+    try:
+        return orjson.dumps(record, default=str, option=options)
+    except orjson.JSONEncodeError:  # text that is no Unicode, such as a file's name: the log goes on
+        return orjson.dumps({"at": record.get("at"), "event": printable(repr(record))}, default=str, option=options)
