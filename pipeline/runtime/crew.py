@@ -62,6 +62,11 @@ class Worker:
         return self.facts is not None and self.link is not None and not self.closing
 
     @property
+    def is_starting(self) -> bool:
+        """Tell whether it is up and cannot answer yet; a staged one waits like that until it is needed."""
+        return self.facts is None and self.link is not None and not self.closing
+
+    @property
     def load(self) -> int:
         """Return how many requests it holds."""
         return len(self.sent_ms)

@@ -20,6 +20,7 @@ from pipeline.runtime.request import (
     Lost,
     MembersChanged,
     Outcome,
+    Phase,
     Refuse,
     Release,
     RequestAction,
@@ -34,6 +35,7 @@ from pipeline.runtime.request import (
 from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
 
 Key = tuple[Seat, int]
+UNSENT_BYTES_MAX = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,37 @@ class Flights:
                 seat, incarnation, _ = flight.sent[request_id]
                 self._advance(flight, Lost(seat, incarnation, self._ground.now_ms(), suspect))
 
+    def rows_of(self, request_id: int) -> int:
+        """Return how many rows a request has; 0 for one that is no client's."""
+        flight = self.by_id.get(request_id)
+        return 0 if flight is None else flight.rows
+
+    def is_same(self, one: int, other: int) -> bool:
+        """Tell whether two request ids are attempts at one request."""
+        flight = self.by_id.get(one)
+        return flight is not None and flight is self.by_id.get(other)
+
+    def is_suspected(self, request_id: int) -> bool:
+        """Tell whether a request may have ended or hung another worker already."""
+        flight = self.by_id.get(request_id)
+        return flight is not None and flight.state.phase is Phase.TASTING
+
     def members_changed(self) -> None:
         """Let every request look again at who can take it."""
         for flight in list(self.flying):
             self._advance(flight, MembersChanged(self._ground.now_ms()))
+
+    def is_behind(self, requests_max: int) -> bool:
+        """Tell whether all who serve owe too much, be it to clients that gave up: their requests are computed too."""
+        serving = self._ground.available().serving
+        return bool(serving) and all(
+            load >= requests_max or self._unsent_bytes(seat, incarnation) > UNSENT_BYTES_MAX
+            for seat, incarnation, load in serving
+        )
+
+    def _unsent_bytes(self, seat: Seat, incarnation: int) -> int:
+        worker = self._ground.worker(seat, incarnation)
+        return 0 if worker is None or worker.link is None else worker.link.unsent_bytes
 
     def _advance(self, flight: Flight, event: RequestEvent) -> None:
         if flight.future.done():

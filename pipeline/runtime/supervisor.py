@@ -31,7 +31,7 @@ from pipeline.runtime.pair_nouns import (
 from pipeline.runtime.pair_status import member_status, served_models
 from pipeline.runtime.reception import Reception
 from pipeline.runtime.release import Release, accept
-from pipeline.runtime.request import TASTER_REPLICA, Available, Phase
+from pipeline.runtime.request import TASTER_REPLICA, Available
 from pipeline.runtime.request_nouns import Choice
 from pipeline.runtime.service import Answer, NotAnswered, PairStatus, ServedModel
 from pipeline.runtime.settings import Settings
@@ -57,7 +57,8 @@ class Pair:
         self._agreements = Agreements(release.bundles)
         ids = itertools.count(1)
         self._flights = Flights(self, ids)
-        self._watch = Watch(release, settings, self, ids, Shadowing(self._agreements.of_pair, settings.shadow_ratio))
+        shadowing = Shadowing(self._agreements.of_pair, settings.shadow_ratio)
+        self._watch = Watch(release, settings, self, self._flights, ids, shadowing)
         self._guards = {role: Guard(bundle.io) for role, bundle in release.bundles.items()}
         self._conductor = Conductor(
             settings, self._crew, terms, journal, self._give_back, self._flights.members_changed
@@ -209,24 +210,13 @@ class Pair:
         """Return the workers that can answer."""
         return [worker for worker in self._crew.workers.values() if worker.usable]
 
+    def starting_workers(self) -> list[Worker]:
+        """Return the workers that are up and cannot answer yet."""
+        return [worker for worker in self._crew.workers.values() if worker.is_starting]
+
     def probed(self, worker: Worker) -> None:
         """Tell the machine that a canary came back right and in time."""
         self._conductor.tell(ProbePassed(worker.seat, worker.incarnation))
-
-    def rows_of(self, request_id: int) -> int:
-        """Return how many rows a request has; 0 for one that is no client's."""
-        flight = self._flights.by_id.get(request_id)
-        return 0 if flight is None else flight.rows
-
-    def is_same(self, one: int, other: int) -> bool:
-        """Tell whether two request ids are attempts at one request."""
-        flight = self._flights.by_id.get(one)
-        return flight is not None and flight is self._flights.by_id.get(other)
-
-    def is_suspected(self, request_id: int) -> bool:
-        """Tell whether a request may have ended or hung another worker already."""
-        flight = self._flights.by_id.get(request_id)
-        return flight is not None and flight.state.phase is Phase.TASTING
 
     def doubt(self, sentence: str) -> None:
         """Say that the sides have come apart, though the canaries of both are right."""

@@ -34,7 +34,7 @@ class Taster:
 
     def taste(self, flight: Flight, role: Role) -> None:
         """Try one suspect, on a worker with the bundle of ``role``."""
-        self._suspect = flight
+        self._suspect, self._given = flight, None
         flight.future.add_done_callback(lambda _: self._done(flight))
         self._stay()
         if self._worker is not None and not self._worker.closing and self._worker.seat.role is role:
@@ -57,22 +57,31 @@ class Taster:
     def judge(self, now_ms: float) -> None:
         """End a taster that hangs at its suspect, which is poison then; a stopped one is not the suspect's doing."""
         worker = self._worker
-        if worker is None or worker.pid is None or not worker.sent_ms or not worker.usable:
+        found = None if worker is None or worker.pid is None or self._suspect is None else sample(worker.pid)
+        if worker is None or found is None:
             self._given = None
             return
-        found = sample(worker.pid)
-        if found is None:
-            return
+        fault = Fault.STOPPED if found.is_stopped else self._overdue(worker, found, now_ms)
+        if fault in (Fault.HANG, Fault.STOPPED):
+            self._give_up(worker, fault is Fault.HANG)
+
+    def _overdue(self, worker: Worker, found: ProcessSample, now_ms: float) -> Fault | None:
+        if not worker.sent_ms:
+            return None
         if self._given is None:
             self._given = now_ms, found
         since_ms, then = self._given
         age_ms = now_ms - since_ms
-        fault = detectors.overdue(age_ms, waited_ms(then, found, age_ms), found.state, self._settings)
-        if fault in (Fault.HANG, Fault.STOPPED):
-            ids, worker.sent_ms = list(worker.sent_ms), {}
-            self._suspect = None
-            self._dismiss()
-            self._flights.lost(ids, suspect=fault is Fault.HANG)
+        return detectors.overdue(age_ms, waited_ms(then, found, age_ms), found.state, self._settings)
+
+    def _give_up(self, worker: Worker, is_poison: bool) -> None:
+        ids, worker.sent_ms = list(worker.sent_ms), {}
+        suspect, self._suspect = self._suspect, None  # it may ask for another taster
+        self._dismiss()
+        if ids:
+            self._flights.lost(ids, suspect=is_poison)
+        elif suspect is not None:
+            self._flights.give(suspect, None, worker.seat, worker.incarnation)
 
     def gone(self, worker: Worker) -> None:
         """Take that a taster could not start, or ended before it had the suspect: the suspect loses its taster."""

@@ -15,6 +15,7 @@ from pipeline.runtime.canaries import Canaries, CanaryWatch, canary_rounds
 from pipeline.runtime.crew import Worker
 from pipeline.runtime.detectors import Baseline, HedgeBudget
 from pipeline.runtime.diagnosis import Evidence
+from pipeline.runtime.flights import Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.members import Fault
 from pipeline.runtime.procfs import ProcessSample, oom_kills, sample, waited_ms
@@ -44,6 +45,9 @@ class Ground(Protocol):
     def ready_workers(self) -> list[Worker]:
         """Return the workers that can answer."""
 
+    def starting_workers(self) -> list[Worker]:
+        """Return the workers that are up and cannot answer yet."""
+
     def fail(self, worker: Worker, fault: Fault, evidence: Evidence) -> None:
         """Say what is wrong with a worker."""
 
@@ -55,15 +59,6 @@ class Ground(Protocol):
 
     def recent_ms(self) -> tuple[float, ...]:
         """Return recent answer times of the whole pair."""
-
-    def rows_of(self, request_id: int) -> int:
-        """Return how many rows a request has; 0 for one that is no client's."""
-
-    def is_same(self, one: int, other: int) -> bool:
-        """Tell whether two request ids are attempts at one request."""
-
-    def is_suspected(self, request_id: int) -> bool:
-        """Tell whether a request may have ended or hung another worker already."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +93,14 @@ class Watch:
     """The watch over one pair's workers; :meth:`tick` is called every few milliseconds."""
 
     def __init__(
-        self, release: Release, settings: Settings, ground: Ground, ids: "itertools.count[int]", shadowing: Shadowing
-    ) -> None:
+        self, release: Release, settings: Settings, ground: Ground, flights: Flights, ids: "itertools.count[int]",
+        shadowing: Shadowing,
+    ) -> None:  # fmt: skip
         self._hedge_after_ms = float(settings.hedge_max_ms)
         self._budget = HedgeBudget()
         self._settings = settings
         self._ground = ground
+        self._flights = flights
         self._ids = ids
         self._rounds: dict[Role, tuple[Canaries, ...]] = {
             role: canary_rounds(bundle) for role, bundle in release.bundles.items()
@@ -172,9 +169,9 @@ class Watch:
 
     def _are_same(self, owed: _Owed, others: list[_Owed]) -> bool | None:
         """Tell whether another one is late with the same request, or was; None: no other is late."""
-        if self._ground.is_suspected(owed.request_id):
+        if self._flights.is_suspected(owed.request_id):
             return True
-        return any(self._ground.is_same(owed.request_id, one.request_id) for one in others) if others else None
+        return any(self._flights.is_same(owed.request_id, one.request_id) for one in others) if others else None
 
     def _age_ms(self, worker: Worker, now: float) -> float:
         """Return how long a worker owes its oldest answer, from when it could begin with it."""
@@ -195,7 +192,7 @@ class Watch:
         between = self._ground.now_ms() - owed.then_ms
         age = min(age, self._settings.hedge_max_ms + between)  # before the first look, nobody knows what it waited for
         waited = waited_ms(owed.then, found, between)
-        expected = self._ground.rows_of(owed.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
+        expected = self._flights.rows_of(owed.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
         late, ran = same is False, found.cpu_ms - owed.then.cpu_ms
         if ran > BUSY_SHARE * max(self._settings.evict_after_ms, detectors.LARGE_WORK_FACTOR * expected):
             waited = 0.0  # it had processor time enough for far more than this request: it is busy with nothing
@@ -229,6 +226,8 @@ class Watch:
     def _look(self, workers: list[Worker], now: float) -> None:
         """Look at what changes slowly: the pair's own pace, memory, bytes."""
         self._hedge_after_ms = detectors.hedge_after_ms(self._settings, self._ground.recent_ms())
+        for worker in self._ground.starting_workers():
+            self._look_at_start(worker)
         for worker in workers:
             if worker.usable:
                 self._look_at_memory(worker)
@@ -236,6 +235,13 @@ class Watch:
             if worker.usable and now >= self._watched[worker].next_scrub_ms and worker.link is not None:
                 self._watched[worker].next_scrub_ms = now + 1000 * self._settings.scrub_every_s
                 worker.link.scrub(functools.partial(self._scrubbed, worker))
+
+    def _look_at_start(self, worker: Worker) -> None:
+        """End one that is stopped before it is ready: it owes nobody an answer, and would never get ready."""
+        found = _look_at(worker)
+        if found is not None and found.is_stopped:
+            evidence = Evidence(fault=Fault.STOPPED, process_state=found.state)
+            self._ground.fail(worker, Fault.STOPPED, evidence)
 
     def _look_at_memory(self, worker: Worker) -> None:
         watched, found = self._watched[worker], _look_at(worker)

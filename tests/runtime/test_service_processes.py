@@ -77,3 +77,12 @@ def test_a_keeper_and_then_its_server_killed_leave_exactly_one_of_each(service: 
     until(lambda: is_whole(served))
     os.kill(served.keeper, signal.SIGTERM)
     until(served.is_gone)
+
+
+def test_where_keeper_and_server_are_killed_at_once_no_worker_outlives_them(service: Starter) -> None:
+    served = service()
+    served.until_whole()
+    os.kill(served.pid(Role.PRIMARY), signal.SIGSTOP)  # nor a stopped one
+    for pid in (served.keeper, served.server):
+        kill(pid)
+    until(served.is_gone, 2.0)

