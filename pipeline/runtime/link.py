@@ -83,6 +83,11 @@ class WorkerLink(asyncio.Protocol):
         """Return how many requests were sent and not answered."""
         return len(self._asked)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how much the worker has not taken yet."""
+        return 0 if self._transport is None or self._is_over else self._transport.get_write_buffer_size()
+
     def infer(self, request_id: int, term: int, inputs: Tensors) -> None:
         """Send a request; raises ValueError for tensors that cannot be sent and ids that are in use."""
         if self._is_over:

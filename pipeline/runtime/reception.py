@@ -29,7 +29,7 @@ class Reception:
         self._journal = journal
         self._settings = settings
         self._now_ms = now_ms
-        self._poison: set[str] = set()
+        self._poison: dict[str, None] = {}  # oldest first
         self._batcher = Batcher(self._flown, settings.batch_rows_max, settings.batch_wait_ms)
 
     async def infer(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
@@ -43,7 +43,8 @@ class Reception:
         return outcome
 
     def _refusal(self, inputs: Mapping[str, Array]) -> NotAnswered | None:
-        if self.inside >= self._settings.queue_max:
+        queue_max = self._settings.queue_max
+        if self.inside >= queue_max or self._flights.is_behind(queue_max):
             return NotAnswered(RefusalKind.OVERLOADED, "Too many requests are waiting; try again later.", 1)
         if self._poison and _digest(inputs) in self._poison:  # before it gets into a batch
             return NotAnswered(RefusalKind.POISON, "This request took workers down before; it is not tried again.")
@@ -81,8 +82,10 @@ class Reception:
 
     def _quarantine(self, inputs: Mapping[str, Array], sentence: str) -> None:
         digest = _digest(inputs)
-        if digest not in self._poison and len(self._poison) < _POISON_KEPT:
-            self._poison.add(digest)
+        if digest not in self._poison:
+            if len(self._poison) >= _POISON_KEPT:  # who sends ever new poison must not keep the next from being known
+                del self._poison[next(iter(self._poison))]
+            self._poison[digest] = None
             evidence = Evidence(fault=Fault.POISON, errors=(sentence, f"inputs' sha256 {digest}"))
             self._journal.note("A request is quarantined.", diagnose(None, evidence))
 

@@ -3,11 +3,13 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 from sealed import tiny_payload
-from serving import Clients, Starter
+from serving import POISON, ROWS, Clients, Starter, until
 
 from pipeline.core.names import Format, Role
+from pipeline.drill.orders import EVERYBODY, Order, OrderKind
 from pipeline.seal.signing import seal_bundle
 
 pytestmark = pytest.mark.slow
@@ -30,3 +32,14 @@ def test_a_bundle_exchanged_for_another_signed_one_is_not_loaded_at_a_restart(se
         after = served.until_whole()["version"]
     clients.assert_nothing_lost()
     assert after != before
+
+
+def test_requests_whose_clients_do_not_wait_fill_the_queue_as_well(service: Starter) -> None:
+    served = service("--queue", "8", faulty=True)
+    served.until_whole()
+    assert served.orders is not None
+    served.orders.give(EVERYBODY, Order(OrderKind.SLOW, ms=20, poison=POISON))
+    slow = np.full_like(ROWS[:1], POISON)
+    statuses = {served.infer(slow, hotspare_timeout_ms="1").status for _ in range(100)}
+    assert statuses == {504, 429}
+    until(lambda: served.infer().status == 200)
