@@ -4,12 +4,14 @@ import os
 from collections.abc import Mapping
 
 SIGNING_KEY = "HOTSPARE_SIGNING_KEY"
+TOKEN = "HOTSPARE_TOKEN"  # noqa: S105 - the name of a variable
+SECRETS = frozenset({SIGNING_KEY, TOKEN})
 
 
 def for_children(ours: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment without the signing key: children run code of many libraries, and of models.
+    """Return the environment without signing key and token: children run code of many libraries, and of models.
 
     Nor does their ``python -m`` take modules of the folder one stands in, such as a downloaded model's, for libraries.
     """
-    kept = {name: value for name, value in ours.items() if name != SIGNING_KEY}
+    kept = {name: value for name, value in ours.items() if name not in SECRETS}
     return {**kept, "PYTHONSAFEPATH": "1"}

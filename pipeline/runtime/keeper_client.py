@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.core.environment import for_children
 from pipeline.core.errors import HotspareError, SurroundingsError
 from pipeline.runtime.arena import Arena
 from pipeline.runtime.children import TAKE_OVER, ServerContext
@@ -207,7 +208,7 @@ class KeeperClient:
             self._successor = subprocess.Popen(
                 self._context.take_over_argv,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, TAKE_OVER: ",".join(map(str, passed))},
+                env={**for_children(), TAKE_OVER: ",".join(map(str, passed))},
                 pass_fds=passed,
                 process_group=0,
             )

@@ -43,3 +43,18 @@ def test_requests_whose_clients_do_not_wait_fill_the_queue_as_well(service: Star
     statuses = {served.infer(slow, hotspare_timeout_ms="1").status for _ in range(100)}
     assert statuses == {504, 429}
     until(lambda: served.infer().status == 200)
+
+
+def test_a_module_planted_where_the_service_stands_is_not_run_by_the_next_keeper(service: Starter) -> None:
+    served = service()
+    served.until_whole()
+    marker = served.folder / "run"
+    for name in ("orjson", "uvicorn", "onnxruntime", "selectors"):
+        (served.folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')")
+    os.kill(served.process.pid, signal.SIGKILL)
+    until(lambda: served.of_title("hotspare keeper") and served.keeper != served.process.pid)
+    os.kill(served.server, signal.SIGKILL)
+    served.wait_for_ready(2)
+    assert not marker.exists()
+    os.kill(served.keeper, signal.SIGTERM)
+    until(served.is_gone)

@@ -1,5 +1,6 @@
 """Attacks of a worker on its server: a model that was made to run code of its own must not take the pair along."""
 
+import argparse
 import asyncio
 import io
 import json
@@ -14,6 +15,7 @@ import orjson
 import pytest
 from standins import StandIn, stand_in
 
+from pipeline.commands.node.serve import add_arguments, serve
 from pipeline.runtime.arena import Arena
 from pipeline.runtime.diagnosis import Evidence, diagnose
 from pipeline.runtime.frames import BadFrame, Kind
@@ -165,3 +167,26 @@ def test_text_that_is_no_unicode_ends_neither_the_log_nor_the_page() -> None:
     assert events[-1] == "after"
     assert len(events) == 3
     assert orjson.dumps(journal.timeline, default=dict)
+
+
+@pytest.mark.parametrize("name", ["HOTSPARE_SIGNING_KEY", "HOTSPARE_TOKEN"])
+def test_secrets_of_the_shell_are_in_no_memory_that_a_worker_inherits(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Left(Exception):
+        """This program was replaced by another."""
+
+    def replaced(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        raise Left(program, arguments, environment)
+
+    monkeypatch.setenv(name, "secret")
+    monkeypatch.setattr(os, "execve", replaced)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["--primary", "a", "--standby", "b", "--trust", "c"])
+    with pytest.raises(Left) as left:
+        serve(args, ["/program", "-m", "again"])
+    program, arguments, environment = left.value.args
+    assert (program, arguments) == ("/program", ["/program", "-m", "again"])
+    assert "secret" not in environment.values()
+    assert environment["PATH"] == os.environ["PATH"]

@@ -1,11 +1,13 @@
 """``hotspare serve``: a primary and its hot standby behind one port, by the Open Inference Protocol."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.core.environment import SECRETS, for_children
 from pipeline.core.errors import MissingExtra, UsageError
 from pipeline.runtime.forking import one_thread
 from pipeline.runtime.members import Tier
@@ -111,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
 def serve(args: argparse.Namespace, take_over_argv: Sequence[str], open_session: "OpenSession | None" = None) -> int:
     """Serve what the arguments say; ``open_session`` is what workers load models with, by default the engines."""
     settings = settings_of(args)
+    if SECRETS & os.environ.keys():  # forked processes keep all memory: only a new program is rid of them
+        os.execve(take_over_argv[0], list(take_over_argv), for_children())  # noqa: S606 - no shell is wanted
     one_thread()  # before numpy is imported: the keeper forks
     try:
         from pipeline.runtime.http.settings import FrontSettings, Limits, Tls

@@ -8,12 +8,12 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.core.environment import TOKEN
 from pipeline.core.errors import KeyFileError, Refusal, Unreachable, UsageError
 from pipeline.core.files import read_bytes
 
 EXAMPLE = "hotspare swap credit --url http://127.0.0.1:8080 --token-file admin.token"
 
-TOKEN = "HOTSPARE_TOKEN"  # noqa: S105 - the name of a variable
 _TIMEOUT_S = 120.0  # new workers are started, warmed and compared first
 _ANSWER_BYTES_MAX = 1 << 16
 
@@ -48,7 +48,8 @@ def _token(args: argparse.Namespace) -> str:
 
 
 def _asked(request: urllib.request.Request) -> dict[str, object]:
-    opener = urllib.request.build_opener(_NoRedirect)  # a redirect would carry the token elsewhere
+    # A redirect would carry the token elsewhere, and so would a proxy, which could read it.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
             return _parsed(answer.read(_ANSWER_BYTES_MAX))
