@@ -32,6 +32,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HANDLED = (*_FORWARDED, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 _WORKER_OOM_SCORE = 300  # when memory runs out, a worker can be spared before the server
 _CRASHED = 70
+_DESCRIPTORS = 8192
 
 
 def one_thread() -> None:
@@ -146,6 +147,19 @@ def tie_life_to(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([lifeline], [], [], 0)[0]:  # it was cut before we were tied to it
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def more_descriptors() -> int:
+    """Raise this process's limit of open files as far as it needs and may; returns what it is then.
+
+    The usual 1024 are fewer than the connections of one client that opens all it can: no worker could be started.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return _DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def limit_worker(memory_mb: int | None) -> None:

@@ -1,7 +1,10 @@
 """Attacks on a running service: bundles exchanged under it, short deadlines, secrets, channels that end."""
 
+import contextlib
 import os
+import resource
 import signal
+import socket
 
 import numpy as np
 import pytest
@@ -58,3 +61,20 @@ def test_a_module_planted_where_the_service_stands_is_not_run_by_the_next_keeper
     assert not marker.exists()
     os.kill(served.keeper, signal.SIGTERM)
     until(served.is_gone)
+
+
+def test_a_client_that_opens_all_connections_it_can_does_not_keep_a_worker_from_starting(service: Starter) -> None:
+    usual, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        served = service()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, hard))
+    served.until_whole()
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(600):
+            open_ones.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=10))
+        os.kill(served.pid(Role.PRIMARY), signal.SIGKILL)
+        served.until(lambda pair: pair["counters"]["restarts"])
+        served.until_whole()
+    assert "limit of open files" not in served.log

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.environment import SECRETS, for_children
 from pipeline.core.errors import MissingExtra, UsageError
-from pipeline.runtime.forking import one_thread
+from pipeline.runtime.forking import more_descriptors, one_thread
 from pipeline.runtime.members import Tier
 from pipeline.runtime.release import Places
 from pipeline.runtime.settings import Failback, Settings, VerifyMode
@@ -23,6 +23,7 @@ EXAMPLE = (
 )
 
 _DEFAULTS = Settings()
+_OWN_DESCRIPTORS = 256  # sockets, arenas, pipes of workers, twice as many in a swap: no connection takes these
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +128,11 @@ def serve(args: argparse.Namespace, take_over_argv: Sequence[str], open_session:
         raise MissingExtra(f"Serving needs the package {error.name!r}: pip install 'hotspare[serve]'.") from error
     tokens = Tokens() if args.tokens is None else load_tokens(args.tokens)
     tls = None if args.tls_cert is None else Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
-    limits = Limits(body_bytes_max=args.body_mb << 20, deadline_ms=float(args.deadline_ms))
+    limits = Limits(
+        body_bytes_max=args.body_mb << 20,
+        deadline_ms=float(args.deadline_ms),
+        connections_max=max(1, min(Limits.connections_max, more_descriptors() - _OWN_DESCRIPTORS)),
+    )
     return run_service(
         Door(args.host, args.port),
         Serving(places_of(args), settings),
