@@ -5,7 +5,7 @@ import itertools
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.core.names import Role
@@ -13,12 +13,13 @@ from pipeline.core.tensors import Array
 from pipeline.runtime import detectors
 from pipeline.runtime.canaries import Canaries, CanaryWatch, canary_rounds
 from pipeline.runtime.crew import Worker
+from pipeline.runtime.debts import Debts, look_at
 from pipeline.runtime.detectors import Baseline, HedgeBudget
 from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.flights import Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.members import Fault
-from pipeline.runtime.procfs import ProcessSample, oom_kills, sample, waited_ms
+from pipeline.runtime.procfs import ProcessSample, oom_kills, waited_ms
 from pipeline.runtime.release import Release
 from pipeline.runtime.service import Answer
 from pipeline.runtime.settings import Settings
@@ -26,7 +27,6 @@ from pipeline.runtime.shadowing import Shadowing
 
 LAG_MS = 20.0  # the server itself was late by more: what it owes itself is nobody's fault
 _TICK_MS = 10.0
-BUSY_SHARE = 0.3  # of the time that an answer may take, spent computing: what else it waited for is no excuse
 STARVED_RATIO = 0.1  # a worker that waits for a processor for so much of a second is not judged by its pace
 STARVED_FOR_MS = 5000.0  # nor are the canaries of that time
 _SECOND_MS = 1000.0
@@ -61,17 +61,6 @@ class Ground(Protocol):
         """Return recent answer times of the whole pair."""
 
 
-@dataclass(frozen=True)
-class _Owed:
-    """What a worker owes: the request, since when (corrected for the server's own lateness), and how it stood then."""
-
-    request_id: int
-    since_ms: float
-    lag_ms: float
-    then: ProcessSample | None = None
-    then_ms: float = 0.0
-
-
 @dataclass
 class _Watched:
     """What is known of one worker beyond what it holds."""
@@ -83,7 +72,6 @@ class _Watched:
     next_scrub_ms: float
     answers: detectors.Watch = field(default_factory=detectors.Watch)
     probe: tuple[int, int, float] | None = None  # request id, turn, sent at
-    owed: _Owed | None = None
     seen: tuple[float, ProcessSample] | None = None  # the last look of every second
     starved_ms: float = float("-inf")  # when it last waited for a processor for long
     baseline: Baseline | None = None
@@ -100,7 +88,6 @@ class Watch:
         self._budget = HedgeBudget()
         self._settings = settings
         self._ground = ground
-        self._flights = flights
         self._ids = ids
         self._rounds: dict[Role, tuple[Canaries, ...]] = {
             role: canary_rounds(bundle) for role, bundle in release.bundles.items()
@@ -109,7 +96,7 @@ class Watch:
         self._shadowing = shadowing
         self._shadows: dict[int, tuple[Worker, Mapping[str, Array]]] = {}  # released outputs, by the shadow's id
         self._watched: dict[Worker, _Watched] = {}
-        self._lag_ms = 0.0
+        self._debts = Debts(settings, ground, flights)
         self._last_tick_ms = ground.now_ms()
         self._next_second_ms = self._last_tick_ms + _SECOND_MS
         self._oom_kills = oom_kills()
@@ -135,9 +122,9 @@ class Watch:
         workers = self._ground.ready_workers()
         self._forget(set(workers))
         if lag > LAG_MS:  # answers may wait unread: nobody is judged in this tick
-            self._lag_ms += lag
+            self._debts.forgive(lag)
         else:
-            self._judge(workers, now)
+            self._debts.judge(workers, now)
         for worker in workers:
             if worker.usable:
                 self._probe(worker, now)
@@ -149,69 +136,6 @@ class Watch:
         for gone in [worker for worker in self._watched if worker not in workers and worker.closing]:
             del self._watched[gone]
             self._shadows = {one: kept for one, kept in self._shadows.items() if kept[0] is not gone}
-
-    def _judge(self, workers: list[Worker], now: float) -> None:
-        ages = {worker: self._age_ms(worker, now) for worker in workers}
-        late = {one: owed for one in workers if (owed := self._owed_late(one, ages[one], now)) is not None}
-        # All are compared before the first is evicted: its requests are sent on then, and it holds none any more.
-        stuck_with = {one: self._are_same(late[one], [late[two] for two in late if two is not one]) for one in late}
-        for worker, owed in late.items():
-            if worker.usable:
-                self._overdue(worker, owed, ages[worker], stuck_with[worker])
-
-    def _owed_late(self, worker: Worker, age: float, now: float) -> _Owed | None:
-        watched = self._watched[worker]
-        if watched.owed is None or age < self._settings.hedge_max_ms:
-            return None
-        if watched.owed.then is None:
-            watched.owed = replace(watched.owed, then=_look_at(worker), then_ms=now)
-        return watched.owed
-
-    def _are_same(self, owed: _Owed, others: list[_Owed]) -> bool | None:
-        """Tell whether another one is late with the same request, or was; None: no other is late."""
-        if self._flights.is_suspected(owed.request_id):
-            return True
-        return any(self._flights.is_same(owed.request_id, one.request_id) for one in others) if others else None
-
-    def _age_ms(self, worker: Worker, now: float) -> float:
-        """Return how long a worker owes its oldest answer, from when it could begin with it."""
-        watched = self._watched[worker]
-        oldest = next(iter(worker.sent_ms), None)
-        if oldest is None:
-            watched.owed = None
-            return 0.0
-        if watched.owed is None or watched.owed.request_id != oldest:
-            since = max(worker.sent_ms[oldest], worker.last_answer_ms)
-            watched.owed = _Owed(oldest, since, self._lag_ms)
-        return now - watched.owed.since_ms - (self._lag_ms - watched.owed.lag_ms)
-
-    def _overdue(self, worker: Worker, owed: _Owed, age: float, same: bool | None) -> None:
-        found = _look_at(worker)
-        if found is None or owed.then is None:
-            return
-        between = self._ground.now_ms() - owed.then_ms
-        age = min(age, self._settings.hedge_max_ms + between)  # before the first look, nobody knows what it waited for
-        waited = waited_ms(owed.then, found, between)
-        expected = self._flights.rows_of(owed.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
-        late, ran = same is False, found.cpu_ms - owed.then.cpu_ms
-        if ran > BUSY_SHARE * max(self._settings.evict_after_ms, detectors.LARGE_WORK_FACTOR * expected):
-            waited = 0.0  # it had processor time enough for far more than this request: it is busy with nothing
-        fault = detectors.overdue(age, waited, found.state, self._settings, expected_ms=expected, other_late=late)
-        if fault is None:
-            return
-        if fault is Fault.HANG:
-            worker.suspects = {owed.request_id}
-        evidence = Evidence(
-            fault=fault,
-            process_state=found.state,
-            late_ms=age,
-            runqueue_wait_ms=waited,
-            cpu_ms=ran,
-            other_side_ok=not late,
-            same_request=bool(same),
-            suspects=worker.load,
-        )
-        self._ground.fail(worker, fault, evidence)
 
     def _probe(self, worker: Worker, now: float) -> None:
         watched = self._watched[worker]
@@ -238,13 +162,13 @@ class Watch:
 
     def _look_at_start(self, worker: Worker) -> None:
         """End one that is stopped before it is ready: it owes nobody an answer, and would never get ready."""
-        found = _look_at(worker)
+        found = look_at(worker)
         if found is not None and found.is_stopped:
             evidence = Evidence(fault=Fault.STOPPED, process_state=found.state)
             self._ground.fail(worker, Fault.STOPPED, evidence)
 
     def _look_at_memory(self, worker: Worker) -> None:
-        watched, found = self._watched[worker], _look_at(worker)
+        watched, found = self._watched[worker], look_at(worker)
         if found is not None:
             self._look_at_starvation(watched, found)
             watched.rss_bytes = found.rss_bytes
@@ -365,10 +289,6 @@ class Watch:
     def hedged(self) -> None:
         """Count a hedge."""
         self._budget = self._budget.on_hedge()
-
-
-def _look_at(worker: Worker) -> ProcessSample | None:
-    return None if worker.pid is None else sample(worker.pid)
 
 
 def ended_by_itself(exit_status: int | None) -> bool:
