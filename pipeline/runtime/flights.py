@@ -213,7 +213,7 @@ class Flights:
     def _send(self, flight: Flight, seat: Seat, incarnation: int, hedge: bool) -> None:
         worker = self._ground.worker(seat, incarnation)
         flight.hedged = flight.hedged or hedge
-        self._ground.counted(hedge, len(flight.sent) > 0)
+        self._ground.counted(hedge, any(not attempt.is_open for attempt in flight.state.attempts))
         self.give(flight, worker, seat, incarnation)
 
     def _refuse(self, flight: Flight, kind: RefusalKind, sentence: str) -> None:

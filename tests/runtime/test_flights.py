@@ -138,6 +138,7 @@ def test_in_verify_mode_both_are_asked_and_their_agreement_decides(agrees: bool)
         stage.flights.good(stage.held(PRIMARY), ROW)
         outcome = await asked
         assert isinstance(outcome, Answer) if agrees else outcome.kind is RefusalKind.ABSTAINED
+        assert stage.ground.sendings == [(False, False)] * 2  # neither is sent again: both are wanted
 
     scene(play)
 
