@@ -10,11 +10,13 @@ from pipeline.bundle.golden import check_golden, read_golden
 from pipeline.bundle.verify import VerifiedBundle
 from pipeline.core.errors import Malformed
 from pipeline.core.names import Format
-from pipeline.core.tensors import Tensors
+from pipeline.core.tensors import Array, Tensors
 from pipeline.engines.base import Session
 from pipeline.engines.open import open_session as open_engine_session
 
 OpenSession = Callable[[Format, bytes, int], Session]
+
+ROWS_AT_ONCE = 256  # an engine gains nothing by more, and keeps for good what its largest batch took
 
 _BASELINE_RUNS = 50
 _BASELINE_MS = 15.0
@@ -53,3 +55,16 @@ def measure_baseline(session: Session, inputs: Tensors) -> Baseline:
         times_ms.append(1000 * (time.perf_counter() - began))
     times_ms.sort()  # not numpy.quantile: it would import numpy.ma, which takes as long as all the rest of a start
     return Baseline(times_ms[len(times_ms) // 2], times_ms[len(times_ms) * 99 // 100])
+
+
+def run_in_slices(session: Session, inputs: Tensors) -> dict[str, Array]:
+    """Predict rows, a few hundred at a time: what a worker needs of memory is bounded by its model, not by requests.
+
+    Models whose number of rows is fixed are run as they are. Raises what the session raises.
+    """
+    rows = int(next(iter(inputs.values())).shape[0])
+    if rows <= ROWS_AT_ONCE or any(spec.shape[0] != -1 for spec in (*session.inputs, *session.outputs)):
+        return session.run(inputs)
+    starts = range(0, rows, ROWS_AT_ONCE)
+    parts = [session.run({name: array[at : at + ROWS_AT_ONCE] for name, array in inputs.items()}) for at in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -8,6 +8,7 @@ from pipeline.runtime.batching import Batcher
 from pipeline.runtime.diagnosis import Evidence, diagnose
 from pipeline.runtime.flights import Flights
 from pipeline.runtime.journal import Journal
+from pipeline.runtime.loading import ROWS_AT_ONCE
 from pipeline.runtime.members import Fault
 from pipeline.runtime.request import Phase, first_request
 from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
@@ -68,7 +69,9 @@ class Reception:
     ) -> Answer | NotAnswered:
         """Compute what came as one request, or what was gathered into one; a suspect sees only a taster."""
         rows = int(next(iter(inputs.values())).shape[0])
-        state = first_request(self._now_ms() + deadline_ms, self._watch.hedge_after(), self._settings.verify)
+        # One that takes long by its size would only hold the standby up as well.
+        hedge_after_ms = self._watch.hedge_after() if rows <= ROWS_AT_ONCE else float("inf")
+        state = first_request(self._now_ms() + deadline_ms, hedge_after_ms, self._settings.verify)
         if is_suspect or self._is_like_a_suspect(inputs):
             state = state._replace(phase=Phase.TASTING)
         outcome = await self._flights.fly(state, inputs, rows)

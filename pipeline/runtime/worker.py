@@ -27,7 +27,7 @@ from pipeline.core.tensors import Tensors
 from pipeline.engines.base import Session
 from pipeline.runtime.arena import Arena
 from pipeline.runtime.frames import BadFrame, Failure, Frame, FrameReader, Kind, encode_failure, encode_frame
-from pipeline.runtime.loading import OpenSession, load_ready, measure_baseline
+from pipeline.runtime.loading import OpenSession, load_ready, measure_baseline, run_in_slices
 from pipeline.runtime.procfs import sample
 from pipeline.runtime.requests import pack_answer, unpack_request
 from pipeline.runtime.titles import set_title
@@ -200,7 +200,7 @@ class _Worker:
 
 def _answer(session: Session, inputs: Tensors, slot: memoryview) -> bytes:
     began = time.perf_counter()
-    outputs = session.run(inputs)
+    outputs = run_in_slices(session, inputs)
     return pack_answer(outputs, 1000 * (time.perf_counter() - began), slot)
 
 

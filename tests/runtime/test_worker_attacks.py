@@ -11,17 +11,21 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import numpy as np
 import orjson
 import pytest
 from standins import StandIn, stand_in
 
 from pipeline.commands.node.serve import add_arguments, serve
+from pipeline.core.tensors import Array, Tensors
+from pipeline.engines.base import TensorSpec
 from pipeline.runtime.arena import Arena
 from pipeline.runtime.diagnosis import Evidence, diagnose
 from pipeline.runtime.frames import BadFrame, Kind
 from pipeline.runtime.http.logs import LogWriter
 from pipeline.runtime.journal import Journal
 from pipeline.runtime.link import WorkerLink
+from pipeline.runtime.loading import ROWS_AT_ONCE, run_in_slices
 from pipeline.runtime.members import Fault
 from pipeline.runtime.requests import unpack_answer
 from pipeline.runtime.tensor_frames import decode_tensors
@@ -190,3 +194,26 @@ def test_secrets_of_the_shell_are_in_no_memory_that_a_worker_inherits(
     assert (program, arguments) == ("/program", ["/program", "-m", "again"])
     assert "secret" not in environment.values()
     assert environment["PATH"] == os.environ["PATH"]
+
+
+class Counting:
+    """A session that adds up each row, and notes how many it was given at once."""
+
+    inputs = (TensorSpec("x", "float32", (-1, 4)),)
+    outputs = (TensorSpec("sum", "float32", (-1,)),)
+
+    def __init__(self) -> None:
+        self.at_once: list[int] = []
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        self.at_once.append(len(inputs["x"]))
+        return {"sum": np.add.reduce(inputs["x"], axis=1)}
+
+
+@pytest.mark.parametrize("rows", [1, ROWS_AT_ONCE, ROWS_AT_ONCE + 1, 10 * ROWS_AT_ONCE, 10_007])
+def test_a_batch_bomb_takes_no_more_of_the_engine_than_a_few_rows(rows: int) -> None:
+    session, x = Counting(), np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+    outputs = run_in_slices(session, {"x": x})
+    assert np.array_equal(outputs["sum"], x.sum(axis=1))
+    assert max(session.at_once) <= ROWS_AT_ONCE
+    assert sum(session.at_once) == rows

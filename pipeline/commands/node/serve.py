@@ -60,6 +60,7 @@ def _add_front_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--tls-key", type=Path, help="its key, PEM")
     group.add_argument("--tls-client-ca", type=Path, help="only clients with a certificate of this authority")
     group.add_argument("--access-log", action="store_true", help="one JSON line a request on stderr")
+    group.add_argument("--rows-max", type=int, default=65_536, help="rows of a request, at most")
     group.add_argument("--body-mb", type=int, default=16, help="largest request body")
 
 
@@ -130,6 +131,7 @@ def serve(args: argparse.Namespace, take_over_argv: Sequence[str], open_session:
     tls = None if args.tls_cert is None else Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
     limits = Limits(
         body_bytes_max=args.body_mb << 20,
+        rows_max=args.rows_max,
         deadline_ms=float(args.deadline_ms),
         connections_max=max(1, min(Limits.connections_max, more_descriptors() - _OWN_DESCRIPTORS)),
     )

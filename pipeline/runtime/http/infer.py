@@ -101,6 +101,7 @@ class Inference:
             return _unknown(path)
         try:
             request = read_request(self._plan(model), body, _head_bytes(headers), self._limits.tensors_max)
+            self._check_rows(request)
             deadline_ms = self._deadline_ms(request.timeout_ms, headers.get(b"hotspare-timeout-ms"))
         except DataError as error:
             return error_reply(400, str(error))
@@ -130,6 +131,11 @@ class Inference:
         if size > self._limits.body_bytes_max:
             return self._too_large()
         return body if len(chunks) == 1 else b"".join(chunks)
+
+    def _check_rows(self, request: InferRequest) -> None:
+        rows = max(array.shape[0] for array in request.inputs.values())
+        if rows > self._limits.rows_max:
+            raise DataError(f"{rows} rows are too many for one request, at most {self._limits.rows_max} are computed.")
 
     def _plan(self, model: ServedModel) -> RequestPlan:
         plan = self._plans.get(model.name)

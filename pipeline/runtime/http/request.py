@@ -14,6 +14,7 @@ from pipeline.runtime.http.tensors import TensorPlan
 
 # What the protocol's extensions define and this server does not do; to ignore them would change what was asked.
 _REFUSED_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification")
+_MARKS_MAX = 250_000
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ def read_request(plan: RequestPlan, body: bytes, head_bytes: int | None, tensors
 
 
 def _parse(text: bytes) -> object:
+    # Millions of lists, objects or keys hold the whole server up for seconds; numbers do not.
+    if len(text) > _MARKS_MAX and any(text.count(mark) > _MARKS_MAX for mark in (b"[", b"{", b'"')):
+        raise DataError(f"the request has more than {_MARKS_MAX} lists; send 'data' flat, or as binary data.")
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -24,6 +24,7 @@ class Limits:
     body_bytes_max: int = 16 << 20
     bodies_bytes_max: int = 256 << 20  # of all large bodies together; one that comes in one piece always has room
     tensors_max: int = 64
+    rows_max: int = 65_536  # a request holds its worker until it is computed, and others wait behind it
     pipelined_max: int = 64  # requests of one connection that wait for the one before them
     head_s_max: float = 10.0  # from the first byte of a request to the end of its headers
     body_s_max: float = 30.0  # from the end of the headers to the end of the body

@@ -253,3 +253,16 @@ def test_a_path_in_the_log_cannot_steer_a_terminal(service):
     client = Client(service, FrontSettings(access_log=records.append))
     client.ask("GET", "/\x9b31m\u202e\n")
     assert records[0]["path"] == "/\\x9b31m\\u202e\\n"
+
+
+@pytest.mark.parametrize("mark", [b"[],", b"{},", b'"x",', b"[1],"])
+def test_millions_of_lists_do_not_hold_the_others_up(client, mark):
+    reply = client.infer(b'{"inputs":[' + mark * 300_000 + b"[]]}")
+    assert reply.status == 400 and "send 'data' flat" in reply.json["error"]
+
+
+def test_as_many_rows_as_a_body_can_hold_do_not_hold_the_others_up(service):
+    client = Client(service, FrontSettings(limits=Limits(rows_max=8)))
+    assert client.infer({"inputs": [tensor(shape=(8, 4), data=[1] * 32)]}).status == 200
+    reply = client.infer({"inputs": [tensor(shape=(9, 4), data=[1] * 36)]})
+    assert reply.status == 400 and "9 rows" in reply.json["error"]
