@@ -9,7 +9,7 @@ from pipeline.bundle.floor import floor_path, raise_floor
 from pipeline.bundle.io_contract import IoContract
 from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel, load_channel, verify_bundle
-from pipeline.core.errors import NotAccepted, SurroundingsError, Untrusted, UsageError
+from pipeline.core.errors import HotspareError, NotAccepted, SurroundingsError, Untrusted, UsageError
 from pipeline.core.names import Role
 from pipeline.runtime.members import Seat
 from pipeline.runtime.worker_spec import WorkerSpec
@@ -127,12 +127,19 @@ def _tensors(io: IoContract) -> set[tuple[str, str, tuple[int, ...]]]:
 
 
 def disk_problems(release: Release, now: datetime) -> dict[Role, str]:
-    """Verify the bundles on disk once more; returns why one would not be loaded now, by role."""
+    """Verify policy, channel and bundles on disk once more, as a start does; returns why one would not be loaded now.
+
+    Said by role. The channel may have been renewed, or have ended, or revoke since what it named before.
+    """
+    try:
+        policy = load_policy(release.places.trust)
+        channel = _channel(release.places, policy, now)
+    except HotspareError as error:
+        return dict.fromkeys(Role, f"{type(error).__name__}: {error}")
     problems = {}
     for role in Role:
-        wanted = role if release.channel else None
         try:
-            found = verify_bundle(release.places.bundle(role), release.policy, now, release.channel, wanted)
+            found = verify_bundle(release.places.bundle(role), policy, now, channel, role if channel else None)
             if role in release.bundles and found.bundle_id != release.bundles[role].bundle_id:
                 problems[role] = f"NotAccepted: {found.bundle_id} lies there by now; `hotspare swap` moves to it"
         except (Untrusted, SurroundingsError) as error:

@@ -5,12 +5,15 @@ import os
 import resource
 import signal
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
-from sealed import tiny_payload
-from serving import POISON, ROWS, Clients, Starter, until
+from sealed import Sealed, tiny_channel, tiny_payload, write_channel
+from serving import POISON, ROWS, Clients, Service, Starter, copied, until
 
+from pipeline.bundle.channel import Revocations
+from pipeline.core.errors import Expired
 from pipeline.core.names import Format, Role
 from pipeline.drill.orders import EVERYBODY, Order, OrderKind
 from pipeline.seal.signing import seal_bundle
@@ -78,3 +81,53 @@ def test_a_client_that_opens_all_connections_it_can_does_not_keep_a_worker_from_
         served.until(lambda pair: pair["counters"]["restarts"])
         served.until_whole()
     assert "limit of open files" not in served.log
+
+
+def told_on_disk(served: Service) -> list[str]:
+    return [text for one in served.diagnoses() if one["fault"] == "tampered" for text in one["evidence"]]
+
+
+def test_a_bundle_that_the_channel_revokes_is_noticed_and_not_loaded_again(
+    service: Starter, pair: Sealed, tmp_path: Path
+) -> None:
+    files = copied(pair, tmp_path / "files")
+    served = service("--channel", str(files.channel), "--scrub-every-s", "1", files=files)
+    primary = served.until_whole()["members"][0]["bundle_id"]
+    write_channel(files.channel, tiny_channel(seq=8, revoked=Revocations(bundles=(primary,))), files.key)
+    with Clients(served) as clients:
+        served.until(lambda _: any("Revoked" in text for text in told_on_disk(served)))
+        assert served.status()["serving"] == "primary"  # what runs is ended by the operator
+        os.kill(served.pid(Role.PRIMARY), signal.SIGKILL)
+        served.until(lambda now: now["serving"] == "backup" and now["counters"]["restarts"] >= 2)
+        clients.more()
+    clients.assert_nothing_lost()
+
+
+def test_when_the_channel_has_ended_nothing_is_loaded_any_more_and_what_runs_serves_on(
+    service: Starter, pair: Sealed, tmp_path: Path
+) -> None:
+    files = copied(pair, tmp_path / "files")
+    served = service("--channel", str(files.channel), "--scrub-every-s", "1", files=files)
+    served.until_whole()
+    ended = tiny_channel(seq=8, refresh_by="2026-06-02T00:00:00Z", not_after="2026-06-03T00:00:00Z")
+    write_channel(files.channel, ended, files.key)
+    with Clients(served) as clients:
+        served.until(lambda _: any("Expired" in text for text in told_on_disk(served)))
+        os.kill(served.pid(Role.PRIMARY), signal.SIGKILL)
+        served.until(lambda now: now["serving"] == "backup" and now["counters"]["restarts"] >= 2)
+        clients.more()
+    clients.assert_nothing_lost()
+    os.kill(served.server, signal.SIGKILL)
+    assert served.process.wait(30) == Expired.exit_code
+    until(served.is_gone)
+
+
+def test_a_channel_renewed_in_time_is_no_alarm(service: Starter, pair: Sealed, tmp_path: Path) -> None:
+    files = copied(pair, tmp_path / "files")
+    served = service("--channel", str(files.channel), "--scrub-every-s", "1", files=files)
+    served.until_whole()
+    write_channel(files.channel, tiny_channel(seq=8), files.key)
+    os.kill(served.pid(Role.PRIMARY), signal.SIGKILL)
+    served.until(lambda now: now["counters"]["restarts"])
+    served.until_whole()
+    assert told_on_disk(served) == []
