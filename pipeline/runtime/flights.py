@@ -96,6 +96,7 @@ class Flight:
     timer: asyncio.TimerHandle | None = None
     hedged: bool = False
     blames: list[Blame] = field(default_factory=list)
+    digest: str = ""  # of the inputs, once somebody wanted it
 
 
 class Flights:

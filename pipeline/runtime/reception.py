@@ -80,8 +80,10 @@ class Reception:
         return outcome
 
     def _is_like_a_suspect(self, inputs: Mapping[str, Array]) -> bool:
-        suspects = [flight.inputs for flight in self._flights.flying if flight.state.phase is Phase.TASTING]
-        return bool(suspects) and _digest(inputs) in map(_digest, suspects)
+        suspects = [flight for flight in self._flights.flying if flight.state.phase is Phase.TASTING]
+        for flight in suspects:  # digested once: large ones that wait for the taster would hold every arrival up
+            flight.digest = flight.digest or _digest(flight.inputs)
+        return bool(suspects) and _digest(inputs) in {flight.digest for flight in suspects}
 
     def _quarantine(self, inputs: Mapping[str, Array], sentence: str) -> None:
         digest = _digest(inputs)
