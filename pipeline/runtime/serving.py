@@ -45,12 +45,14 @@ def bind(door: Door) -> tuple[socket.socket, ...]:
     Raises SurroundingsError when the address cannot be had.
     """
     inherited = listen_fds(os.environ, os.getpid())
-    if inherited:
-        return tuple(socket.socket(fileno=fd) for fd in inherited)
     try:
+        if inherited:
+            return tuple(socket.socket(fileno=fd) for fd in inherited)
         family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
         return (socket.create_server((door.host, door.port), family=family, backlog=BACKLOG),)
     except OSError as error:
+        if inherited:
+            raise SurroundingsError(f"LISTEN_FDS names no open sockets ({error}); let systemd open them.") from error
         raise SurroundingsError(
             f"{door.host}:{door.port} cannot be listened on ({error.strerror or error}); choose another --port."
         ) from error
