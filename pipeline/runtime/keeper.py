@@ -62,10 +62,13 @@ def keep(
     set_title("hotspare keeper")
     if not inherited:
         return _Keeper(listening, serve, tuple(take_over_argv), open_session).run()
-    control, pidfd, *numbers = map(int, inherited.split(","))
-    listening = tuple(socket.socket(fileno=number) for number in numbers)
-    keeper = _Keeper(listening, serve, tuple(take_over_argv), open_session)
-    keeper.take_over(socket.socket(fileno=control), pidfd)
+    try:
+        control, pidfd, *numbers = map(int, inherited.split(","))
+        line, *taken = (socket.socket(fileno=number) for number in (control, *numbers))
+    except (ValueError, OSError) as error:
+        raise SurroundingsError(f"{TAKE_OVER} is for a server's next keeper alone ({error}); unset it.") from error
+    keeper = _Keeper(tuple(taken), serve, tuple(take_over_argv), open_session)
+    keeper.take_over(line, pidfd)
     return keeper.run()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pipeline.core.errors import UsageError
 
 _FIRST_FD = 3
+_SOCKETS_MAX = 64
 
 
 def listen_fds(environment: Mapping[str, str], pid: int) -> tuple[int, ...]:
@@ -20,8 +21,10 @@ def listen_fds(environment: Mapping[str, str], pid: int) -> tuple[int, ...]:
     if environment.get("LISTEN_PID") != str(pid):
         return ()
     count = environment.get("LISTEN_FDS", "0")
-    if not count.isdecimal():
-        raise UsageError(f"LISTEN_FDS is {count!r}, not a number; start the server by systemd, or unset it.")
+    if not count.isdecimal() or len(count) > len(str(_SOCKETS_MAX)) or int(count) > _SOCKETS_MAX:
+        raise UsageError(
+            f"LISTEN_FDS is {count!r}, no number from 0 to {_SOCKETS_MAX}; start the server by systemd, or unset it."
+        )
     return tuple(range(_FIRST_FD, _FIRST_FD + int(count)))
 
 

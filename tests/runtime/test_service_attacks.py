@@ -3,14 +3,16 @@
 import contextlib
 import os
 import resource
+import shlex
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sealed import Sealed, tiny_channel, tiny_payload, write_channel
-from serving import POISON, ROWS, Clients, Service, Starter, copied, until
+from serving import POISON, ROWS, Clients, Service, Starter, command, copied, until
 
 from pipeline.bundle.channel import Revocations
 from pipeline.core.errors import Expired
@@ -131,3 +133,24 @@ def test_a_channel_renewed_in_time_is_no_alarm(service: Starter, pair: Sealed, t
     served.until(lambda now: now["counters"]["restarts"])
     served.until_whole()
     assert told_on_disk(served) == []
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HOTSPARE_TAKE_OVER": "abc"},
+        {"HOTSPARE_TAKE_OVER": "0,1"},
+        {"HOTSPARE_TAKE_OVER": "-1,-1,-1"},
+        {"LISTEN_FDS": "99999999999"},
+        {"LISTEN_FDS": "5"},
+    ],
+)
+def test_variables_meant_for_keepers_and_systemd_are_not_believed(
+    pair: Sealed, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    files = copied(pair, tmp_path / "files")
+    run = f"export LISTEN_PID=$$; exec {shlex.join(command(files, None, ()))}"
+    environment = {**os.environ, **variables}
+    done = subprocess.run(["bash", "-c", run], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode not in (0, 70)
+    assert "Traceback" not in done.stderr

@@ -12,8 +12,9 @@ def test_inherited_sockets_are_those_of_this_process():
     assert listen_fds({"LISTEN_PID": "42", "LISTEN_FDS": "2"}, 42) == (3, 4)
     assert listen_fds({"LISTEN_PID": "41", "LISTEN_FDS": "2"}, 42) == ()
     assert listen_fds({}, 42) == ()
-    with pytest.raises(UsageError, match="LISTEN_FDS"):
-        listen_fds({"LISTEN_PID": "42", "LISTEN_FDS": "-1"}, 42)
+    for count in ("-1", "65", "9" * 5000):
+        with pytest.raises(UsageError, match="LISTEN_FDS"):
+            listen_fds({"LISTEN_PID": "42", "LISTEN_FDS": count}, 42)
 
 
 def test_the_watchdog_is_told_twice_in_its_time():
