@@ -97,6 +97,24 @@ def test_two_swaps_at_once_and_a_failover_meanwhile_lose_nothing(service: Starte
     assert served.until_whole()["term"] > highest
 
 
+def test_a_server_killed_in_the_middle_of_a_swap_comes_back_with_one_pair_of_workers(service: Starter) -> None:
+    served = service()
+    before = served.until_whole()
+    with Clients(served, again=True) as clients:
+        newer(served.files)
+        os.kill(served.server, signal.SIGHUP)
+        until(lambda: len(served.of_title("hotspare worker")) > 2)
+        os.kill(served.server, signal.SIGKILL)
+        served.wait_for_ready(2)
+        after = served.until_whole()
+        clients.more()
+    clients.assert_nothing_lost()
+    assert_no_answer_mixes(clients)
+    assert after["version"] != before["version"]
+    assert after["term"] > max(one.term for one in clients.answers if one.json["model_version"] == before["version"])
+    until(lambda: len(served.of_title("hotspare worker")) == 2)
+
+
 def test_a_swap_to_a_tampered_bundle_is_refused_and_the_old_release_serves_on(service: Starter) -> None:
     served = service(admin=True)
     before = served.until_whole()
