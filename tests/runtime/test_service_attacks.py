@@ -49,7 +49,8 @@ def test_requests_whose_clients_do_not_wait_fill_the_queue_as_well(service: Star
     served.orders.give(EVERYBODY, Order(OrderKind.SLOW, ms=20, poison=POISON))
     slow = np.full_like(ROWS[:1], POISON)
     statuses = {served.infer(slow, hotspare_timeout_ms="1").status for _ in range(100)}
-    assert statuses == {504, 429}
+    assert 429 in statuses
+    assert statuses <= {429, 503, 504}
     until(lambda: served.infer().status == 200)
 
 
