@@ -54,6 +54,8 @@ class Worker:
         self.closing = False
         self.dismissed = False  # by us: how it ends is no news
         self.settled = False
+        self.has_exited = False
+        self.exit_status: int | None = None
         self._reports = reports
 
     @property
@@ -111,7 +113,15 @@ class Worker:
         if not self.closing:
             self.closing = True
             self._reports.lost(self)
-            asyncio.get_running_loop().call_later(EXIT_STATUS_MS / 1000, self.settle, None)
+            if self.has_exited:
+                self.settle(self.exit_status)
+            else:
+                asyncio.get_running_loop().call_later(EXIT_STATUS_MS / 1000, self.settle, None)
+
+    def end(self) -> None:
+        """Take that its process is gone, if its connection did not say so."""
+        self.on_lost()
+        self.settle(self.exit_status)
 
     def settle(self, exit_status: int | None) -> None:
         """Say once how it ended."""
@@ -201,11 +211,15 @@ class Crew:
                 worker.link.set_term(term)
 
     def exited(self, pid: int, status: int | None) -> None:
-        """Take the keeper's word on how a process ended."""
+        """Take the keeper's word on how a process ended; its own last words may still wait in its connection."""
         worker = self._by_pid.pop(pid, None)
-        if worker is not None:
-            worker.on_lost()
-            worker.settle(status)
+        if worker is None:
+            return
+        worker.has_exited, worker.exit_status = True, status
+        if worker.closing or worker.link is None:
+            worker.end()
+        else:
+            asyncio.get_running_loop().call_later(EXIT_STATUS_MS / 1000, worker.end)
 
     def kill_all(self) -> None:
         """End every worker, those too that the keeper has yet to start."""

@@ -225,8 +225,8 @@ def verify(spec: WorkerSpec) -> VerifiedBundle:
     bundle = _verified(spec)
     if spec.bundle_id not in (None, bundle.bundle_id):
         raise NotAccepted(
-            f"{spec.bundle} holds the bundle {bundle.bundle_id} by now, where {spec.bundle_id} is served;"
-            f" move to it with `hotspare swap {spec.model}`."
+            f"Another bundle than is served lies there by now; move to it with `hotspare swap {spec.model}`: "
+            f"{spec.bundle} holds {bundle.bundle_id}, and {spec.bundle_id} is served."
         )
     return bundle
 

@@ -178,10 +178,8 @@ class Pairs(RuleBasedStateMachine):
         if self.world.state.draining:
             self.world.crash()
             self.world.act_all()
-        for member in self.world.state.members:
-            if member.state in OUT:
-                self.happens(ReleaseAsked(member.seat), None)
         for _ in range(12):
+            self.operators_release_all()
             self.one_calm_round()
         state = self.world.state
         assert state.serving is not None
@@ -190,6 +188,12 @@ class Pairs(RuleBasedStateMachine):
         for member in state.members:
             assert member.state in self.expected_states(member.seat)
             assert member.leaving is None
+
+    def operators_release_all(self) -> None:
+        """Release who is held or quarantined; a start from before the calm may still take too long in it."""
+        for member in self.world.state.members:
+            if member.state in OUT:
+                self.happens(ReleaseAsked(member.seat), None)
 
     def one_calm_round(self) -> None:
         self.world.now_ms += 250
