@@ -26,7 +26,13 @@ def test_every_shell_block_of_the_readme_runs_in_order(tmp_path: Path, root: Pat
     }  # fmt: skip
     # `dvc exp` needs a commit, as every project has that is older than five minutes.
     one_shot = f"(cd .. && {blocks[1].strip()} --seconds 10)\n"
-    script = "set -eux\ntrap 'kill $(jobs -p) || true' EXIT\n" + blocks[0] + "git add -A && git commit -qm first\n" + one_shot + "".join(blocks[2:])
+    script = (
+        "set -eux\ntrap 'kill $(jobs -p) || true' EXIT\n"
+        + blocks[0]
+        + "git add -A && git commit -qm first\n"
+        + one_shot
+        + "".join(blocks[2:])
+    )
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
