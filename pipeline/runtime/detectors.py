@@ -22,8 +22,6 @@ SLOW_FLOOR_MS = 5.0  # a smaller shift hurts nobody
 FORGIVEN_BY_GOOD = 0.25  # a streak is 3 errors in a row, or more than one in five for long; 1 in 10 is none
 HEDGE_RATIO = 0.05
 HEDGE_BURST = 64.0  # a stopped worker at 100 requests a second is hedged 15 times before it is evicted
-SHADOW_SIGMAS = 4.0
-SHADOW_COUNT_MIN = 3
 
 
 def hedge_after_ms(settings: Settings, recent_ms: Sequence[float]) -> float:
@@ -172,14 +170,3 @@ def _median(values: Sequence[float]) -> float:
 def memory_growth(rss_bytes: int, baseline_bytes: int, settings: Settings) -> Fault | None:
     """Return MEMORY_GROWTH when a worker's resident memory is too far above what it was after warm-up."""
     return Fault.MEMORY_GROWTH if rss_bytes - baseline_bytes > settings.memory_growth_mb << 20 else None
-
-
-def shadows_disagree(disagreed: int, compared: int, expected_ratio: float) -> bool:
-    """Tell whether two sides disagree more often than when they were built: one of them is wrong, canaries tell which.
-
-    ``expected_ratio`` is the share of calibration rows on which they disagreed; the limit lies four standard
-    deviations above what is expected, and never below three disagreements.
-    """
-    expected = compared * expected_ratio
-    spread = (expected * (1 - expected_ratio)) ** 0.5
-    return disagreed >= SHADOW_COUNT_MIN and disagreed > expected + SHADOW_SIGMAS * spread

@@ -65,11 +65,6 @@ class KeeperClient:
         self._is_listening = True
         asyncio.get_running_loop().add_reader(self._line.socket.fileno(), self._on_message)
 
-    @property
-    def keepers_lost(self) -> int:
-        """Return how many keepers died under this server."""
-        return len(self._losses_s)
-
     async def spawn(self, spec: WorkerSpec) -> Spawned:
         """Start a worker; raises SurroundingsError when the machine cannot, or no keeper answers."""
         for _ in range(_SPAWN_TRIES):

@@ -14,7 +14,6 @@ from pipeline.runtime.detectors import (
     latency_shift,
     memory_growth,
     overdue,
-    shadows_disagree,
 )
 from pipeline.runtime.members import Fault
 from pipeline.runtime.settings import Settings
@@ -159,10 +158,3 @@ def test_hedges_are_at_most_one_in_twenty_beyond_a_burst() -> None:
         if budget.allows:
             budget, hedges = budget.on_hedge(), hedges + 1
     assert 500 <= hedges <= 500 + 64
-
-
-def test_shadows_tell_more_disagreement_than_when_built_from_chance() -> None:
-    assert not shadows_disagree(2, 2, 0.0)
-    assert shadows_disagree(3, 100, 0.001)
-    assert not shadows_disagree(12, 1000, 0.01)
-    assert shadows_disagree(50, 1000, 0.01)
