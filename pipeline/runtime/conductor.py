@@ -114,7 +114,7 @@ class Conductor:
         if kind in _COUNTED:
             name = _COUNTED[kind]
             setattr(self._journal.tally, name, getattr(self._journal.tally, name) + 1)
-        self._journal.note(text)
+        self._journal.note(text, kind=kind)
 
     def _write_down(self) -> None:
         self._complain(self._terms.tell(self.state.term, self.state.serving))

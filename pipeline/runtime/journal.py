@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pipeline.core.clock import to_text, utc_now
 from pipeline.core.printable import printable
 from pipeline.runtime.members import Diagnosis
+from pipeline.runtime.pair_nouns import NoteKind
 from pipeline.runtime.service import Counters, RefusalKind, TimelineEvent
 
 _EVENTS_KEPT = 200
@@ -57,13 +58,14 @@ class Journal:
         self._second = 0
         self._samples: list[float] = []
 
-    def note(self, text: str, diagnosis: Diagnosis | None = None) -> None:
-        """Put an event on the timeline and into the log."""
+    def note(self, text: str, diagnosis: Diagnosis | None = None, kind: NoteKind | None = None) -> None:
+        """Put an event on the timeline and into the log, where ``kind`` says to programs what it is about."""
         text = printable(text)
         if diagnosis is not None:
             diagnosis = replace(diagnosis, evidence=tuple(map(printable, diagnosis.evidence)))
         self._events.append(TimelineEvent(utc_now(), text, diagnosis))
-        self._log({"model": self._model, "event": text, **({} if diagnosis is None else _told(diagnosis))})
+        about: dict[str, object] = {} if kind is None else {"kind": kind}
+        self._log({"model": self._model, "event": text, **about, **({} if diagnosis is None else _told(diagnosis))})
 
     def answered(self, took_ms: float, hedged: bool) -> None:
         """Count one answer and its time at the router."""

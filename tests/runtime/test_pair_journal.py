@@ -9,6 +9,7 @@ from pipeline.runtime import journal as room
 from pipeline.runtime.diagnosis import Evidence, diagnose
 from pipeline.runtime.journal import Journal, Tally, quantile
 from pipeline.runtime.members import Fault, Seat
+from pipeline.runtime.pair_nouns import NoteKind
 from pipeline.runtime.service import RefusalKind
 
 
@@ -33,6 +34,11 @@ def test_a_diagnosis_is_told_in_plain_words_that_are_json(told) -> None:
     assert json.loads(json.dumps(told[0]))["seat"] == "backup-0"
     assert told[0]["component"] == "process"
     assert journal.timeline[0].diagnosis is not None
+
+
+def test_programs_are_told_what_a_note_is_about(told) -> None:
+    Journal("tiny", told.append).note("nobody serves: no member is ready", kind=NoteKind.OUTAGE)
+    assert json.loads(json.dumps(told[0]))["kind"] == "outage"
 
 
 @given(times=st.lists(st.floats(0, 1e4), min_size=1, max_size=50), second=st.integers(1, 9))
