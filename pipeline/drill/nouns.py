@@ -22,6 +22,8 @@ class FaultKind(StrEnum):
     SLOW = "slow"  # each answer waits `ms`, up to `jitter_ms` more, and `ramp_ms` more each time
     WRONG_ANSWERS = "wrong-answers"  # a bias on every output
     CORRUPT_WEIGHTS = "corrupt-weights"  # in memory, as executed; proven to change ≥ 5 % of the answers
+    # What is on disk changes, and the server is told to read it again (SIGHUP): that is refused, the old release goes
+    # on. A worker that starts from now on is refused too (artifact on disk), and so is the disk at its next check.
     BIT_FLIP = "bit-flip"  # one bit of the model's file on disk
     TRUNCATED = "truncated"  # the model's file on disk loses its end
     TAMPERED = "tampered"  # a payload file and its digests are rewritten, the signature is not
@@ -37,7 +39,7 @@ class FaultKind(StrEnum):
     RESET = "reset"  # network: connections are reset
     REGISTRY_DOWN = "registry-down"
     STORE_DOWN = "store-down"
-    CLOCK_BACK = "clock-back"  # the wall clock of the server goes back by `ms`
+    CLOCK_BACK = "clock-back"  # the wall clock that server and workers ask goes back by `ms`
     POISON = "poison"  # requests that end every worker that computes them
     SERVER_DEATH = "server-death"  # SIGKILL to the process that answers (the router)
     START_FAILS = "start-fails"  # the next `times` starts of a role fail
@@ -193,6 +195,8 @@ class Observed:
     left_out: str = ""  # why it could not be played here
     memory_mb: float = 0.0  # of all processes of the pair, at most
     cpu_ratio: float = 0.0  # of one processor, on average
+    degraded_score: float | None = None  # the task's metric over the questions that the backup answered
+    float_score: float | None = None  # the float model's, over the same questions
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, bundle ids: for the report
 
     def strikes(self) -> Iterator[Moment]:
