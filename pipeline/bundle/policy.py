@@ -23,6 +23,7 @@ class KeyUse(StrEnum):
 
     BUNDLE = "bundle"
     CHANNEL = "channel"
+    DRILL = "drill"  # attestations that a drill was held, and how it went
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ HotspareError
 │   ├── SelectionRefused     20   no candidate meets the recipe
 │   ├── PromotionRefused     21   a gate of the promotion policy failed
 │   ├── SchemeRefused        22   a scheme missed most of the weights, or does not exist for a format
-│   └── VariantRefused       23   an export differs too much from its source, or training collapsed
+│   ├── VariantRefused       23   an export differs too much from its source, or training collapsed
+│   └── DrillFailed          24   a drill missed an objective
 ├── Untrusted               a bundle or channel this node must not load
 │   ├── Tampered             30   bytes differ, are missing, or are more than was signed
 │   ├── SignatureInvalid     31   no pinned key signed this
@@ -128,6 +129,12 @@ class VariantRefused(Refusal):
     """An export differs too much from its source model, or training collapsed."""
 
     exit_code = 23
+
+
+class DrillFailed(Refusal):
+    """At least one drill missed an objective; its report, measures and attestation are written all the same."""
+
+    exit_code = 24
 
 
 class Untrusted(HotspareError):

@@ -42,6 +42,11 @@ def bundle_dir(model: str, role: str, root: Path = ARTIFACTS) -> Path:
     return root / "bundles" / f"{model}-{role}"
 
 
+def drill_dir(model: str, root: Path = ARTIFACTS) -> Path:
+    """Written by ``drill``: ``index.html``, ``drill.json``, ``junit.xml``, ``metrics.json`` and the attestation."""
+    return root / "drills" / model
+
+
 def report_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``report``: ``index.html``."""
     return root / "reports" / model

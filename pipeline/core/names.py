@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 MODEL_NAME = r"[a-z][a-z0-9_-]{0,62}"
+DRILL_NAME = r"[a-z][a-z0-9-]{0,62}"
 # [pruning][clustering][quantization-aware], at least one of them: p50, p24, p50s, p50b, c16, p50c16, qat, p50c16qat …
 VARIANT = r"dense|(?=[pcq])(?:p24|p[1-9][05][sb]?)?(?:c(?:4|8|16|32|64|128))?(?:qat)?"
 MIXED = r"mixed-[1-9][0-9]{0,2}"

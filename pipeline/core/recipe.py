@@ -9,7 +9,7 @@ from typing import Annotated
 from pipeline.core.canonical import canonical_json, sha256_hex
 from pipeline.core.errors import RecipeError
 from pipeline.core.files import read_bytes
-from pipeline.core.names import MODEL_NAME, VARIANT, CandidateName, Format, Pruning, Scheme, Variant
+from pipeline.core.names import DRILL_NAME, MODEL_NAME, VARIANT, CandidateName, Format, Pruning, Scheme, Variant
 from pipeline.core.schema import Rule, plain
 from pipeline.core.strict_yaml import read_yaml
 
@@ -202,6 +202,17 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Objectives:
+    """What every drill of this model must hold; where a drill's script asks for less, that binds."""
+
+    lost_max: Annotated[int | None, Rule("Requests without an answer in time.", minimum=0)] = None
+    wrong_max: Annotated[int | None, Rule("Answers released beyond golden tolerance.", minimum=0)] = None
+    rto_ms_max: Annotated[float | None, Rule("From a fault's strike until service is restored.", minimum=0)] = None
+    redundancy_ms_max: Annotated[float | None, Rule("Until both members are ready again.", minimum=0)] = None
+    rpo_versions_max: Annotated[int | None, Rule("Model versions that the serving one is behind.", minimum=0)] = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that hotspare needs to know of one model."""
 
@@ -222,6 +233,11 @@ class Recipe:
     slices: Annotated[
         tuple[str, ...], Rule("Arrays of the data (one value a row) that name groups of rows to look at one by one.")
     ] = ()
+    drills: Annotated[
+        tuple[Annotated[str, Rule(pattern=DRILL_NAME)], ...],
+        Rule("Scripts of recipes/drills, by name, that the stage `drill` plays on the packed pair."),
+    ] = ()
+    objectives: Annotated[Objectives, Rule("What every drill of this model must hold.")] = Objectives()
     threshold: Annotated[float, Rule("Operating threshold of a binary decision.", minimum=0, maximum=1)] = 0.5
     seed: Annotated[int, Rule("Seed of every random choice.", minimum=0, maximum=2**32 - 1)] = 0
 

@@ -1,14 +1,9 @@
-"""Signing a channel: one DSSE envelope in canonical JSON."""
-
-import base64
+"""Signing a channel."""
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from pipeline.bundle.channel import CHANNEL_TYPE, Channel
-from pipeline.bundle.dsse import pae
-from pipeline.bundle.public_key import key_hint
-from pipeline.core.canonical import canonical_json
+from pipeline.seal.envelope import sign_envelope
 
 
 def sign_channel(channel: Channel, private_key: ec.EllipticCurvePrivateKey) -> tuple[bytes, bytes]:
@@ -17,12 +12,4 @@ def sign_channel(channel: Channel, private_key: ec.EllipticCurvePrivateKey) -> t
     Write ``channel.json`` first: the rename of ``channel.sig``, which holds both, is what commits a promotion.
     """
     payload = channel.to_bytes()
-    signature = private_key.sign(pae(CHANNEL_TYPE, payload), ec.ECDSA(SHA256()))
-    envelope = {
-        "payload": base64.b64encode(payload).decode("ascii"),
-        "payloadType": CHANNEL_TYPE,
-        "signatures": [
-            {"keyid": key_hint(private_key.public_key()), "sig": base64.b64encode(signature).decode("ascii")}
-        ],
-    }
-    return payload, canonical_json(envelope)
+    return payload, sign_envelope(payload, CHANNEL_TYPE, private_key)

@@ -102,7 +102,7 @@ def test_a_channel_that_revokes_its_own_signer_is_refused(pair: Sealed, policy: 
 
 def test_a_bundle_signed_by_a_revoked_key_is_refused(pair: Sealed) -> None:
     signer = ec.generate_private_key(ec.SECP256R1())
-    bundles_only = policy_text(pair.key.public_key(), ("tiny",)).replace("[bundle, channel]", "[bundle]")
+    bundles_only = policy_text(pair.key.public_key(), ("tiny",)).replace("[bundle, channel, drill]", "[bundle]")
     second = policy_text(signer.public_key(), ("tiny",)).split("keys:\n")[1].split("models:")[0]
     pair.trust.write_text(bundles_only.replace("models:", f"{second.replace('main', 'second')}models:"))
     policy = load_policy(pair.trust)

@@ -257,7 +257,7 @@ def test_a_key_that_is_not_pinned_is_refused(pair: Sealed) -> None:
 
 def test_a_key_pinned_for_channels_alone_does_not_sign_bundles(pair: Sealed) -> None:
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
-    both = policy_text(pair.key.public_key(), ("tiny",)).replace("[bundle, channel]", "[channel]")
+    both = policy_text(pair.key.public_key(), ("tiny",)).replace("[bundle, channel, drill]", "[channel]")
     second = policy_text(other, ("tiny",)).split("keys:\n")[1].split("models:")[0].replace("main", "second")
     pair.trust.write_text(both.replace("models:", f"{second}models:"))
     with pytest.raises(SignatureInvalid):

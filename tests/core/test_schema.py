@@ -201,3 +201,23 @@ def test_the_json_schema_is_valid_and_carries_the_sentences_for_editors():
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["properties"]["wheels"]["items"]["properties"]["spokes"]["description"] == "How many."
     assert schema["properties"]["wheels"]["description"] == "Both."
+
+
+@dataclass(frozen=True)
+class Route:
+    stops: tuple[tuple[float, Colour | None, int], ...]
+
+
+def test_a_tuple_of_fixed_length_holds_each_its_own_type():
+    route = Route(((0.5, Colour.RED, 1), (2.0, None, 2)))
+    assert read(Route, plain(route)) == route
+    jsonschema.validate(plain(route), json_schema(Route))
+    with pytest.raises(SchemaProblems) as caught:
+        read(Route, {"stops": [[0.5, "red"], [1, "green", "x"]]})
+    assert caught.value.problems == (
+        "stops[0]: expected 3 item(s), found 2",
+        "stops[1][1]: 'green' is not one of red, blue",
+        "stops[1][2]: expected a whole number, found 'x'",
+    )
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"stops": [[0.5, "red"]]}, json_schema(Route))
