@@ -1,0 +1,299 @@
+"""Drill scripts as text: read with every problem at once, and written back the same."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from pipeline.core.errors import RecipeError
+from pipeline.core.files import read_bytes
+from pipeline.core.names import Role
+from pipeline.drill import script_words as words_of
+from pipeline.drill.fault_facts import FACTS
+from pipeline.drill.nouns import Arrivals, FaultKind, Load, Objectives, Script, Strike
+from pipeline.drill.script_words import Place
+from pipeline.runtime.settings import Settings
+
+RULER = "----"
+SHOWABLE = ("serving", "diagnosed", "redundancy", "lost", "verdict")
+NEEDS = ("root",)
+
+_REQUESTS_MAX = 1_000_000
+_SECONDS_MAX = 86_400.0
+
+
+@dataclass
+class _Draft:
+    """A script while its lines are read."""
+
+    problems: list[str] = field(default_factory=list)
+    script: Script = field(default_factory=lambda: Script("", ""))
+    strikes: list[tuple[int, Strike]] = field(default_factory=list)
+    has_load: bool = False
+    objectives: dict[str, float | int | None] = field(default_factory=dict)
+    settings_line: int = 0
+
+    def place(self, number: int) -> Place:
+        """Return where a line's problems go."""
+        return Place(number, self.problems)
+
+
+def parse_script(text: str, name: str) -> Script:
+    """Read a script; ``name`` is the script's own, and stands before every problem.
+
+    Raises RecipeError with every problem, each with the number of its line.
+    """
+    lines = text.removeprefix("\ufeff").split("\n")
+    ruler = next((number for number, line in enumerate(lines) if line.strip() == RULER), len(lines))
+    draft = _Draft()
+    _read_rule(draft, lines[0])
+    for number, line in enumerate(lines[1:ruler], 2):
+        _read_line(draft, number, line.strip())
+    _check_whole(draft)
+    if draft.problems:
+        listing = "\n  - ".join(sorted(draft.problems, key=_line_number))
+        raise RecipeError(f"{name}: {len(draft.problems)} problem(s) in this drill script:\n  - {listing}")
+    return replace(
+        draft.script,
+        name=name,
+        strikes=tuple(strike for _, strike in draft.strikes),
+        objectives=Objectives(**draft.objectives),  # type: ignore[arg-type]  # read by the types of its fields
+        transcript=_trimmed(lines[ruler + 1 :]),
+    )
+
+
+def _line_number(problem: str) -> int:
+    return int(problem.removeprefix("line ").partition(":")[0])
+
+
+def _trimmed(lines: Sequence[str]) -> str:
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def _read_rule(draft: _Draft, line: str) -> None:
+    rule = " ".join(line.strip().removeprefix("#").split())
+    if not line.strip().startswith("#") or not rule:
+        draft.place(1).says("the first line is the rule that the drill guards: # A killed primary costs no answer.")
+    draft.script = replace(draft.script, rule=rule)
+
+
+def _read_line(draft: _Draft, number: int, line: str) -> None:
+    if line.startswith("#"):
+        draft.script = replace(draft.script, comments=(*draft.script.comments, line[1:].strip()))
+    elif line:
+        first, *rest = line.split()
+        if first in _READERS:
+            _READERS[first](draft, draft.place(number), rest)
+        else:
+            known = words_of.nearest(first, _READERS)
+            draft.place(number).says(f"{first!r} begins no line of a script{known}; lines begin with {_LISTED}")
+
+
+def _read_pair(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+    given = words_of.named(place, words, words_of.SETTINGS, "setting", set(dict(draft.script.settings)))
+    for name, text in given.items():
+        words_of.setting_value(place, name, text)
+    draft.settings_line = place.number
+    draft.script = replace(draft.script, settings=(*draft.script.settings, *given.items()))
+
+
+def _read_load(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+    if draft.has_load:
+        place.says("a script has one load")
+        return
+    draft.has_load = True
+    arrivals, rest = words[:1], list(words[1:])
+    if not arrivals or arrivals[0] not in [*Arrivals]:
+        place.says(f"a load is one of {', '.join(Arrivals)}, e.g. load poisson 100/s for 3s; found {' '.join(words)!r}")
+        return
+    load = Load(Arrivals(arrivals[0]))
+    if rest and "/" in rest[0]:
+        load = replace(load, rate_per_s=words_of.amount(place, "the rate", rest.pop(0), "/s") or load.rate_per_s)
+    elif load.arrivals is not Arrivals.REPLAY:
+        place.says("a load names its rate, e.g. 100/s")
+    for name, text in words_of.couples(place, rest, ("for", "seed", "deadline", "log")).items():
+        load = _LOAD_WORDS[name](place, load, text)
+    if (load.arrivals is Arrivals.REPLAY) is not bool(load.log):
+        place.says("a replay, and nothing else, names the file with its times: log FILE")
+    draft.script = replace(draft.script, load=load)
+
+
+def _seconds(place: Place, load: Load, text: str) -> Load:
+    seconds = words_of.amount(place, "the load's length", text, "s", maximum=_SECONDS_MAX)
+    if seconds == 0:
+        place.says("a load lasts longer than 0 s")
+    return load if seconds is None else replace(load, seconds=seconds)
+
+
+def _seed(place: Place, load: Load, text: str) -> Load:
+    seed = words_of.whole(place, "the seed", text, "")
+    return load if seed is None else replace(load, seed=seed)
+
+
+def _deadline(place: Place, load: Load, text: str) -> Load:
+    deadline = words_of.amount(place, "the deadline", text, "ms")
+    if deadline == 0:
+        place.says("a deadline is longer than 0 ms")
+    return load if deadline is None else replace(load, deadline_ms=deadline)
+
+
+_LOAD_WORDS: Mapping[str, Callable[[Place, Load, str], Load]] = {
+    "for": _seconds,
+    "seed": _seed,
+    "deadline": _deadline,
+    "log": lambda _place, load, text: replace(load, log=text),
+}
+
+
+def _read_at(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+    if len(words) < 2:
+        place.says("a strike has a moment and a fault, e.g. at 500ms kill primary")
+        return
+    at_ms = words_of.whole(place, "the moment", words[0], "ms")
+    if words[1] not in [*FaultKind]:
+        place.says(f"{words[1]!r} is no fault{words_of.nearest(words[1], FaultKind)}")
+        return
+    fault, rest = FaultKind(words[1]), list(words[2:])
+    target = Role(rest.pop(0)) if rest and rest[0] in [*Role] else None
+    lasts_ms = _lasts(place, fault, rest)
+    amounts = words_of.named(place, rest, FACTS[fault].amounts, f"figure of {fault}", set())
+    figures = {name: words_of.amount(place, name, text, "", signed=True) for name, text in amounts.items()}
+    _check_aim(place, fault, target)
+    if at_ms is not None:
+        kept = tuple((name, figure) for name, figure in figures.items() if figure is not None)
+        draft.strikes.append((place.number, Strike(at_ms, fault, target, lasts_ms, kept)))
+
+
+def _lasts(place: Place, fault: FaultKind, rest: list[str]) -> int | None:
+    """Take ``for N ms`` off the end of a strike's words."""
+    if "for" not in rest:
+        return None
+    start = rest.index("for")
+    said = rest[start + 1 :]
+    del rest[start:]
+    if not FACTS[fault].can_end:
+        place.says(f"{fault} cannot be taken back; leave `for` out")
+        return None
+    if len(said) != 1:
+        place.says("how long a fault lasts is one word at the end of its line, e.g. for 400ms")
+        return None
+    lasts = words_of.whole(place, "how long it lasts", said[0], "ms")
+    if lasts == 0:
+        place.says("a fault lasts longer than 0 ms")
+    return lasts
+
+
+def _check_aim(place: Place, fault: FaultKind, target: Role | None) -> None:
+    if FACTS[fault].is_aimed and target is None:
+        place.says(f"{fault} is done to a role: {fault} primary, or {fault} backup")
+    if not FACTS[fault].is_aimed and target is not None:
+        place.says(f"{fault} is done to no role; leave {target} out")
+
+
+def _read_expect(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+    given = words_of.named(place, words, words_of.OBJECTIVES, "objective", set(draft.objectives))
+    for name, text in given.items():
+        draft.objectives[name] = words_of.objective_value(place, name, text)
+    if not words:
+        place.says("expect names objectives, e.g. expect lost_max=0 rto_ms_max=100")
+
+
+def _read_needs(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+    needs = words_of.listed(place, words, NEEDS, "need", draft.script.needs)
+    draft.script = replace(draft.script, needs=(*draft.script.needs, *needs))
+
+
+def _read_shows(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+    shows = words_of.listed(place, words, SHOWABLE, "line of the transcript", draft.script.shows)
+    draft.script = replace(draft.script, shows=(*draft.script.shows, *shows))
+
+
+_READERS: Mapping[str, Callable[[_Draft, Place, Sequence[str]], None]] = {
+    "pair": _read_pair, "load": _read_load, "at": _read_at, "expect": _read_expect, "needs": _read_needs,
+    "shows": _read_shows,
+}  # fmt: skip
+_LISTED = ", ".join(_READERS)
+
+
+def _check_whole(draft: _Draft) -> None:
+    """Say what no single line shows."""
+    load = draft.script.load
+    if load.rate_per_s * load.seconds > _REQUESTS_MAX:
+        draft.place(1).says(f"the load has more than {_REQUESTS_MAX} requests")
+    before = 0
+    for number, strike in draft.strikes:
+        if strike.at_ms >= 1000 * load.seconds:
+            draft.place(number).says(
+                f"it strikes at {strike.at_ms} ms, and the load ends at {1000 * load.seconds:g} ms"
+            )
+        if strike.at_ms < before:
+            draft.place(number).says("strikes stand in the order of time")
+        before = max(before, strike.at_ms)
+    if not any(problem.startswith(f"line {draft.settings_line}:") for problem in draft.problems):
+        for problem in settings_of(draft.script).problems():
+            draft.place(draft.settings_line).says(problem)
+
+
+def settings_of(script: Script, base: Settings | None = None) -> Settings:
+    """Return the pair's settings with those of a script in place; ``base`` is what it does not name."""
+    unread = Place(0, [])
+    typed = {name: words_of.setting_value(unread, name, text) for name, text in script.settings}
+    return replace(base or Settings(), **typed)
+
+
+def format_script(script: Script) -> str:
+    """Return the text of a script; :func:`parse_script` reads the same from it."""
+    lines = [f"# {script.rule}", *(f"# {comment}".rstrip() for comment in script.comments)]
+    lines += _line("pair", [f"{name}={text}" for name, text in script.settings])
+    lines += [_load_line(script.load), *map(_strike_line, script.strikes)]
+    lines += _line("expect", _expected(script.objectives))
+    lines += [*_line("needs", script.needs), *_line("shows", script.shows), RULER]
+    return "\n".join([*lines, *([script.transcript] if script.transcript else [])]) + "\n"
+
+
+def _line(first: str, words: Sequence[str]) -> list[str]:
+    return [" ".join([first, *words])] if words else []
+
+
+def _load_line(load: Load) -> str:
+    rate = f"{words_of.figure(load.rate_per_s)}/s"
+    words = ["load", load.arrivals.value, rate, "for", f"{words_of.figure(load.seconds)}s", "seed", str(load.seed)]
+    words += ["deadline", f"{words_of.figure(load.deadline_ms)}ms", *(["log", load.log] if load.log else [])]
+    return " ".join(words)
+
+
+def _strike_line(strike: Strike) -> str:
+    words = ["at", f"{strike.at_ms}ms", strike.fault.value, *([strike.target.value] if strike.target else [])]
+    words += [f"{name}={words_of.figure(amount)}" for name, amount in strike.amounts]
+    return " ".join(words + ([f"for {strike.lasts_ms}ms"] if strike.lasts_ms else []))
+
+
+def _expected(objectives: Objectives) -> list[str]:
+    """Return what is asked beyond, or against, what is asked of every drill; lost and wrong always stand there."""
+    usual = Objectives()
+    asked = ((one.name, getattr(objectives, one.name)) for one in fields(Objectives))
+    said = [(name, to) for name, to in asked if to != getattr(usual, name) or name in ("lost_max", "wrong_max")]
+    return [f"{name}={words_of.ANY if to is None else words_of.figure(to)}" for name, to in said]
+
+
+def load_script(path: Path) -> Script:
+    """Read one script file, named as its file; raises RecipeError for a missing, foreign or malformed one."""
+    content = read_bytes(path, RecipeError, "see `ls recipes/drills`")
+    try:
+        return parse_script(content.decode(), path.stem)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text; save it as such.") from error
+
+
+def load_scripts(folder: Path) -> list[Script]:
+    """Read every ``*.drill`` file of a folder, by name; raises RecipeError with the problems of all of them."""
+    found, problems = [], []
+    for path in sorted(folder.glob("*.drill")):
+        try:
+            found.append(load_script(path))
+        except RecipeError as error:
+            problems.append(str(error))
+    if problems:
+        raise RecipeError("\n".join(problems))
+    if not found:
+        raise RecipeError(f"There is no drill script (*.drill) in {folder}; write one, or copy recipes/drills.")
+    return found
