@@ -6,9 +6,9 @@ from typing import Protocol
 
 from pipeline.core.errors import HotspareError
 from pipeline.core.tensors import Array, Tensors
-from pipeline.runtime.keeper_client import KeeperClient
-from pipeline.runtime.link import WorkerLink
+from pipeline.runtime.machine import Link, Machine
 from pipeline.runtime.members import Seat
+from pipeline.runtime.procfs import ProcessSample
 from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
 
 EXIT_STATUS_MS = 10
@@ -42,11 +42,11 @@ class Reports(Protocol):
 class Worker:
     """One started worker: which requests it holds, and since when."""
 
-    def __init__(self, seat: Seat, incarnation: int, reports: Reports) -> None:
+    def __init__(self, seat: Seat, incarnation: int, reports: Reports, machine: Machine) -> None:
         self.seat = seat
         self.incarnation = incarnation
         self.facts: ReadyFacts | None = None
-        self.link: WorkerLink | None = None
+        self.link: Link | None = None
         self.pid: int | None = None
         self.sent_ms: dict[int, float] = {}  # by request id, oldest first
         self.suspects: set[int] = set()  # requests that it may have ended or hung at
@@ -57,6 +57,7 @@ class Worker:
         self.has_exited = False
         self.exit_status: int | None = None
         self._reports = reports
+        self._machine = machine
 
     @property
     def usable(self) -> bool:
@@ -72,6 +73,10 @@ class Worker:
     def load(self) -> int:
         """Return how many requests it holds."""
         return len(self.sent_ms)
+
+    def look(self) -> ProcessSample | None:
+        """Look at its process; None when there is none."""
+        return None if self.pid is None else self._machine.sample(self.pid)
 
     def infer(self, request_id: int, term: int, inputs: Tensors, now_ms: float) -> None:
         """Send one request."""
@@ -149,37 +154,37 @@ class Worker:
 class Crew:
     """The workers of one pair, at most one a seat, and tasters beside them."""
 
-    def __init__(self, keeper: KeeperClient, spec_of: SpecOf, reports: Reports) -> None:
+    def __init__(self, machine: Machine, spec_of: SpecOf, reports: Reports) -> None:
         self.workers: dict[Seat, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
-        self._coming: set[Worker] = set()  # asked of the keeper, not here yet
-        self._keeper = keeper
+        self._coming: dict[Worker, None] = {}  # asked of the machine, not here yet
+        self._machine = machine
         self._spec_of = spec_of
         self._reports = reports
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, seat: Seat, incarnation: int, then_load: bool, as_member: bool = True) -> Worker:
         """Start a worker; with ``as_member`` it takes its seat, else it is a taster."""
-        worker = Worker(seat, incarnation, self._reports)
+        worker = Worker(seat, incarnation, self._reports, self._machine)
         if as_member:
             self.workers[seat] = worker
-        self._coming.add(worker)
+        self._coming[worker] = None
         self._run(self._start(worker, self._spec_of(seat, incarnation, then_load)))
         return worker
 
     async def _start(self, worker: Worker, spec: WorkerSpec) -> None:
         try:
-            spawned = await self._keeper.spawn(spec)
+            born = await self._machine.spawn(spec)
         except HotspareError as error:
             if not worker.closing:
                 worker.on_start_failed(str(error), type(error).__name__)
             return
         finally:
-            self._coming.discard(worker)
-        worker.pid = spawned.pid
+            del self._coming[worker]
+        worker.pid = born.pid
         self._by_pid = {pid: one for pid, one in self._by_pid.items() if not one.settled}
-        self._by_pid[spawned.pid] = worker
-        worker.link = await WorkerLink.open(spawned, worker)
+        self._by_pid[born.pid] = worker
+        worker.link = await born.open(worker)
         if worker.closing:  # it was stopped while it was being started
             worker.kill()
 

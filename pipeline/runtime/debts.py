@@ -9,7 +9,7 @@ from pipeline.runtime.crew import Worker
 from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.flights import Flights
 from pipeline.runtime.members import Fault
-from pipeline.runtime.procfs import ProcessSample, sample, waited_ms
+from pipeline.runtime.procfs import ProcessSample, waited_ms
 from pipeline.runtime.settings import Settings
 
 BUSY_SHARE = 0.3  # of the time that an answer may take, spent computing: what else it waited for is no excuse
@@ -115,4 +115,4 @@ class Debts:
 
 def look_at(worker: Worker) -> ProcessSample | None:
     """Look at a worker's process; None when there is none."""
-    return None if worker.pid is None else sample(worker.pid)
+    return worker.look()

@@ -104,7 +104,7 @@ class Flights:
 
     def __init__(self, ground: Ground, ids: "itertools.count[int]") -> None:
         self.by_id: dict[int, Flight] = {}
-        self.flying: set[Flight] = set()
+        self.flying: dict[Flight, None] = {}  # oldest first: who waits longest is sent first
         self._ground = ground
         self._ids = ids
 
@@ -112,7 +112,7 @@ class Flights:
         """Send a request on its way and wait for its one answer or refusal."""
         now = self._ground.now_ms()
         flight = Flight(state, inputs, now, rows, asyncio.get_running_loop().create_future())
-        self.flying.add(flight)
+        self.flying[flight] = None
         try:
             self._advance(flight, Arrived(now))
             return await flight.future
@@ -120,7 +120,7 @@ class Flights:
             self._land(flight)
 
     def _land(self, flight: Flight) -> None:
-        self.flying.discard(flight)
+        del self.flying[flight]
         if flight.timer is not None:
             flight.timer.cancel()
         for request_id in flight.sent:

@@ -4,18 +4,17 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
-from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, Refusal, SurroundingsError, Untrusted
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array
+from pipeline.runtime.disk import Disk
 from pipeline.runtime.journal import Journal
-from pipeline.runtime.keeper_client import KeeperClient
+from pipeline.runtime.machine import Machine
 from pipeline.runtime.members import Seat
-from pipeline.runtime.release import Places, Release, open_release
+from pipeline.runtime.release import Places, Release
 from pipeline.runtime.service import Answer, NotAnswered, PairStatus, RefusalKind, ServedModel
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.supervisor import Pair
-from pipeline.runtime.terms import Terms, terms_path
 
 READY_S = 30.0
 DRAIN_S = 10.0
@@ -32,9 +31,12 @@ class Serving:
 class Server:
     """Several pairs, each of another model."""
 
-    def __init__(self, serving: Serving, keeper: KeeperClient, journal_of: Callable[[str], Journal] = Journal) -> None:
+    def __init__(
+        self, serving: Serving, machine: Machine, disk: Disk, journal_of: Callable[[str], Journal] = Journal
+    ) -> None:
         self._serving = serving
-        self._keeper = keeper
+        self._machine = machine
+        self._disk = disk
         self._journal_of = journal_of
         self._pairs: dict[str, Pair] = {}
         self._leaving: list[Pair] = []
@@ -52,7 +54,7 @@ class Server:
         names = [release.model for release in releases]
         if len(set(names)) != len(names):
             raise Refusal("A model is named twice; serve one pair of each.", sorted(names))
-        self._keeper.on_exit = self._exited
+        self._machine.on_exit = self._exited
         for release in releases:
             if release.model not in self._pairs:
                 self._open_pair(release)
@@ -63,7 +65,7 @@ class Server:
         refused: dict[Places, Untrusted] = {}
         for places in self._serving.places:
             try:
-                opened.append(open_release(places, utc_now(), strict))
+                opened.append(self._disk.open_release(places, strict))
             except Untrusted as error:
                 if strict:
                     raise
@@ -84,9 +86,7 @@ class Server:
         pair.start(lambda: self._do(self._swap_noted(model)))
 
     def _new_pair(self, release: Release, journal: Journal) -> Pair:
-        """Make a pair with a block of terms of its own: the old and the new side of a swap never share one."""
-        terms = Terms(terms_path(release.policy.state_dir, release.model))
-        return Pair(release, self._serving.settings, self._keeper, terms, journal)
+        return Pair(release, self._serving.settings, self._machine, self._disk, journal)
 
     def _exited(self, pid: int, status: int | None) -> None:
         for pair in (*self._pairs.values(), *self._leaving):
@@ -143,7 +143,7 @@ class Server:
         old = self._pair(model)
         async with self._swaps[model]:
             # Hashing a large model would hold every request up; another thread does it.
-            release = await asyncio.to_thread(open_release, old.release.places, utc_now(), strict=True)
+            release = await asyncio.to_thread(self._disk.open_release, old.release.places, strict=True)
             if release.model != model:
                 raise Refusal(f"The folders now hold bundles of {release.model}, not of {model}; serve it on its own.")
             old = self._pair(model)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import SurroundingsError
 from pipeline.core.names import Role
 from pipeline.engines.open import open_session as engines
+from pipeline.runtime.disk import NodeDisk
 from pipeline.runtime.http.app import build_app
 from pipeline.runtime.http.logs import LogWriter
 from pipeline.runtime.http.server import serve_app
@@ -19,6 +20,7 @@ from pipeline.runtime.journal import Journal
 from pipeline.runtime.keeper import ServerContext, keep
 from pipeline.runtime.keeper_client import KeeperClient
 from pipeline.runtime.loading import OpenSession
+from pipeline.runtime.machine import ThisMachine
 from pipeline.runtime.members import Seat
 from pipeline.runtime.release import Places
 from pipeline.runtime.server import Server, Serving
@@ -101,7 +103,7 @@ async def _serve(context: ServerContext, serving: Serving, front_of: Callable[[L
     log = LogWriter(sys.stderr.buffer)
     keeper = KeeperClient(context)
     keeper.start()
-    server = Server(serving, keeper, lambda model: Journal(model, log.put))
+    server = Server(serving, ThisMachine(keeper), NodeDisk(), lambda model: Journal(model, log.put))
     try:
         await _open(server, context, log)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.swap_soon)

@@ -10,11 +10,11 @@ from pipeline.core.tensors import Array, Tensors
 from pipeline.runtime.conductor import Conductor
 from pipeline.runtime.crew import Crew, Worker
 from pipeline.runtime.diagnosis import Evidence, diagnose
-from pipeline.runtime.disk import watch_disk
+from pipeline.runtime.disk import Disk, watch_disk
 from pipeline.runtime.flights import Blame, Flight, Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.journal import Journal
-from pipeline.runtime.keeper_client import KeeperClient
+from pipeline.runtime.machine import Machine
 from pipeline.runtime.members import Fault, MemberState, Seat
 from pipeline.runtime.pair import refusal
 from pipeline.runtime.pair_nouns import (
@@ -30,7 +30,7 @@ from pipeline.runtime.pair_nouns import (
 )
 from pipeline.runtime.pair_status import member_status, served_models
 from pipeline.runtime.reception import Reception
-from pipeline.runtime.release import Release, accept
+from pipeline.runtime.release import Release
 from pipeline.runtime.request import TASTER_REPLICA, Available
 from pipeline.runtime.request_nouns import Choice
 from pipeline.runtime.service import Answer, NotAnswered, PairStatus, ServedModel
@@ -47,13 +47,20 @@ TICK_S = 0.01
 class Pair:
     """A primary and its standby behind one door."""
 
-    def __init__(self, release: Release, settings: Settings, keeper: KeeperClient, terms: Terms, journal: Journal):
+    def __init__(self, release: Release, settings: Settings, machine: Machine, disk: Disk, journal: Journal) -> None:
+        """Make a pair with a block of terms of its own: both sides of a swap never share one.
+
+        Raises FileAccess or OutOfSpace.
+        """
+        terms = Terms(disk.terms(release))
         self.release = release
+        self._machine = machine
+        self._disk = disk
         self._served = served_models(release)
         self.settings = settings
         self.journal = journal
         self._loop = asyncio.get_running_loop()
-        self._crew = Crew(keeper, self._spec, self)
+        self._crew = Crew(machine, self._spec, self)
         self._agreements = Agreements(release.bundles)
         ids = itertools.count(1)
         self._flights = Flights(self, ids)
@@ -75,7 +82,7 @@ class Pair:
         """Start the workers; ``repaired`` is called when a bundle verifies that was refused when this pair began."""
         self._conductor.start()
         self._tick()
-        work = watch_disk(self.release, self.settings.scrub_every_s, self.journal, repaired)
+        work = watch_disk(self._disk, self.release, self.settings.scrub_every_s, self.journal, repaired)
         self._disk_check = self._loop.create_task(work)
 
     def drain(self) -> None:
@@ -133,7 +140,7 @@ class Pair:
 
     def _accept(self) -> None:
         try:
-            accept(self.release)
+            self._disk.accept(self.release)
             self._accepted = True
         except HotspareError as error:
             self.journal.note(f"The floor could not be kept: {error}")
@@ -205,6 +212,10 @@ class Pair:
     def now_ms(self) -> float:
         """Return monotonic milliseconds."""
         return self._loop.time() * 1000
+
+    def oom_kills(self) -> int:
+        """Return how many processes were killed for want of memory so far."""
+        return self._machine.oom_kills()
 
     def ready_workers(self) -> list[Worker]:
         """Return the workers that can answer."""

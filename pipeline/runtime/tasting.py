@@ -7,7 +7,7 @@ from pipeline.runtime import detectors
 from pipeline.runtime.crew import Crew, Worker
 from pipeline.runtime.flights import Flight, Flights
 from pipeline.runtime.members import Fault, Seat
-from pipeline.runtime.procfs import ProcessSample, sample, waited_ms
+from pipeline.runtime.procfs import ProcessSample, waited_ms
 from pipeline.runtime.request import TASTER_REPLICA
 from pipeline.runtime.settings import Settings
 
@@ -57,7 +57,7 @@ class Taster:
     def judge(self, now_ms: float) -> None:
         """End a taster that hangs at its suspect, which is poison then; a stopped one is not the suspect's doing."""
         worker = self._worker
-        found = None if worker is None or worker.pid is None or self._suspect is None else sample(worker.pid)
+        found = None if worker is None or self._suspect is None else worker.look()
         if worker is None or found is None:
             self._given = None
             return

@@ -6,7 +6,7 @@ starts above that. A failover within the block needs no disk, so a full one cann
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import FileAccess, HotspareError
@@ -47,22 +47,47 @@ def read_terms(path: Path) -> Remembered:
         raise FileAccess(f"{path} is damaged ({'; '.join(error.problems)}); {advice}.") from error
 
 
-def reserve_terms(path: Path, last_used: int) -> Remembered:
+class TermsStore(Protocol):
+    """Where terms outlive the process, as a port."""
+
+    def read(self) -> Remembered:
+        """Return what was remembered; raises FileAccess when it cannot be understood."""
+
+    def write(self, remembered: Remembered) -> None:
+        """Remember; raises FileAccess or OutOfSpace."""
+
+
+@dataclass(frozen=True)
+class TermsFile:
+    """A file of terms."""
+
+    path: Path
+
+    def read(self) -> Remembered:
+        """Read the file, see :func:`read_terms`."""
+        return read_terms(self.path)
+
+    def write(self, remembered: Remembered) -> None:
+        """Replace the file."""
+        write_atomic(self.path, readable_json(plain(remembered)))
+
+
+def reserve_terms(store: TermsStore, last_used: int) -> Remembered:
     """Reserve the next block above what was reserved or used; raises FileAccess or OutOfSpace."""
-    kept = read_terms(path)
+    kept = store.read()
     reserved = Remembered(1, max(kept.reserved_through, last_used) + BLOCK, last_used, kept.serving)
-    write_atomic(path, readable_json(plain(reserved)))
+    store.write(reserved)
     return reserved
 
 
 class Terms:
-    """The terms of one pair while it runs: the file is written at the start, and again far ahead of the block's end."""
+    """The terms of one pair while it runs: written down at the start, and again far ahead of the block's end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, store: TermsStore) -> None:
         """Reserve the first block; raises FileAccess or OutOfSpace."""
-        self.path = path
-        self.last = read_terms(path).reserved_through
-        self._reserved = reserve_terms(path, self.last).reserved_through
+        self._store = store
+        self.last = store.read().reserved_through
+        self._reserved = reserve_terms(store, self.last).reserved_through
 
     def use(self, term: int) -> str | None:
         """Count a term as used; returns a sentence when the next block is needed soon and cannot be reserved."""
@@ -70,7 +95,7 @@ class Terms:
         if self._reserved - term > BLOCK // 2:
             return None
         try:
-            self._reserved = reserve_terms(self.path, term).reserved_through
+            self._reserved = reserve_terms(self._store, term).reserved_through
         except HotspareError as error:
             return f"The next terms could not be reserved, {self._reserved - term} are left: {error}"
         return None
@@ -79,8 +104,8 @@ class Terms:
         """Write who serves, for people and for monitoring; returns a sentence when that fails, which harms nothing."""
         try:
             # In a swap two pairs of one model live side by side: neither takes back what the other has reserved.
-            reserved = max(self._reserved, read_terms(self.path).reserved_through)
-            write_atomic(self.path, readable_json(plain(Remembered(1, reserved, term, serving))))
+            reserved = max(self._reserved, self._store.read().reserved_through)
+            self._store.write(Remembered(1, reserved, term, serving))
         except HotspareError as error:
             return f"Who serves could not be written down: {error}"
         return None

@@ -19,7 +19,7 @@ from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.flights import Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.members import Fault
-from pipeline.runtime.procfs import ProcessSample, oom_kills, waited_ms
+from pipeline.runtime.procfs import ProcessSample, waited_ms
 from pipeline.runtime.release import Release
 from pipeline.runtime.service import Answer
 from pipeline.runtime.settings import Settings
@@ -41,6 +41,9 @@ class Ground(Protocol):
 
     def now_ms(self) -> float:
         """Return monotonic milliseconds."""
+
+    def oom_kills(self) -> int:
+        """Return how many processes were killed for want of memory so far."""
 
     def ready_workers(self) -> list[Worker]:
         """Return the workers that can answer."""
@@ -99,7 +102,7 @@ class Watch:
         self._debts = Debts(settings, ground, flights)
         self._last_tick_ms = ground.now_ms()
         self._next_second_ms = self._last_tick_ms + _SECOND_MS
-        self._oom_kills = oom_kills()
+        self._oom_kills = ground.oom_kills()
 
     def begin(self, worker: Worker) -> None:
         """Watch a worker that has just become ready."""
@@ -273,7 +276,7 @@ class Watch:
 
     def ended(self, exit_status: int | None, suspects: int) -> Evidence:
         """Return what is known of how a worker ended."""
-        before, self._oom_kills = self._oom_kills, oom_kills()
+        before, self._oom_kills = self._oom_kills, self._ground.oom_kills()
         starved = self._oom_kills - before
         killed = Fault.OUT_OF_MEMORY if starved else Fault.KILLED
         fault = Fault.CRASH if ended_by_itself(exit_status) else killed

@@ -34,6 +34,9 @@ class Spare:
     def infer(self, request_id: int, _term: int, _inputs: object, now_ms: float) -> None:
         self.sent_ms[request_id] = now_ms
 
+    def look(self) -> ProcessSample | None:
+        return None
+
     def kill(self) -> None:
         self.closing, self.usable = True, False
 
@@ -96,7 +99,7 @@ async def turns() -> None:
 
 
 def kernel_says(monkeypatch: pytest.MonkeyPatch, state: str, cpu_ms: float = 0.0) -> None:
-    monkeypatch.setattr(tasting, "sample", lambda _pid: ProcessSample(state, cpu_ms, 0.0, 0))
+    monkeypatch.setattr(Spare, "look", lambda _spare: ProcessSample(state, cpu_ms, 0.0, 0))
 
 
 def test_suspects_are_tried_one_at_a_time_on_one_taster() -> None:

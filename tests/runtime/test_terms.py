@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import FileAccess, SurroundingsError
 from pipeline.core.names import Role
-from pipeline.runtime.terms import BLOCK, Terms, read_terms, terms_path
+from pipeline.runtime.terms import BLOCK, Terms, TermsFile, read_terms, terms_path
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_first_term_ever_is_one(path: Path) -> None:
-    assert Terms(path).last == 0
+    assert Terms(TermsFile(path)).last == 0
 
 
 @given(lives=st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=5))
@@ -23,7 +23,7 @@ def test_no_term_is_used_twice_over_restarts_however_many_a_life_used(tmp_path_f
     path = terms_path(tmp_path_factory.mktemp("terms"), "tiny")
     highest = 0
     for changes in lives:
-        terms = Terms(path)
+        terms = Terms(TermsFile(path))
         assert terms.last >= highest
         for term in range(terms.last + 1, terms.last + changes + 1):
             assert terms.use(term) is None
@@ -32,18 +32,18 @@ def test_no_term_is_used_twice_over_restarts_however_many_a_life_used(tmp_path_f
 
 
 def test_in_a_swap_neither_side_takes_back_what_the_other_reserved(path: Path) -> None:
-    old = Terms(path)
+    old = Terms(TermsFile(path))
     old.use(old.last + 1)
-    new = Terms(path)
+    new = Terms(TermsFile(path))
     assert new.last > old.last
     new.use(new.last + 1)
     old.tell(old.last, Role.PRIMARY)
     old.use(old.last + 1)
-    assert Terms(path).last > new.last
+    assert Terms(TermsFile(path)).last > new.last
 
 
 def test_who_serves_is_written_down_with_the_reservation_kept(path: Path) -> None:
-    terms = Terms(path)
+    terms = Terms(TermsFile(path))
     terms.use(1)
     assert terms.tell(1, Role.BACKUP) is None
     found = read_terms(path)
@@ -52,7 +52,7 @@ def test_who_serves_is_written_down_with_the_reservation_kept(path: Path) -> Non
 
 
 def test_without_a_disk_terms_go_on_until_the_block_ends_and_each_use_near_it_says_so(path: Path) -> None:
-    terms = Terms(path)
+    terms = Terms(TermsFile(path))
     path.unlink()
     path.parent.rmdir()
     path.parent.write_text("in the way")
@@ -70,10 +70,10 @@ def test_a_damaged_file_is_not_taken_for_none(path: Path, content: str) -> None:
     path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(FileAccess, match="terms from being used twice"):
-        Terms(path)
+        Terms(TermsFile(path))
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     with pytest.raises(SurroundingsError):
-        Terms(terms_path(tmp_path / "state", "tiny"))
+        Terms(TermsFile(terms_path(tmp_path / "state", "tiny")))
