@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from pipeline.bundle.attestation import Predicate
 from pipeline.core.names import Role
 from pipeline.core.recipe import Metric, Recipe
 from pipeline.score.scorecard import Scorecard, TaskScore
@@ -64,6 +65,18 @@ def describe_version(card: Scorecard, bundle_id: str, size_bytes: int) -> str:
         f"`{card.candidate}` in a signed bundle of {size_bytes:,} bytes, id `{bundle_id}`.\n\n"
         f"On {card.task.rows:,} {card.task.split} rows: {_figures(card)}."
     )
+
+
+def describe_drill(told: Predicate) -> str:
+    """Return a drill run's description: the verdict, then each drill with what it missed."""
+    lines = [
+        f"- `{one.name}` × {one.repeats}: {'passed' if one.passed else 'failed: ' + '; '.join(one.misses)}; "
+        f"{one.requests:,} requests, {one.lost} lost, {one.wrong} wrong"
+        + ("" if one.rto_ms is None else f", service restored after {one.rto_ms:.4g} ms at worst")
+        for one in told.drills
+    ]
+    verdict = "passed" if told.passed else "failed"
+    return "\n".join([f"Drill of {told.ended_at} in the {told.world} world: **{verdict}**.", "", *lines])
 
 
 def _pair(cards: Iterable[Scorecard], selected: Selected) -> str:

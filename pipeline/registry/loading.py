@@ -1,27 +1,31 @@
 """Reading what the stages left of one model, verified, into one value."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.bundle.attestation import ATTESTATION_FILE, verify_attestation
 from pipeline.bundle.io_contract import TensorContract
-from pipeline.bundle.policy import load_policy
+from pipeline.bundle.policy import TrustPolicy, load_policy
+from pipeline.bundle.reading import read_small
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_file, sha256_hex
 from pipeline.core.environment import for_children
-from pipeline.core.errors import MissingStageError
+from pipeline.core.errors import MissingStageError, Tampered
+from pipeline.core.files import read_bytes, read_json
 from pipeline.core.names import Role
 from pipeline.core.recipe import RECIPES, load_recipe
 from pipeline.core.records import read_record
 from pipeline.engines.base import Quantization, TensorSpec
-from pipeline.registry.record import Build, Lineage, Sealed
+from pipeline.registry.record import Build, Drill, Lineage, Sealed
 from pipeline.score.scorecard import Scorecard
 from pipeline.score.selection import SELECTION_FILE, Selected
 from pipeline.score.store import read_scored
 
 _REPORT_FILE = "index.html"
+_DRILL_FILE, _METRICS_FILE = "drill.json", "metrics.json"
 
 
 def packed_models() -> tuple[str, ...]:
@@ -80,7 +84,36 @@ def load_build(model: str, lineage: Lineage, now: datetime) -> Build:
         report=report if report.is_file() else None,
         trust=layout.TRUST_POLICY,
         lineage=lineage,
+        loaded_at=now,
+        drill=load_drill(model, policy),
     )
+
+
+def load_drill(model: str, policy: TrustPolicy) -> Drill | None:
+    """Read and verify a model's latest drill; None before the first.
+
+    Raises the Untrusted error that fits for an attestation that is not ours, or that is about another report.
+    """
+    folder = layout.drill_dir(model)
+    if not (folder / ATTESTATION_FILE).is_file():
+        return None
+    data = read_small(folder / ATTESTATION_FILE)
+    statement = verify_attestation(data, policy, str(folder / ATTESTATION_FILE))
+    advice = f"run `hotspare drill {model}` again"
+    report = read_bytes(folder / _DRILL_FILE, Tampered, advice)
+    if statement.predicate.model != model or statement.predicate.report_sha256 != sha256_hex(report):
+        raise Tampered(f"{folder / ATTESTATION_FILE} attests another report than {_DRILL_FILE}; {advice}.")
+    figures = read_json(folder / _METRICS_FILE, Tampered, advice)
+    metrics = dict(_numbers(figures))
+    return Drill(statement, sha256_hex(data), folder, metrics)
+
+
+def _numbers(value: object, prefix: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, (int, float)):
+        yield prefix, float(value)
 
 
 def _bundle_place(model: str, role: Role) -> Path:

@@ -15,6 +15,8 @@ from pipeline.core.schema import Rule
 from pipeline.core.strict_yaml import read_yaml
 
 POLICY = Path("mlflow/promotion.yaml")
+_DAY_SECONDS = 86_400
+_CLOCKS_APART_DAYS = 300 / _DAY_SECONDS  # two machines' clocks may differ by so much
 
 
 class Mode(StrEnum):
@@ -34,6 +36,17 @@ class Gates:
     latency_p50_max_ratio: Annotated[
         float, Rule("Median latency over the float reference's, measured interleaved.", minimum=0)
     ] = 3.0
+    drill_max_age_days: Annotated[
+        float | None, Rule("This pair passed a live drill, attested, at most so long ago.", minimum=0)
+    ] = None
+    drill_rto_ms_max: Annotated[
+        float | None, Rule("Time to restore service in that drill, its 95th percentile.", minimum=0)
+    ] = None
+
+    @property
+    def ask_for_drill(self) -> bool:
+        """Tell whether a pair must have been drilled."""
+        return self.drill_max_age_days is not None or self.drill_rto_ms_max is not None
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,25 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """The bundle ids of a primary and its backup."""
+
+    primary: str
+    backup: str
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a drill attestation says; it was verified before this was read."""
+
+    pair: Pair
+    is_live: bool
+    passed: bool
+    ended_at: datetime
+    rto_ms_p95: float | None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the gates look at."""
 
@@ -82,19 +114,13 @@ class Facts:
     diverse: tuple[Diversity, ...]
     primary: Standing
     backup: Standing
+    now: datetime
+    rehearsal: Rehearsal | None = None
 
     @property
-    def pair(self) -> "Pair":
+    def pair(self) -> Pair:
         """Return the two bundles by their ids."""
         return Pair(self.primary.bundle_id, self.backup.bundle_id)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The bundle ids of a primary and its backup."""
-
-    primary: str
-    backup: str
 
 
 @dataclass(frozen=True)
@@ -149,6 +175,8 @@ def _judge(gates: Gates, facts: Facts) -> Iterator[Gate]:
     yield _two_bundles(facts)
     for kind in facts.diverse:
         yield _diverse(kind, facts)
+    if gates.ask_for_drill:
+        yield from _drilled(gates, facts)
 
 
 def _same_contract(facts: Facts) -> Gate:
@@ -168,6 +196,34 @@ def _diverse(kind: Diversity, facts: Facts) -> Gate:
     primary, backup = getattr(facts.primary, field), getattr(facts.backup, field)
     finding = f"the recipe asks for another {kind}; they have {primary} and {backup}"
     return Gate(f"diverse {kind}", primary != backup, finding)
+
+
+def _drilled(gates: Gates, facts: Facts) -> Iterator[Gate]:
+    held, advice = facts.rehearsal, f"run `hotspare drill {facts.model}`"
+    if held is None:
+        yield Gate("drill", False, f"no drill of this pair is attested; {advice}")
+        return
+    flaws = {
+        "of another pair": held.pair != facts.pair,
+        "in the simulated world alone": not held.is_live,
+        "that missed its objectives": not held.passed,
+    }
+    told = " and ".join(flaw for flaw, holds in flaws.items() if holds)
+    yield Gate("drill", not told, f"the attested drill is one {told}; {advice}" if told else "this pair passed it")
+    if gates.drill_max_age_days is not None:
+        days = (facts.now - held.ended_at).total_seconds() / _DAY_SECONDS
+        passed = -_CLOCKS_APART_DAYS <= days <= gates.drill_max_age_days
+        age = f"it was held {days:.3g} days ago" if days >= 0 else f"it ends {-days:.3g} days after this machine's time"
+        yield Gate("drill age", passed, f"{age}, allowed are {gates.drill_max_age_days:g}; {advice}")
+    if gates.drill_rto_ms_max is not None:
+        yield _restored(held.rto_ms_p95, gates.drill_rto_ms_max)
+
+
+def _restored(rto_ms: float | None, most: float) -> Gate:
+    if rto_ms is None:
+        return Gate("drill RTO", False, "no fault of the attested drill had a time to restore; play one that has")
+    finding = f"service was restored after {rto_ms:.4g} ms, allowed are {most:g} ms"
+    return Gate("drill RTO", rto_ms <= most, finding)
 
 
 @dataclass(frozen=True)

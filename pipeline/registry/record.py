@@ -1,17 +1,19 @@
 """What a build leaves in the registry, as values: its run, a run for every candidate, a version for every bundle."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.attestation import DrillStatement
 from pipeline.core.canonical import canonical_json, sha256_file, sha256_hex
 from pipeline.core.names import Role
 from pipeline.core.recipe import Recipe
 from pipeline.core.schema import plain
 from pipeline.engines.base import TensorSpec
-from pipeline.registry.description import describe_build, describe_candidate, describe_version
-from pipeline.registry.promotion import Facts, Standing
+from pipeline.registry.description import describe_build, describe_candidate, describe_drill, describe_version
+from pipeline.registry.promotion import Facts, Pair, Rehearsal, Standing
 from pipeline.registry.store import RunDraft, VersionDraft
 from pipeline.score.scorecard import Scorecard, card_file
 from pipeline.score.selection import SELECTION_FILE, Selected
@@ -30,6 +32,35 @@ class Sealed:
     io_contract_sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Drill:
+    """The latest drill of a model: its verified attestation, its figures and its files."""
+
+    statement: DrillStatement
+    attestation_sha256: str
+    folder: Path
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rehearsal(self) -> Rehearsal:
+        """Return what the gates of promotion look at."""
+        told = self.statement.predicate
+        pair = Pair(self.statement.bundle_id(Role.PRIMARY), self.statement.bundle_id(Role.BACKUP))
+        return Rehearsal(pair, told.world == "live", told.passed, self.statement.ended_at, told.rto_ms_p95)
+
+    def tags(self) -> dict[str, str]:
+        """Return what a version that was drilled says of it."""
+        told = self.statement.predicate
+        tags = {
+            "drill_verdict": "passed" if told.passed else "failed",
+            "drill_world": told.world,
+            "drill_at": told.ended_at,
+            "drill_attestation_sha256": self.attestation_sha256,
+        }
+        # Always set: a figure of an older drill must not stand beside the verdict of this one.
+        return {**tags, "drill_rto_ms_p95": "none" if told.rto_ms_p95 is None else f"{told.rto_ms_p95:.4g}"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +90,8 @@ class Build:
     report: Path | None
     trust: Path
     lineage: Lineage
+    loaded_at: datetime
+    drill: Drill | None = None
 
     @property
     def model(self) -> str:
@@ -78,7 +111,14 @@ class Build:
             self.recipe.select.backup.diverse,
             _standing(self.primary),
             _standing(self.backup),
+            self.loaded_at,
+            self.drill.rehearsal if self.drill else None,
         )
+
+    @property
+    def own_drill(self) -> Drill | None:
+        """Return the drill if it was held on these very bundles."""
+        return self.drill if self.drill and self.drill.rehearsal.pair == self.facts().pair else None
 
 
 def build_draft(build: Build) -> RunDraft:
@@ -139,6 +179,25 @@ def candidate_drafts(build: Build, build_key: str) -> Iterator[RunDraft]:
         key = sha256_hex(canonical_json({"build": build_key, "candidate": card.candidate}))
         files = (("", build.scorecards / card_file(card.candidate)),)
         yield RunDraft(key, card.candidate, describe_candidate(card, verdict), tags, params, _metrics(card), files)
+
+
+def drill_draft(build: Build, drill: Drill) -> RunDraft:
+    """Return the run of a drill: its report, figures and attestation; its key is the attestation's digest."""
+    told = drill.statement.predicate
+    tags = {
+        "kind": "drill",
+        "model": build.model,
+        **drill.tags(),
+        **{f"{sealed.role}_bundle_id": sealed.bundle_id for sealed in build.sealed},
+        **build.lineage.tags(),
+    }
+    params = {
+        "drills": ", ".join(one.name for one in told.drills),
+        **{f"machine.{k}": v for k, v in told.machine.items()},
+    }
+    key = sha256_hex(canonical_json({"drill": drill.attestation_sha256}))
+    name = f"drill-{key[:8]}"
+    return RunDraft(key, name, describe_drill(told), tags, params, drill.metrics, (("drill", drill.folder),))
 
 
 def version_draft(build: Build, sealed: Sealed, run_id: str) -> VersionDraft:

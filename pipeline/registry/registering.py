@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.core.names import Role
 from pipeline.registry.description import describe_model
-from pipeline.registry.record import Build, Sealed, build_draft, candidate_drafts, version_draft
+from pipeline.registry.record import Build, Sealed, build_draft, candidate_drafts, drill_draft, version_draft
 from pipeline.registry.store import Registry, Version, version_of
 
 
@@ -44,13 +44,41 @@ def log_build(registry: Registry, build: Build) -> tuple[str, bool]:
     return run_id, True
 
 
+def log_drill(registry: Registry, build: Build, build_run: str) -> str | None:
+    """Log the drill of a build's own pair below the build's run; returns its run, or None where there is none."""
+    drill = build.own_drill
+    if drill is None:
+        return None
+    draft = drill_draft(build, drill)
+    found = registry.find_run(build.model, draft.key)
+    if found is not None and found.finished:
+        return found.run_id
+    run_id = registry.write_run(build.model, draft, build_run)
+    registry.finish_run(run_id)
+    return run_id
+
+
 def register_build(registry: Registry, build: Build) -> Registered:
     """Log a build, and register a version for each of its two bundles that has none yet."""
     run_id, made = log_build(registry, build)
     registry.describe_model(build.model, describe_model(build.recipe, build.cards, build.selected))
     known = registry.versions(build.model)
     entries = tuple(_enter(registry, build, sealed, run_id, known) for sealed in build.sealed)
+    _tell_drill(registry, build, entries, log_drill(registry, build, run_id))
     return Registered(run_id, made, entries)
+
+
+def _tell_drill(registry: Registry, build: Build, entries: tuple[Entry, ...], run_id: str | None) -> None:
+    """Tag both versions with the latest drill of exactly this pair; an older pair's drill leaves no mark."""
+    if build.own_drill is None or run_id is None:
+        return
+    known = registry.versions(build.model)
+    tags = {**build.own_drill.tags(), "drill_run_id": run_id}
+    for entry in entries:
+        version = version_of(known, entry.bundle_id)
+        for key, value in tags.items():
+            if version is not None and version.tags.get(key) != value:
+                registry.tag_version(build.model, version.number, key, value)
 
 
 def _enter(registry: Registry, build: Build, sealed: Sealed, run_id: str, known: tuple[Version, ...]) -> Entry:

@@ -14,6 +14,14 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.bundle.attestation import (
+    ATTESTATION_FILE,
+    PREDICATE_TYPE,
+    Drilled,
+    DrillStatement,
+    Predicate,
+    subjects,
+)
 from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import load_channel, verify_bundle
@@ -22,7 +30,7 @@ from pipeline.commands.build import promote as promote_command
 from pipeline.commands.build import promotion_effects, register
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_hex
-from pipeline.core.clock import utc_now
+from pipeline.core.clock import to_text, utc_now
 from pipeline.core.errors import KeyFileError, MissingStageError, PromotionRefused
 from pipeline.core.names import Format, Role, Scheme
 from pipeline.core.recipe import Metric
@@ -34,6 +42,8 @@ from pipeline.registry.memory import MemoryRegistry
 from pipeline.score.scorecard import Decision, Fidelity, Scorecard, Scored, Size, TaskScore, Timings
 from pipeline.score.selection import SELECTION_FILE, Selected, Verdict
 from pipeline.score.store import write_scored
+from pipeline.seal.attestation import sign_attestation
+from pipeline.seal.keys import load_private_key
 
 RECIPE = """
 model: toy
@@ -65,7 +75,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, fixture_models: Path) -> Pa
         Path("rows.npz").write_bytes(encode_npz({"x": rows, "y": np.arange(64) % 2}))
         assert main(["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"]) == 0
         _stages(model, {})
-        assert main(["pack", "toy"]) == 0
+        _pack_and_drill()
     return root
 
 
@@ -134,13 +144,34 @@ def _card(record: CandidateRecord, loss: float) -> Scorecard:
     )
 
 
+def _pack_and_drill(**changes: object) -> None:
+    """Pack, then leave what a drill of the packed pair leaves; ``changes`` are of what it attests."""
+    assert main(["pack", "toy"]) == 0
+    _drill(_bundle_ids(), **changes)
+
+
+def _drill(bundle_ids: dict[str, str], **changes: object) -> None:
+    folder, now = layout.drill_dir("toy"), to_text(utc_now())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").write_text("<!doctype html><title>drill</title>")
+    (folder / "metrics.json").write_text(json.dumps({"rto_ms_p95": 31.5, "kill-primary": {"lost": 0}}))
+    (folder / "drill.json").write_text(json.dumps({"schema_version": 1}))
+    drills = (Drilled("kill-primary", "ab" * 32, 1, True, 300, 0, 0, 31.5),)
+    digest = sha256_hex((folder / "drill.json").read_bytes())
+    told = Predicate("toy", "live", now, now, True, drills, digest, "a test", {"processors": "2"}, 31.5)
+    pair = subjects("toy", {Role(role): bundle_id for role, bundle_id in bundle_ids.items()})
+    statement = DrillStatement(pair, PREDICATE_TYPE, replace(told, **changes))
+    signed = sign_attestation(statement, load_private_key(), load_policy(layout.TRUST_POLICY))
+    (folder / ATTESTATION_FILE).write_bytes(signed)
+
+
 def _swap_roles() -> None:
     """Select the other way round and pack anew, as a changed recipe would."""
     cards = [
         _card(_record(variant, Scheme(scheme), b""), 0.001) for variant, scheme in (("dense", "f32"), ("p50", "w8"))
     ]
     _select(BACKUP, PRIMARY, cards)
-    assert main(["pack", "toy"]) == 0
+    _pack_and_drill()
 
 
 def _bundle_ids() -> dict[str, str]:
@@ -190,7 +221,7 @@ def test_registering_again_changes_nothing(
 
 def test_repacking_the_same_payload_is_the_same_pair(project: Path, registry: MemoryRegistry) -> None:
     main(["register"])
-    assert main(["pack", "toy"]) == 0
+    _pack_and_drill()
     assert main(["register"]) == 0
     assert len(registry.versions("toy")) == 2
     assert _channel()["seq"] == 1
@@ -211,7 +242,7 @@ def test_a_failing_gate_registers_but_leaves_the_pair_in_force(
     main(["register"])
     before = _channel()
     _stages((fixture_models / "tiny_dense.tflite").read_bytes(), {BACKUP: 0.5})
-    main(["pack", "toy"])
+    _pack_and_drill()
     assert main(["register"]) == PromotionRefused.exit_code
     assert "backup loss" in capsys.readouterr().err
     assert _channel() == before
@@ -256,7 +287,7 @@ def test_a_dvc_experiment_is_logged_and_promotes_nothing(
 ) -> None:
     monkeypatch.setenv(variable, "brave-fox")
     assert main(["register"]) == 0
-    assert len(registry.runs) == 5
+    assert len(registry.runs) == 6
     assert (registry.versions("toy"), registry.aliases("toy")) == ((), {})
     assert not layout.channel_dir("toy").exists()
     assert main(["promote", "toy"]) != 0
@@ -341,7 +372,7 @@ def test_a_channel_of_a_foreign_key_is_not_followed(
     for path in (layout.TRUST_POLICY, layout.KEYS / "signing.pem", layout.KEYS / "signing.pub"):
         path.unlink()
     main(["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"])
-    main(["pack", "toy"])
+    _pack_and_drill()
     assert main(["register"]) == PromotionRefused.exit_code
     assert "artifacts/channels/toy" in capsys.readouterr().err
     shutil.rmtree(layout.channel_dir("toy"))
@@ -358,7 +389,7 @@ def test_without_the_private_key_nothing_is_begun(project: Path, registry: Memor
 
 def test_a_key_that_may_not_sign_channels_is_told(project: Path, registry: MemoryRegistry) -> None:
     policy = yaml.safe_load(layout.TRUST_POLICY.read_text())
-    policy["keys"]["main"]["uses"] = ["bundle"]
+    policy["keys"]["main"]["uses"] = ["bundle", "drill"]
     layout.TRUST_POLICY.write_text(yaml.safe_dump(policy))
     assert main(["register"]) == KeyFileError.exit_code
     assert promotion_effects.BEGUN_TAG not in registry.model_tags("toy")
@@ -406,6 +437,88 @@ def test_the_channel_folder_is_there_at_every_moment_of_a_promotion(
     watching.clear()
     assert seen
     assert all(seen)
+
+
+def _versions(registry: MemoryRegistry) -> list[dict[str, str]]:
+    return [dict(version.tags) for version in registry.versions("toy")]
+
+
+def test_the_drill_of_a_pair_is_logged_beside_its_versions(project: Path, registry: MemoryRegistry) -> None:
+    assert main(["register"]) == 0
+    runs = {run_id: run for run_id, run in registry.runs.items() if run.draft.tags["kind"] == "drill"}
+    ((run_id, run),) = runs.items()
+    assert run.finished
+    assert registry.runs[run.parent].draft.tags["kind"] == "build"
+    assert run.draft.metrics == {"rto_ms_p95": 31.5, "kill-primary.lost": 0.0}
+    assert run.draft.files == (("drill", layout.drill_dir("toy")),)
+    for tags in _versions(registry):
+        assert (tags["drill_verdict"], tags["drill_rto_ms_p95"], tags["drill_run_id"]) == ("passed", "31.5", run_id)
+
+
+def test_another_drill_of_the_same_pair_is_another_run_and_the_versions_name_the_latest(
+    project: Path, registry: MemoryRegistry
+) -> None:
+    main(["register"])
+    runs = len(registry.runs)
+    drilled = replace(Drilled("kill-primary", "ab" * 32, 1, True, 300, 0, 0, 44.0))
+    _drill(_bundle_ids(), rto_ms_p95=44.0, drills=(drilled,))
+    assert main(["register"]) == 0
+    assert len(registry.runs) == runs + 1
+    assert {tags["drill_rto_ms_p95"] for tags in _versions(registry)} == {"44"}
+    assert _channel()["seq"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"started_at": "2020-01-01T00:00:00Z", "ended_at": "2020-01-01T00:00:00Z"}, "drill age"),
+        ({"rto_ms_p95": 90_000.0}, "drill RTO"),
+        ({"world": "simulated"}, "simulated world alone"),
+        ({"passed": False, "drills": (Drilled("a", "ab" * 32, 1, False, 9, 1, 0, 3.0),)}, "missed its objectives"),
+    ],
+)
+def test_a_drill_that_does_not_suffice_registers_and_promotes_nothing(
+    project: Path,
+    registry: MemoryRegistry,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object],
+    words: str,
+) -> None:
+    _drill(_bundle_ids(), **changes)
+    assert main(["register"]) == PromotionRefused.exit_code
+    assert words in capsys.readouterr().err
+    assert not layout.channel_dir("toy").exists()
+    assert len(registry.versions("toy")) == 2
+
+
+def test_the_drill_of_an_older_pair_opens_no_gate_and_marks_no_version(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = _bundle_ids()
+    _drill({"primary": ids["backup"], "backup": ids["primary"]})
+    assert main(["register"]) == PromotionRefused.exit_code
+    assert "another pair" in capsys.readouterr().err
+    assert all("drill_verdict" not in tags for tags in _versions(registry))
+
+
+def test_without_a_drill_the_gate_says_what_to_run(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(layout.drill_dir("toy"))
+    assert main(["register"]) == PromotionRefused.exit_code
+    assert "hotspare drill toy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "code"),
+    [("drill.json", b'{"schema_version":2}', 30), (ATTESTATION_FILE, b"{}", 32)],
+)
+def test_a_forged_drill_is_an_error_before_anything_is_logged(
+    project: Path, registry: MemoryRegistry, file: str, data: bytes, code: int
+) -> None:
+    (layout.drill_dir("toy") / file).write_bytes(data)
+    assert main(["register"]) == code
+    assert registry.runs == {}
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "http://user:secret@127.0.0.1:9/x"])
@@ -478,7 +591,7 @@ def test_a_register_killed_at_any_moment_is_completed_by_the_next(
     killed = subprocess.run([sys.executable, "-c", killer], capture_output=True, timeout=LONG_SECONDS, check=False)
     assert killed.returncode == -9, killed.stderr
     assert main(["register"]) == 0
-    assert counts() == {"runs": 5, "finished": 5, "versions": 2}
+    assert counts() == {"runs": 6, "finished": 6, "versions": 2}
     channel = _channel()
     assert {role: channel[role] for role in ("primary", "backup")} == _bundle_ids()
 

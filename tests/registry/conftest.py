@@ -8,6 +8,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def build(tmp_path: Path, recipe: Recipe) -> Build:
         report,
         trust,
         lineage,
+        datetime(2026, 11, 1, tzinfo=UTC),
     )
 
 

@@ -21,6 +21,7 @@ from pipeline.registry.promotion import (
     Promote,
     PromotionPolicy,
     Refuse,
+    Rehearsal,
     Standard,
     Standing,
     decide,
@@ -32,10 +33,12 @@ from pipeline.registry.promotion import (
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 PRIMARY = Standing(Role.PRIMARY, "aa" * 32, "dense.f16", Scheme.F16, Format.TFLITE, "cc" * 32, 0.001, 1.0)
 BACKUP = Standing(Role.BACKUP, "bb" * 32, "p50.w8", Scheme.W8, Format.TFLITE, "cc" * 32, 0.009, 1.4)
-FACTS = Facts("credit", 0.01, (Diversity.SCHEME,), PRIMARY, BACKUP)
+PAIR = Pair("aa" * 32, "bb" * 32)
+FACTS = Facts("credit", 0.01, (Diversity.SCHEME,), PRIMARY, BACKUP, NOW)
 POLICY_NOW = PromotionPolicy(Mode.AUTOMATIC, Gates())
 TERMS = ChannelTerms()
-PAIR = Pair("aa" * 32, "bb" * 32)
+DRILLED = Rehearsal(PAIR, True, True, NOW - timedelta(days=2), 40.0)
+ASKS_FOR_DRILL = PromotionPolicy(Mode.AUTOMATIC, Gates(drill_max_age_days=7, drill_rto_ms_max=250))
 
 
 def test_a_pair_that_meets_every_gate_is_promoted() -> None:
@@ -85,6 +88,59 @@ def test_nan_figures_never_pass() -> None:
     assert len(refused.reasons) == 2
 
 
+def test_a_policy_that_asks_for_no_drill_needs_none() -> None:
+    assert isinstance(decide(POLICY_NOW, replace(FACTS, rehearsal=None)), Promote)
+    bad = replace(DRILLED, passed=False, is_live=False, rto_ms_p95=None)
+    assert isinstance(decide(POLICY_NOW, replace(FACTS, rehearsal=bad)), Promote)
+
+
+def test_a_fresh_live_drill_of_exactly_this_pair_opens_the_gate() -> None:
+    verdict = decide(ASKS_FOR_DRILL, replace(FACTS, rehearsal=DRILLED))
+    assert isinstance(verdict, Promote)
+    assert [gate.name for gate in verdict.gates][-3:] == ["drill", "drill age", "drill RTO"]
+
+
+@pytest.mark.parametrize(
+    ("rehearsal", "gate", "words"),
+    [
+        (None, "drill", "hotspare drill credit"),
+        (replace(DRILLED, pair=Pair(PAIR.primary, "ee" * 32)), "drill", "another pair"),
+        (replace(DRILLED, pair=Pair("ee" * 32, PAIR.backup)), "drill", "another pair"),
+        (replace(DRILLED, pair=Pair(PAIR.backup, PAIR.primary)), "drill", "another pair"),
+        (replace(DRILLED, passed=False), "drill", "missed its objectives"),
+        (replace(DRILLED, is_live=False), "drill", "simulated world alone"),
+        (replace(DRILLED, ended_at=NOW - timedelta(days=7, seconds=1)), "drill age", "allowed are 7"),
+        (replace(DRILLED, ended_at=NOW + timedelta(minutes=6)), "drill age", "after this machine's time"),
+        (replace(DRILLED, rto_ms_p95=250.1), "drill RTO", "allowed are 250 ms"),
+        (replace(DRILLED, rto_ms_p95=None), "drill RTO", "no fault"),
+        (replace(DRILLED, rto_ms_p95=float("nan")), "drill RTO", "nan"),
+    ],
+)
+def test_each_flaw_of_a_drill_refuses_alone(rehearsal: Rehearsal | None, gate: str, words: str) -> None:
+    refused = decide(ASKS_FOR_DRILL, replace(FACTS, rehearsal=rehearsal))
+    assert isinstance(refused, Refuse)
+    assert [reason.split(":")[0] for reason in refused.reasons] == [gate]
+    assert words in refused.reasons[0]
+
+
+@pytest.mark.parametrize("gates", [Gates(drill_max_age_days=7), Gates(drill_rto_ms_max=250)])
+def test_either_key_alone_asks_for_a_drill(gates: Gates) -> None:
+    policy = PromotionPolicy(Mode.AUTOMATIC, gates)
+    assert isinstance(decide(policy, FACTS), Refuse)
+    assert isinstance(decide(policy, replace(FACTS, rehearsal=DRILLED)), Promote)
+    assert isinstance(decide(policy, replace(FACTS, rehearsal=replace(DRILLED, passed=False))), Refuse)
+
+
+def test_a_drill_exactly_at_its_bounds_passes() -> None:
+    at_bound = replace(DRILLED, ended_at=NOW - timedelta(days=7), rto_ms_p95=250.0)
+    assert isinstance(decide(ASKS_FOR_DRILL, replace(FACTS, rehearsal=at_bound)), Promote)
+
+
+def test_a_drill_that_ended_this_minute_on_a_clock_slightly_ahead_passes() -> None:
+    ahead = replace(DRILLED, ended_at=NOW + timedelta(minutes=4))
+    assert isinstance(decide(ASKS_FOR_DRILL, replace(FACTS, rehearsal=ahead)), Promote)
+
+
 def test_the_first_promotion_takes_sequence_one_and_its_dates_from_the_terms() -> None:
     issue = plan_channel(TERMS, None, 0, PAIR, NOW)
     assert issue == Issue(1, 1, NOW, NOW + timedelta(days=30), NOW + timedelta(days=90), "promoted")
@@ -124,7 +180,10 @@ def test_a_raised_epoch_issues_a_channel_for_the_same_pair() -> None:
 
 
 def test_the_shipped_policy_promotes_automatically() -> None:
-    assert load_policy(POLICY) == PromotionPolicy(Mode.AUTOMATIC, Gates(), ChannelTerms())
+    policy = load_policy(POLICY)
+    assert policy == PromotionPolicy(Mode.AUTOMATIC, policy.gates, ChannelTerms())
+    assert policy.gates == Gates(drill_max_age_days=30, drill_rto_ms_max=policy.gates.drill_rto_ms_max)
+    assert policy.gates.drill_rto_ms_max is not None
 
 
 def test_every_problem_of_a_policy_is_told_at_once() -> None:

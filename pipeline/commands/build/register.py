@@ -16,7 +16,7 @@ from pipeline.registry.loading import experiment_name, load_build, packed_models
 from pipeline.registry.promotion import Issue, Mode, PromotionPolicy, Refuse, decide
 from pipeline.registry.promotion import load_policy as load_promotion_policy
 from pipeline.registry.record import Build
-from pipeline.registry.registering import Registered, log_build, register_build
+from pipeline.registry.registering import Registered, log_build, log_drill, register_build
 from pipeline.registry.store import Registry
 
 EXAMPLE = "hotspare register"
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _log_only(registry: Registry, build: Build, experiment: str) -> list[Line]:
-    _, made = log_build(registry, build)
+    run_id, made = log_build(registry, build)
+    log_drill(registry, build, run_id)
     happened = f"{'logged' if made else 'known'}; experiment {experiment} promotes nothing"
     return [Line(build.model, str(s.role), s.card.candidate, None, None, happened) for s in build.sealed]
 
