@@ -8,7 +8,7 @@ import types
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from pipeline.drill.nouns import Objectives
 from pipeline.runtime.settings import Settings
@@ -24,8 +24,7 @@ def _base(hint: Any) -> type:
     """Return ``X`` of a hint ``X`` or ``X | None``."""
     if isinstance(hint, types.UnionType):
         hint = next(one for one in get_args(hint) if one is not types.NoneType)
-    assert isinstance(hint, type)
-    return hint
+    return cast(type, hint)
 
 
 SETTINGS = {one.name: _base(get_type_hints(Settings)[one.name]) for one in fields(Settings)}
