@@ -1,6 +1,6 @@
 """What a drill measures, computed from what was observed: pure, and the same for both worlds.
 
-- *MTTD*: from the strike until a diagnosis of it, or the failover where nothing was said.
+- *MTTD*: from the strike until a diagnosis of it, or the failover where that came first or nothing was said.
 - *time to switch*: from then until the failover.
 - *RTO*: from the strike until the first right answer after the last one that was not; 0 where no request noticed.
 - *time to redundancy*: from the strike until a standby is ready again.
@@ -193,9 +193,9 @@ def _worst(times_ms: Iterable[float | None]) -> float | None:
 
 
 def _accuracy_loss(observed: Observed) -> float | None:
-    if observed.degraded_accuracy is None or observed.float_accuracy is None:
+    if observed.degraded_score is None or observed.float_score is None:
         return None
-    return observed.float_accuracy - observed.degraded_accuracy
+    return observed.float_score - observed.degraded_score
 
 
 def struck_at(script: Script, moments: Sequence[Moment]) -> list[Struck]:
@@ -256,7 +256,10 @@ def _noticed_ms(
     said = [one for one in moments if one.kind is MomentKind.DETECTED and may_be_about(one, at_ms, strike)]
     true = [one.at_ms for one in said if one.component in facts.components | facts.may_say]
     soon = [one.at_ms for one in said if one.at_ms < until_ms]
-    return (true or soon)[0] if true or soon else failover_ms
+    found = min(true or soon, default=None)
+    if failover_ms is None or facts.at_next_start:
+        return found
+    return failover_ms if found is None else min(found, failover_ms)  # who lets another take over has noticed
 
 
 def _spans(

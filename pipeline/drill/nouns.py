@@ -197,8 +197,6 @@ class Observed:
     left_out: str = ""  # why it could not be played here
     memory_mb: float = 0.0  # of all processes of the pair, at most
     cpu_ratio: float = 0.0  # of one processor, on average
-    degraded_accuracy: float | None = None  # of the answers that the backup gave, against labels; None: not known
-    float_accuracy: float | None = None  # of the float model, on the same rows
     degraded_score: float | None = None  # the task's metric over the questions that the backup answered
     float_score: float | None = None  # the float model's, over the same questions
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, bundle ids: for the report

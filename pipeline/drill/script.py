@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from pipeline.core.errors import RecipeError
+from pipeline.core.errors import RecipeError, UsageError
 from pipeline.core.files import read_bytes
 from pipeline.core.names import Role
 from pipeline.drill import script_words as words_of
 from pipeline.drill.fault_facts import FACTS
 from pipeline.drill.nouns import Arrivals, FaultKind, Load, Objectives, Script, Strike
+from pipeline.drill.pair_settings import pair_settings
 from pipeline.drill.script_words import Place
-from pipeline.runtime.settings import Settings
 
 RULER = "----"
 SHOWABLE = ("serving", "diagnosed", "redundancy", "lost", "verdict")
@@ -229,15 +229,10 @@ def _check_whole(draft: _Draft) -> None:
             draft.place(number).says("strikes stand in the order of time")
         before = max(before, strike.at_ms)
     if not any(problem.startswith(f"line {draft.settings_line}:") for problem in draft.problems):
-        for problem in settings_of(draft.script).problems():
-            draft.place(draft.settings_line).says(problem)
-
-
-def settings_of(script: Script, base: Settings | None = None) -> Settings:
-    """Return the pair's settings with those of a script in place; ``base`` is what it does not name."""
-    unread = Place(0, [])
-    typed = {name: words_of.setting_value(unread, name, text) for name, text in script.settings}
-    return replace(base or Settings(), **typed)
+        try:
+            pair_settings(draft.script.settings)
+        except UsageError as error:
+            draft.place(draft.settings_line).says(str(error).rstrip("."))
 
 
 def format_script(script: Script) -> str:

@@ -55,16 +55,26 @@ def _misses(objectives: Objectives, measures: Measures) -> Iterator[str]:
             if bound is not None:
                 yield from _over(name, getattr(measures, figure), bound, unit)
                 yield from _never(name, measures)
-    if objectives.accuracy_loss_max is not None and measures.degraded:
-        yield from _over("accuracy_loss_max", measures.accuracy_loss, objectives.accuracy_loss_max, "")
-        if measures.accuracy_loss is None:
-            yield "accuracy_loss_max: the backup answered, and its accuracy was not measured"
-    if objectives.localisation_min is not None:
-        found = measures.localisation
-        if found is not None and found < objectives.localisation_min:
-            yield f"localisation_min: {found:.3g} < {objectives.localisation_min:g}"
-        if measures.false_alarms:
-            yield f"localisation_min: {measures.false_alarms} false alarms before anything was struck"
+    yield from _accuracy(objectives.accuracy_loss_max, measures)
+    yield from _localisation(objectives.localisation_min, measures)
+
+
+def _accuracy(bound: float | None, measures: Measures) -> Iterator[str]:
+    if bound is None or not measures.degraded:
+        return
+    yield from _over("accuracy_loss_max", measures.accuracy_loss, bound, "")
+    if measures.accuracy_loss is None:
+        yield "accuracy_loss_max: the backup answered, and its accuracy was not measured"
+
+
+def _localisation(bound: float | None, measures: Measures) -> Iterator[str]:
+    if bound is None:
+        return
+    found = measures.localisation
+    if found is not None and found < bound:
+        yield f"localisation_min: {found:.3g} < {bound:g}"
+    if measures.false_alarms:
+        yield f"localisation_min: {measures.false_alarms} false alarms before anything was struck"
 
 
 def _over(name: str, figure: float | None, bound: float, unit: str) -> Iterator[str]:
