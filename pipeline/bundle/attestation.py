@@ -7,7 +7,7 @@ Source: https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pipeline.bundle.dsse import IN_TOTO, open_envelope
 from pipeline.bundle.policy import KeyUse, TrustPolicy
@@ -20,7 +20,7 @@ from pipeline.core.schema import Rule, plain
 
 ATTESTATION_FILE = "attestation.json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:hotspare:drill:v1"
+PREDICATE_TYPE: Final = "urn:hotspare:drill:v1"
 
 _SHA256 = Rule(pattern="[0-9a-f]{64}")
 _TIME = Rule("UTC, e.g. 2026-01-31T12:00:00Z.", pattern=r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -52,7 +52,7 @@ class Drilled:
     requests: Annotated[int, Rule("Of all repeats.", minimum=0)]
     lost: Annotated[int, Rule(minimum=0)]
     wrong: Annotated[int, Rule(minimum=0)]
-    rto_ms: Annotated[float | None, Rule("The longest; none where no fault took the service away.", minimum=0)] = None
+    rto_ms: Annotated[float | None, Rule("Longest time to restore; none: not restored.", minimum=0)] = None
     misses: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[str]:
@@ -74,7 +74,9 @@ class Predicate:
     report_sha256: Annotated[str, _SHA256]
     made_by: str
     machine: dict[str, str]
-    rto_ms_p95: Annotated[float | None, Rule("Over all faults and repeats.", minimum=0)] = None
+    rto_ms_p95: Annotated[
+        float | None, Rule("Times to restore, over all faults and repeats; none: not restored.", minimum=0)
+    ] = None
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong across fields."""

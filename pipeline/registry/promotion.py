@@ -221,7 +221,9 @@ def _drilled(gates: Gates, facts: Facts) -> Iterator[Gate]:
 
 def _restored(rto_ms: float | None, most: float) -> Gate:
     if rto_ms is None:
-        return Gate("drill RTO", False, "no fault of the attested drill had a time to restore; play one that has")
+        return Gate(
+            "drill RTO", False, "the attested drill tells no time to restore: nothing was struck, or not all came back"
+        )
     finding = f"service was restored after {rto_ms:.4g} ms, allowed are {most:g} ms"
     return Gate("drill RTO", rto_ms <= most, finding)
 

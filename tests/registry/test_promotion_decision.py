@@ -112,7 +112,7 @@ def test_a_fresh_live_drill_of_exactly_this_pair_opens_the_gate() -> None:
         (replace(DRILLED, ended_at=NOW - timedelta(days=7, seconds=1)), "drill age", "allowed are 7"),
         (replace(DRILLED, ended_at=NOW + timedelta(minutes=6)), "drill age", "after this machine's time"),
         (replace(DRILLED, rto_ms_p95=250.1), "drill RTO", "allowed are 250 ms"),
-        (replace(DRILLED, rto_ms_p95=None), "drill RTO", "no fault"),
+        (replace(DRILLED, rto_ms_p95=None), "drill RTO", "not all came back"),
         (replace(DRILLED, rto_ms_p95=float("nan")), "drill RTO", "nan"),
     ],
 )
