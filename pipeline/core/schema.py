@@ -112,6 +112,11 @@ def _read(hint: Any, value: object, path: str, problems: list[str]) -> object:
     return _read_scalar(base, rule, value, path, problems)
 
 
+def _is_optional(hint: Any) -> bool:
+    base, _ = _split(hint)
+    return get_origin(base) in (Union, types.UnionType)
+
+
 def _read_optional(base: Any, rule: Rule, value: object, path: str, problems: list[str]) -> object:
     if value is None:
         return None
@@ -166,6 +171,8 @@ def _read_fields(cls: type, value: object, path: str, problems: list[str]) -> ob
     for name, spec in known.items():
         if name in value:
             arguments[name] = _read(hints[name], value[name], _at(path, name), problems)
+        elif spec.default is MISSING and spec.default_factory is MISSING and _is_optional(hints[name]):
+            arguments[name] = None  # as `plain` leaves it out
         elif spec.default is MISSING and spec.default_factory is MISSING:
             problems.append(f"{_at(path, name)}: missing")
     if len(problems) > found_before:
@@ -243,6 +250,10 @@ def _emit(hint: Any) -> dict[str, Any]:
 
 def _emit_fields(cls: type) -> dict[str, Any]:
     hints = _hints(cls)
-    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    required = [
+        f.name
+        for f in fields(cls)
+        if f.default is MISSING and f.default_factory is MISSING and not _is_optional(hints[f.name])
+    ]
     properties = {f.name: _emit(hints[f.name]) for f in fields(cls)}
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

@@ -221,3 +221,21 @@ def test_a_tuple_of_fixed_length_holds_each_its_own_type():
     )
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"stops": [[0.5, "red"]]}, json_schema(Route))
+
+
+@dataclass(frozen=True)
+class Trip:
+    minutes: float | None
+    to: str
+
+
+def test_what_is_written_without_a_value_that_is_none_is_read_back():
+    assert read(Trip, plain(Trip(None, "sea"))) == Trip(None, "sea")
+    jsonschema.validate({"to": "sea"}, json_schema(Trip))
+    assert problems_of(Trip, {"minutes": 3}) == ("to: missing",)
+
+
+def problems_of(cls, value) -> tuple[str, ...]:
+    with pytest.raises(SchemaProblems) as caught:
+        read(cls, value)
+    return caught.value.problems
