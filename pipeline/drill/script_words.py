@@ -15,7 +15,7 @@ from pipeline.runtime.settings import Settings
 
 ANY = "any"  # of an objective: not asked
 
-_FIGURE = re.compile(r"(-?[0-9]{1,15}(?:\.[0-9]{1,18})?(?:e[+-]?[0-9]{1,3})?)(.*)", re.DOTALL)
+_FIGURE = re.compile(r"(-?[0-9]{1,15}(?:\.[0-9]{1,24})?(?:e[+-]?[0-9]{1,3})?)(.*)", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _FIGURE_MAX = 1e15
 
