@@ -146,6 +146,7 @@ class Request:
     bundle_id: str = ""
     is_extra: bool = False
     problem: str = ""  # why it is lost or refused
+    left_ms: float | None = None  # when the server let its answer go; None: not known, as in the live world
 
     @property
     def latency_ms(self) -> float | None:
