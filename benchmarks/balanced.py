@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from launching import HERE, PairFiles, Seen, free_port, get, until
-
 from pipeline.core.errors import Unreachable
 from pipeline.core.names import Role
+from pipeline.drill.live.launching import PairFiles, Seen, free_port, get, until
 from pipeline.drill.orders import OrderBook
 
+HERE = Path(__file__).parent
 _STATS_EVERY_S = 0.01
 
 

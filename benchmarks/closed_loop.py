@@ -1,7 +1,8 @@
 """As many requests as come back: ``python benchmarks/closed_loop.py PLAN.json`` prints one JSON line.
 
 For throughput only: each connection asks again when it was answered, so times under load are not latencies that a
-client of a real service would see (``load.py`` measures those). With one connection the time is that of one request.
+client of a real service would see (the load generator of drills measures those). With one connection the time is that
+of one request.
 """
 
 import json
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from load import Plan, ResponseParser, encoded
 
 from pipeline.core.errors import InternalError
 from pipeline.core.files import read_json
 from pipeline.core.schema import plain, read
+from pipeline.drill.live.load import ResponseParser
+from pipeline.drill.live.plan import Plan, encoded
 
 
 @dataclass(frozen=True)

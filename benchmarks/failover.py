@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,24 +20,26 @@ from pathlib import Path
 import numpy as np
 from balanced import Balanced
 from failover_table import markdown, show
-from faults import CASES, Case, Scene, poison_body
-from judging import Questions, ask_offline, judge_all, tally
-from launching import HERE, Hotspare, PairFiles, System
-from load import Extra, Plan, read_record
-from resources import Dependency, memory_group, tiny_disk
+from faults import CASES, Case, Scene
 from runs import Run, in_words, known_runs
 
 from pipeline.bundle.golden import read_golden
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import verify_bundle
-from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
+from pipeline.core.canonical import canonical_json, sha256_hex
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import InternalError, SurroundingsError
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import plain
 from pipeline.drill.corruption import Corruption, corrupted
+from pipeline.drill.live.generating import generating
+from pipeline.drill.live.judging import Questions, ask_offline, judge_all, poison_body, tally
+from pipeline.drill.live.launching import Hotspare, PairFiles, System
+from pipeline.drill.live.plan import Extra, Plan, read_record
+from pipeline.drill.live.resources import Dependency, memory_group, tiny_disk
 
+HERE = Path(__file__).parent
 QUESTIONS = 200
 INJECT_S = 0.8, 1.6
 REDUNDANCY_S = 3.0
@@ -115,22 +116,6 @@ def _plan(campaign: Campaign, system: System, case: Case, seed: int, at_s: float
     extras = tuple(Extra(when, poison_body(campaign.questions)) for when in times)
     path = f"/v2/models/{campaign.questions.model}/infer"
     return Plan(system.port, path, campaign.questions.bodies, campaign.rate, campaign.seconds, seed, extras=extras)
-
-
-@contextlib.contextmanager
-def generating(plan: Plan, folder: Path) -> Iterator[float]:
-    """Run a load generator; yields when it began, ends when every request is settled."""
-    write_atomic(folder / "plan.json", readable_json(plain(plan)))
-    command = [sys.executable, str(HERE / "load.py"), str(folder / "plan.json"), str(folder / "record.json")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "ready":
-            raise InternalError("The load generator did not start; run it alone with the same plan.")
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        yield float(process.stdout.readline().split()[1])
-        process.wait()
 
 
 def _told(system: System, injected_s: float, run: Run) -> Run:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from judging import Questions, request_body
-from launching import Hotspare, System
-from resources import fill_disk, limit_memory
 
 from pipeline.core.names import Role
+from pipeline.drill.live.judging import POISON, Questions
+from pipeline.drill.live.launching import Hotspare, System
+from pipeline.drill.live.resources import fill_disk, limit_memory
 from pipeline.drill.orders import EVERYBODY, Order, OrderKind, process_address
 from pipeline.runtime.members import Component
 
-POISON = -31415.0
 _GROW_MB = 32
 _MORE_MEMORY_MB = 96
 _ENGINE = frozenset({Component.ENGINE})
@@ -80,14 +79,6 @@ class Case:
     poison_requests: int = 0
     needs: frozenset[str] = frozenset()  # "disk", "memory", "dependency"
     prepare: Inject | None = None
-
-
-def poison_body(questions: Questions) -> str:
-    """Return a request that holds the poison number in its first input."""
-    rows = {name: array[:1].copy() for name, array in questions.rows.items()}
-    first = rows[min(rows)]
-    first.reshape(-1)[0] = first.dtype.type(abs(POISON) if first.dtype.kind == "u" else POISON)
-    return request_body(rows)
 
 
 def _nothing(_scene: Scene) -> None:

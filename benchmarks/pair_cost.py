@@ -21,9 +21,6 @@ from pathlib import Path
 
 from closed_loop import Pace
 from host import machine
-from judging import Questions, ask_offline
-from launching import HERE, Hotspare, PairFiles, free_port, get, until
-from load import Plan
 
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import verify_bundle
@@ -34,9 +31,13 @@ from pipeline.core.errors import InternalError
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import plain, read
+from pipeline.drill.live.judging import Questions, ask_offline
+from pipeline.drill.live.launching import Hotspare, PairFiles, free_port, get, until
+from pipeline.drill.live.plan import Plan
 from pipeline.runtime.loading import load_ready
 from pipeline.runtime.procfs import sample
 
+HERE = Path(__file__).parent
 MLSERVER_PACKAGES = ("mlserver==1.7.1", "ai-edge-litert")
 QUESTIONS = 64
 BARE_CALLS = 1500

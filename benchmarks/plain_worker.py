@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import orjson
 import uvicorn
-from judging import BUNDLE_HEADER, DATATYPES, ROLE_HEADER
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +23,7 @@ from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError
 from pipeline.core.tensors import Array
 from pipeline.drill.faulty_session import faulty
+from pipeline.drill.live.judging import BUNDLE_HEADER, DATATYPES, ROLE_HEADER
 from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
 

@@ -5,9 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from judging import Tally
-
 from pipeline.core.schema import SchemaProblems, read
+from pipeline.drill.live.judging import Tally
 
 
 @dataclass(frozen=True)

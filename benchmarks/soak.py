@@ -18,11 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from failover import QUESTIONS, generating
-from faults import CASES, Case, Scene, poison_body
-from judging import Questions, Tally, ask_offline, judge_all, tally
-from launching import Hotspare, PairFiles
-from load import Extra, Plan, read_record
+from failover import QUESTIONS
+from faults import CASES, Case, Scene
 
 from pipeline.commands.build.console import show_json
 from pipeline.core.canonical import readable_json
@@ -30,6 +27,10 @@ from pipeline.core.errors import InternalError
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import plain
+from pipeline.drill.live.generating import generating
+from pipeline.drill.live.judging import Questions, Tally, ask_offline, judge_all, poison_body, tally
+from pipeline.drill.live.launching import Hotspare, PairFiles
+from pipeline.drill.live.plan import Extra, Plan, read_record
 from pipeline.drill.orders import EVERYBODY
 
 DRAWN = ("kill", "stop", "hang", "errors", "slow", "nan", "shape", "dtype", "resume", "poison")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands.node.serve import add_arguments, serve
 from pipeline.core.errors import HotspareError
 from pipeline.core.names import Format
+from pipeline.drill.pair_settings import pair_settings
 
 if TYPE_CHECKING:  # it imports numpy, which starts threads unless it is told not to
     from pipeline.engines.base import Session
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.drill.faulty_server", description=__doc__)
     parser.add_argument("--orders", type=Path, required=True, help="folder of orders, made by OrderBook")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the pair")
     add_arguments(parser)
     args = parser.parse_args(arguments)
     orders: Path = args.orders.resolve()
@@ -32,10 +34,17 @@ def main(arguments: Sequence[str]) -> int:
         return faulty(orders)(model_format, model, threads)
 
     try:
-        return serve(args, [sys.executable, "-m", "pipeline.drill.faulty_server", *arguments], open_faulty)
+        settings = pair_settings(_pair(text) for text in args.set) if args.set else None
+        again = [sys.executable, "-m", "pipeline.drill.faulty_server", *arguments]
+        return serve(args, again, open_faulty, settings)
     except HotspareError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import failover_table
 import faults
-import judging
 import runs
-from judging import Verdict
-from load import Exchange
 
 from pipeline.core.names import Role
 from pipeline.core.schema import plain
+from pipeline.drill.live import judging
+from pipeline.drill.live.plan import Exchange
+from pipeline.drill.nouns import Outcome
 
 RIGHT = {"primary": np.array([[0.1], [0.2]], np.float32), "backup": np.array([[0.15], [0.25]], np.float32)}
 REFERENCES = {
@@ -38,33 +38,33 @@ def answer(value: float, bundle: str = "primary", question: int = 0, term: int =
 @pytest.mark.parametrize(
     ("exchange", "verdict"),
     [
-        (answer(0.1), Verdict.RIGHT),
-        (answer(0.109), Verdict.RIGHT),
-        (answer(0.12), Verdict.WRONG),
-        (answer(0.1, question=1), Verdict.WRONG),
-        (answer(0.15, "backup"), Verdict.RIGHT),
-        (answer(0.15), Verdict.WRONG),  # the backup's answer under the primary's name
-        (answer(0.1, "unknown"), Verdict.WRONG),
-        (answer(0.1, body="{"), Verdict.WRONG),
-        (answer(0.1, body='{"outputs": []}'), Verdict.WRONG),
-        (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[null]")), Verdict.WRONG),
-        (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[NaN]")), Verdict.WRONG),
-        (answer(0.1, body=answer(0.1).body.replace("[1, 1]", "[1]")), Verdict.WRONG),
-        (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "abstained"}), Verdict.ABSTAINED),
-        (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "unavailable"}), Verdict.LOST),
-        (answer(0.1, status=503, body="<html>"), Verdict.LOST),
-        (answer(0.1, status=422), Verdict.REFUSED),
-        (answer(0.1, status=429), Verdict.LOST),
-        (answer(0.1, status=0), Verdict.LOST),
+        (answer(0.1), Outcome.RIGHT),
+        (answer(0.109), Outcome.RIGHT),
+        (answer(0.12), Outcome.WRONG),
+        (answer(0.1, question=1), Outcome.WRONG),
+        (answer(0.15, "backup"), Outcome.RIGHT),
+        (answer(0.15), Outcome.WRONG),  # the backup's answer under the primary's name
+        (answer(0.1, "unknown"), Outcome.WRONG),
+        (answer(0.1, body="{"), Outcome.WRONG),
+        (answer(0.1, body='{"outputs": []}'), Outcome.WRONG),
+        (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[null]")), Outcome.WRONG),
+        (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[NaN]")), Outcome.WRONG),
+        (answer(0.1, body=answer(0.1).body.replace("[1, 1]", "[1]")), Outcome.WRONG),
+        (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "abstained"}), Outcome.ABSTAINED),
+        (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "unavailable"}), Outcome.LOST),
+        (answer(0.1, status=503, body="<html>"), Outcome.LOST),
+        (answer(0.1, status=422), Outcome.REFUSED),
+        (answer(0.1, status=429), Outcome.LOST),
+        (answer(0.1, status=0), Outcome.LOST),
     ],
 )
 def test_an_answer_is_held_against_the_bundle_that_gave_it(exchange, verdict):
-    assert judging.verdict(exchange, QUESTIONS) is verdict
+    assert judging.outcome(exchange, QUESTIONS) is verdict
 
 
 def test_poison_may_only_be_refused():
     poison = answer(0.1, question=2)
-    assert judging.judge_all([poison, replace(poison, status=422)], QUESTIONS) == [Verdict.WRONG, Verdict.REFUSED]
+    assert judging.judge_all([poison, replace(poison, status=422)], QUESTIONS) == [Outcome.WRONG, Outcome.REFUSED]
 
 
 def test_an_answer_of_an_old_term_that_was_asked_for_after_a_new_one_came_is_stale():
@@ -76,12 +76,12 @@ def test_an_answer_of_an_old_term_that_was_asked_for_after_a_new_one_came_is_sta
 
 def test_downtime_is_the_longest_stretch_without_a_right_answer():
     exchanges = [replace(answer(0.1), scheduled_ms=10.0 * n) for n in range(8)]
-    verdicts = [Verdict.RIGHT, Verdict.LOST, Verdict.RIGHT, *[Verdict.LOST] * 3, Verdict.RIGHT, Verdict.LOST]
+    verdicts = [Outcome.RIGHT, Outcome.LOST, Outcome.RIGHT, *[Outcome.LOST] * 3, Outcome.RIGHT, Outcome.LOST]
     assert judging.downtime_ms(exchanges, verdicts) == 30.0
 
 
 def run(case: str = "kill", system: str = "hotspare", worst_ms: float = 20.0, **changes: object) -> runs.Run:
-    tally = judging.tally([answer(0.1, done_ms=worst_ms)], [Verdict.RIGHT])
+    tally = judging.tally([answer(0.1, done_ms=worst_ms)], [Outcome.RIGHT])
     named = () if case == "control" else ("process",)
     made = runs.Run("code", system, case, 0, 900.0, tally, 12.0, 1, named, ("killed",), int(case != "control"), 300.0)
     return replace(made, **changes)

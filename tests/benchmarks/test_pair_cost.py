@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import closed_loop
 import pair_cost
 from closed_loop import Pace
-from load import Plan
+
+from pipeline.drill.live.plan import Plan
 
 
 def figures(ours: float = 1500.0, theirs: float = 2000.0) -> pair_cost.Figures:

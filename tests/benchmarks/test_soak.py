@@ -10,11 +10,11 @@ from sealed import sealed, tiny_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import judging
 import soak
-from launching import PairFiles
 
 from pipeline.core.names import Role
+from pipeline.drill.live import judging
+from pipeline.drill.live.launching import PairFiles
 
 CLEAN = soak.Segment("control", "primary", judging.tally((), ()), 0, (), 80.0, 30, 130.0)
 

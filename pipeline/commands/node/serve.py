@@ -112,9 +112,15 @@ def run(args: argparse.Namespace) -> int:
     return serve(args, [sys.executable, "-m", "pipeline.cli", *sys.argv[1:]])
 
 
-def serve(args: argparse.Namespace, take_over_argv: Sequence[str], open_session: "OpenSession | None" = None) -> int:
-    """Serve what the arguments say; ``open_session`` is what workers load models with, by default the engines."""
-    settings = settings_of(args)
+def serve(
+    args: argparse.Namespace, take_over_argv: Sequence[str], open_session: "OpenSession | None" = None,
+    settings: Settings | None = None,
+) -> int:  # fmt: skip
+    """Serve what the arguments say; ``open_session`` is what workers load models with, by default the engines.
+
+    ``settings`` are used instead of the arguments' own.
+    """
+    settings = settings or settings_of(args)
     if SECRETS & os.environ.keys():  # forked processes keep all memory: only a new program is rid of them
         os.execve(take_over_argv[0], list(take_over_argv), for_children())  # noqa: S606 - no shell is wanted
     one_thread()  # before numpy is imported: the keeper forks

@@ -1,29 +1,30 @@
-"""The load generator neither omits nor invents: its figures are what the failover table stands on."""
+"""The load generator neither omits nor invents: its figures are what every drill stands on."""
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import load
+from pipeline.core.errors import DataError
+from pipeline.core.schema import plain as to_json
+from pipeline.drill.live import load
+from pipeline.drill.live.plan import Exchange, Extra, Plan, Record, read_due_times, read_record, schedule
+from pipeline.drill.nouns import Arrivals
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nHotspare-Term: 7\r\n\r\nok"
 
 
-def plan(port: int = 1, **changes: object) -> load.Plan:
-    return load.Plan(**{"port": port, "path": "/x", "bodies": ("a", "bb"), "rate": 100.0, "seconds": 0.4, **changes})
+def plan(port: int = 1, **changes: object) -> Plan:
+    return Plan(**{"port": port, "path": "/x", "bodies": ("a", "bb"), "rate": 100.0, "seconds": 0.4, **changes})
 
 
 def test_arrivals_are_the_seeds_and_keep_the_rate():
     long = plan(seconds=50.0, seed=3)
-    due = load.schedule(long)
-    assert due == load.schedule(long)
-    assert due != load.schedule(plan(seconds=50.0, seed=4))
+    due = schedule(long)
+    assert due == schedule(long)
+    assert due != schedule(plan(seconds=50.0, seed=4))
     assert len(due) == pytest.approx(5000, rel=0.1)
     assert [question for _, question in due[:4]] == [0, 1, 0, 1]
     gaps = np.diff([at_s for at_s, _ in due])
@@ -31,10 +32,24 @@ def test_arrivals_are_the_seeds_and_keep_the_rate():
 
 
 def test_constant_arrivals_are_evenly_spread_and_extras_are_among_them():
-    due = load.schedule(plan(arrivals=load.Arrivals.CONSTANT, extras=(load.Extra(0.0151, "poison"),)))
+    due = schedule(plan(arrivals=Arrivals.CONSTANT, extras=(Extra(0.0151, "poison"),)))
     assert len(due) == 41
     assert due[2] == (0.0151, 2)
     assert due[3][0] == pytest.approx(0.02)
+
+
+def test_a_request_log_is_replayed_from_its_first_request_on(tmp_path: Path):
+    (tmp_path / "log").write_text("100.5\n100.25\n\n101.75\n")
+    due_s = read_due_times(tmp_path / "log")
+    assert due_s == (0.0, 0.25, 1.5)
+    assert schedule(plan(arrivals=Arrivals.REPLAY, due_s=due_s, seconds=1.0)) == [(0.0, 0), (0.25, 1)]
+
+
+@pytest.mark.parametrize("text", ["", "soon\n", "nan\n", "1\ninf\n"])
+def test_a_request_log_without_times_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "log").write_text(text)
+    with pytest.raises(DataError):
+        read_due_times(tmp_path / "log")
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40, len(OK) - 1])
@@ -72,8 +87,8 @@ class Server:
         writer.close()
 
 
-def run(server: Server, **changes: object) -> list[load.Exchange]:
-    async def both() -> list[load.Exchange]:
+def run(server: Server, **changes: object) -> list[Exchange]:
+    async def both() -> list[Exchange]:
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
@@ -108,6 +123,6 @@ def test_what_has_no_answer_by_its_deadline_is_lost_and_says_why():
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):
-    exchange = load.Exchange(1, 10.0, 10.5, 12.0, 200, {"a": "b"}, "ok")
-    (tmp_path / "record.json").write_text(json.dumps(load.plain(load.Record(5.0, (exchange,)))))
-    assert load.read_record(tmp_path / "record.json") == load.Record(5.0, (exchange,))
+    exchange = Exchange(1, 10.0, 10.5, 12.0, 200, {"a": "b"}, "ok")
+    (tmp_path / "record.json").write_text(json.dumps(to_json(Record(5.0, (exchange,)))))
+    assert read_record(tmp_path / "record.json") == Record(5.0, (exchange,))

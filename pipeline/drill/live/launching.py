@@ -1,8 +1,9 @@
-"""What is put under load, as processes: our pair here, two plain workers behind HAProxy in ``balanced``."""
+"""What is put under load, as processes; nothing of it is left when it is stopped."""
 
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -13,32 +14,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
 from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
 from pipeline.drill.orders import OrderBook
+from pipeline.runtime.members import MemberState, Tier
 
-HERE = Path(__file__).parent
 _START_S = 30.0
 _LOOK_EVERY_S = 0.02
 _LOG_TOLD = 1500
+_END_S = 5.0
+_WAITS = {Tier.HOT: MemberState.READY, Tier.WARM: MemberState.STAGED, Tier.COLD: MemberState.DOWN}
 
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Two bundles of one model, and the policy that accepts them."""
+    """Two bundles of one model, the policy that accepts them and, where there is one, their channel's folder."""
 
     primary: Path
     backup: Path
     trust: Path
+    channel: Path | None = None
 
     def bundle(self, role: Role) -> Path:
         """Return the bundle of a role."""
         return self.primary if role is Role.PRIMARY else self.backup
 
     def copied(self, folder: Path) -> "PairFiles":
-        """Copy everything to a folder of one run's own: it may be spoiled there, and its state is new."""
+        """Copy bundles and policy to a folder of one run's own: they may be spoiled there, and its state is new."""
         made = PairFiles(folder / "primary", folder / "backup", folder / "trust.yaml")
         for role in Role:
             shutil.copytree(self.bundle(role), made.bundle(role))
@@ -112,7 +116,10 @@ def until(what: str, holds: Callable[[], bool], within_s: float = _START_S, log:
 
 @dataclass
 class Hotspare:
-    """Our pair: the real server; where it ``takes_orders``, its sessions can be told to do wrong."""
+    """Our pair: the real server; where it ``takes_orders``, its sessions can be told to do wrong.
+
+    Its processes stand in ``folder / "run"``: whatever stands there when it is stopped is ended.
+    """
 
     files: PairFiles
     folder: Path
@@ -120,34 +127,63 @@ class Hotspare:
     environment: Mapping[str, str] = field(default_factory=dict)
     takes_orders: bool = True
     name: str = "hotspare"
+    descriptors_max: int | None = None
+    tier: Tier = Tier.HOT
 
     def __post_init__(self) -> None:
         """Choose a port and begin a book of orders."""
         self.port = free_port()
+        self.folder = self.folder.resolve()
         self.book = OrderBook(self.folder / "orders")
         self.seen: list[Seen] = []
         self.ready_s = 0.0
         self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
+
+    @property
+    def room(self) -> Path:
+        """Return the folder that the server's processes stand in."""
+        return self.folder / "run"
+
+    @property
+    def log(self) -> Path:
+        """Return the server's log."""
+        return self.folder / "server.log"
 
     def start(self) -> None:
         """Start the server and wait for both members; its own log lines are kept with the time they came."""
         began = time.monotonic()
+        self.room.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            self._command(),
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, **self.environment},
+            cwd=self.room,
+            start_new_session=True,  # a Ctrl-C is for the drill, which ends the server in order
+        )
+        self._listener = threading.Thread(target=self._listen, args=(cast(TextIO, self._process.stderr),), daemon=True)
+        self._listener.start()
+        if self.descriptors_max is not None:
+            resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self.descriptors_max, self.descriptors_max))
+        until("The pair's start", self.answers, log=self.log)
+        self.ready_s = time.monotonic() - began
+        until("The pair's redundancy", self.is_whole, log=self.log)
+
+    def _command(self) -> list[str]:
         faulty = ("-m", "pipeline.drill.faulty_server", "--orders", str(self.folder / "orders"))
         program = faulty if self.takes_orders else ("-m", "pipeline.cli", "serve")
-        pair = ("--primary", self.files.primary, "--standby", self.files.backup, "--trust", self.files.trust)
-        command = [sys.executable, *program, *map(str, pair), "--port", str(self.port), *self.options]
-        environment = {**os.environ, **self.environment}
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
-        log = self.folder / "server.log"
-        until("The pair's start", self.answers, log=log)
-        self.ready_s = time.monotonic() - began
-        until("The pair's redundancy", lambda: self.ready_members() == len(self.members()), log=log)
+        files = self.files
+        places = {"--primary": files.primary, "--standby": files.backup, "--trust": files.trust}
+        if files.channel is not None:
+            places["--channel"] = files.channel
+        named = [text for option, path in places.items() for text in (option, str(path.resolve()))]
+        return [sys.executable, *program, *named, "--port", str(self.port), *self.options]
 
-    def _listen(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stderr is not None
-        with (self.folder / "server.log").open("a") as log:
-            for line in process.stderr:
+    def _listen(self, stream: TextIO) -> None:
+        with self.log.open("a") as log:
+            for line in stream:
                 now = time.monotonic()
                 log.write(line)
                 log.flush()
@@ -157,7 +193,7 @@ class Hotspare:
     def answers(self) -> bool:
         """Tell whether the server is ready; raises InternalError when it has ended."""
         if self._process is not None and self._process.poll() is not None:
-            log = (self.folder / "server.log").read_text()
+            log = self.log.read_text()
             raise InternalError(f"The server ended by itself ({self._process.returncode}): {log[-600:]}")
         return get(self.port, "/v2/health/ready")[0] == 200
 
@@ -173,18 +209,31 @@ class Hotspare:
 
     def members(self) -> Sequence[Mapping[str, Any]]:
         """Return what /status.json tells of the members."""
-        return self.status().get("members", ())
+        members: Sequence[Mapping[str, Any]] = self.status().get("members", ())
+        return members
 
     def ready_members(self) -> int:
         """Count the members that are ready."""
         return sum(member["state"] == "ready" for member in self.members())
 
+    def is_whole(self) -> bool:
+        """Tell whether every member is ready, or waits in the tier that was asked for."""
+        members = self.members()
+        return bool(members) and all(
+            one["state"] == "ready" or (one["seat"]["role"] == Role.BACKUP and one["state"] == _WAITS[self.tier])
+            for one in members
+        )
+
     def pid(self, role: Role) -> int:
-        """Return the process of a role's first worker."""
-        for member in self.members():
-            if role in str(member["seat"]):
-                return int(member["pid"])
-        raise InternalError(f"No {role} is up; read its log.")
+        """Return the process of a role's first worker; raises InternalError when none is up."""
+        return self.pids(role)[0]
+
+    def pids(self, role: Role) -> list[int]:
+        """Return the processes of a role's workers; raises InternalError when none is up."""
+        found = [int(one["pid"]) for one in self.members() if one["seat"]["role"] == role and one["pid"]]
+        if not found:
+            raise InternalError(f"No {role} is up; read its log.")
+        return found
 
     def evictions(self) -> tuple[float, ...]:
         """Return when the primary was found at fault."""
@@ -192,24 +241,65 @@ class Hotspare:
 
     def answering_pid(self) -> int:
         """Return the process that answers HTTP: the one below the first that is no worker."""
-        assert self._process is not None
         workers = {member["pid"] for member in self.members()}
-        below = [pid for pid in descendants(self._process.pid) if pid not in workers]
-        return below[0] if below else self._process.pid
+        below = [pid for pid in descendants(self.keeper_pid) if pid not in workers]
+        return below[0] if below else self.keeper_pid
+
+    @property
+    def keeper_pid(self) -> int:
+        """Return the process that was started; raises InternalError before."""
+        if self._process is None:
+            raise InternalError("The server was not started yet; start it first.")
+        return self._process.pid
+
+    def reload(self) -> None:
+        """Have the server read its bundles and channel again, as an operator or a timer does (SIGHUP)."""
+        os.kill(self.keeper_pid, signal.SIGHUP)
+
+    def family(self) -> list[int]:
+        """Return every process of the server, whoever its parent is."""
+        return standing_in(self.room)
 
     def stop(self) -> None:
         """End the server, in order if it can, and whatever it has left behind."""
         if self._process is None:
             return
-        family = [*descendants(self._process.pid), self._process.pid]
         self._process.terminate()
         try:
             self._process.wait(3)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pid in family:
+        finally:
+            end_all(self.family)
+            if self._listener is not None:
+                self._listener.join(_END_S)
+
+
+def standing_in(folder: Path) -> list[int]:
+    """Return the processes whose working directory is ``folder``, zombies aside."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has just ended, or is not ours
+    return found
+
+
+def end_all(family: Callable[[], list[int]], within_s: float = _END_S) -> None:
+    """Kill a family until nobody of it is left: one that dies may just have started another.
+
+    Raises InternalError when somebody cannot be killed.
+    """
+    until_s = time.monotonic() + within_s
+    while left := family():
+        if time.monotonic() > until_s:
+            raise InternalError(f"The processes {left} could not be ended; look what the kernel says of them.")
+        for pid in left:
             end(pid)
+        time.sleep(0.005)
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""An open-loop load generator, in a process of its own: ``python benchmarks/load.py PLAN.json RESULT.json``.
+"""An open-loop load generator, in a process of its own: ``python -m pipeline.drill.live.load PLAN.json RESULT.json``.
 
 Every request has its time before the first is sent, whatever answers come (open loop), and its latency counts from that
 time, not from when it could be sent (no coordinated omission). A request that finds every connection busy opens one
@@ -12,107 +12,17 @@ import selectors
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-
-import numpy as np
+from typing import cast
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import InternalError
 from pipeline.core.files import read_json, write_atomic
 from pipeline.core.schema import plain, read
+from pipeline.drill.live.plan import Exchange, Plan, Record, encoded, schedule
 
 _HEADERS_END = b"\r\n\r\n"
 _LEAD_S = 0.02  # from "began" to the first request
-
-
-class Arrivals(StrEnum):
-    """How requests are spread over time."""
-
-    CONSTANT = "constant"
-    POISSON = "poisson"
-
-
-@dataclass(frozen=True)
-class Extra:
-    """A request beside the others, e.g. one that is poison."""
-
-    at_s: float
-    body: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Bodies to send in turn, at a rate, for some seconds; a request without an answer by its deadline is lost."""
-
-    port: int
-    path: str
-    bodies: tuple[str, ...]
-    rate: float
-    seconds: float
-    seed: int = 0
-    arrivals: Arrivals = Arrivals.POISSON
-    deadline_ms: float = 1000.0
-    connections: int = 32
-    host: str = "127.0.0.1"
-    extras: tuple[Extra, ...] = ()
-
-
-@dataclass
-class Exchange:
-    """One request and what came back; times in ms after the start. ``status`` 0: no answer, and ``error`` says why.
-
-    ``question`` numbers the body; extras count on behind the plan's bodies.
-    """
-
-    question: int
-    scheduled_ms: float
-    sent_ms: float | None = None
-    done_ms: float | None = None
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    body: str = ""
-    error: str = ""
-
-    @property
-    def latency_ms(self) -> float | None:
-        """Return how long the answer took, counted from when the request was due."""
-        return None if self.done_ms is None else self.done_ms - self.scheduled_ms
-
-
-@dataclass(frozen=True)
-class Record:
-    """All exchanges of a plan; ``began_s`` is ``time.monotonic()`` at its start."""
-
-    began_s: float
-    exchanges: tuple[Exchange, ...]
-
-
-def schedule(plan: Plan) -> list[tuple[float, int]]:
-    """Return (seconds after the start, question) of every request, in time's order; the same for the same seed."""
-    draw = np.random.default_rng(plan.seed)
-    times: list[float] = []
-    now = 0.0
-    while now < plan.seconds:
-        times.append(now)
-        now += float(draw.exponential(1 / plan.rate)) if plan.arrivals is Arrivals.POISSON else 1 / plan.rate
-    due = [(at_s, number % len(plan.bodies)) for number, at_s in enumerate(times)]
-    return sorted([*due, *((extra.at_s, len(plan.bodies) + n) for n, extra in enumerate(plan.extras))])
-
-
-def encoded(plan: Plan) -> list[bytes]:
-    """Return the bytes of every request, head and body, in the order of questions."""
-    bodies = [*plan.bodies, *(extra.body for extra in plan.extras)]
-    return [_request(plan, body.encode()) for body in bodies]
-
-
-def _request(plan: Plan, body: bytes) -> bytes:
-    head = (
-        f"POST {plan.path} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 class ResponseParser:
@@ -150,12 +60,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way out."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def send(self, exchange: Exchange, request: bytes, deadline_at: float) -> None:
         """Send a request; its exchange is complete when it leaves this connection."""
-        assert self._transport is not None
+        if self._transport is None:
+            raise InternalError("A connection was used before it was open; this is a bug of the load generator.")
         self._exchange = exchange
         self._timer = self._generator.loop.call_at(deadline_at, self._give_up)
         exchange.sent_ms = self._generator.now_ms()
@@ -296,11 +206,6 @@ async def generate(plan: Plan) -> Record:
 def precise_loop() -> asyncio.AbstractEventLoop:
     """Return an event loop whose timers keep to microseconds; epoll's round up to whole milliseconds."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
-
-
-def read_record(path: Path) -> Record:
-    """Read what a generator wrote."""
-    return read(Record, read_json(path, InternalError))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -4,11 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-from load import Exchange
 
 from pipeline.bundle.golden import read_golden
 from pipeline.bundle.policy import load_policy
@@ -17,26 +15,19 @@ from pipeline.core.clock import utc_now
 from pipeline.core.errors import DataError
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array, cast_tensors, map_npz
+from pipeline.drill.live.plan import Exchange
+from pipeline.drill.nouns import Outcome
 from pipeline.engines.open import open_session
 
 DATATYPES = {"float32": "FP32", "float64": "FP64", "float16": "FP16", "int8": "INT8", "uint8": "UINT8",
              "int32": "INT32", "int64": "INT64", "bool": "BOOL"}  # fmt: skip
 LATE_MS = 100.0
+POISON = -31415.0
 
 BUNDLE_HEADER = "hotspare-bundle-id"
 ROLE_HEADER = "hotspare-role"
 TERM_HEADER = "hotspare-term"
 REFUSED_HEADER = "hotspare-refused"
-
-
-class Verdict(StrEnum):
-    """What became of one request."""
-
-    RIGHT = "right"
-    WRONG = "wrong"  # 200, and beyond golden tolerance of the same bundle run offline, or of no known bundle
-    ABSTAINED = "abstained"  # withheld because the answers disagreed
-    REFUSED = "refused"  # this request is at fault (4xx)
-    LOST = "lost"  # no 200 within the deadline
 
 
 @dataclass(frozen=True)
@@ -102,23 +93,33 @@ def _tensor(name: str, array: Array) -> dict[str, object]:
     return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": array.ravel().tolist()}
 
 
-def verdict(exchange: Exchange, questions: Questions, default_role: Role | None = None) -> Verdict:
+def poison_body(questions: Questions) -> str:
+    """Return a request that holds the poison number in its first input."""
+    rows = {name: array[:1].copy() for name, array in questions.rows.items()}
+    first = rows[min(rows)]
+    first.reshape(-1)[0] = first.dtype.type(abs(POISON) if first.dtype.kind == "u" else POISON)
+    return request_body(rows)
+
+
+def outcome(exchange: Exchange, questions: Questions, default_role: Role | None = None) -> Outcome:
     """Judge one exchange; without a bundle id header, as an answer of ``default_role`` (plain workers)."""
     if exchange.status == 200:
         reference = _reference_of(exchange, questions, default_role)
-        return Verdict.RIGHT if reference and is_right(exchange, reference) else Verdict.WRONG
+        return Outcome.RIGHT if reference and is_right(exchange, reference) else Outcome.WRONG
     if exchange.headers.get(REFUSED_HEADER) == "abstained":
-        return Verdict.ABSTAINED
-    return Verdict.REFUSED if 400 <= exchange.status < 500 and exchange.status != 429 else Verdict.LOST
+        return Outcome.ABSTAINED
+    return Outcome.REFUSED if 400 <= exchange.status < 500 and exchange.status != 429 else Outcome.LOST
 
 
-def judge_all(exchanges: Sequence[Exchange], questions: Questions) -> list[Verdict]:
+def judge_all(exchanges: Sequence[Exchange], questions: Questions) -> list[Outcome]:
     """Judge a run; what was sent beside the questions is poison, and no answer to it is the right one."""
-    return [verdict(one, questions) if one.question < len(questions.bodies) else _of_poison(one) for one in exchanges]
+    return [outcome(one, questions) if one.question < len(questions.bodies) else _of_poison(one) for one in exchanges]
 
 
-def _of_poison(exchange: Exchange) -> Verdict:
-    return Verdict.WRONG if exchange.status == 200 else Verdict.REFUSED
+def _of_poison(exchange: Exchange) -> Outcome:
+    if exchange.status == 0:
+        return Outcome.LOST
+    return Outcome.WRONG if exchange.status == 200 else Outcome.REFUSED
 
 
 def _reference_of(exchange: Exchange, questions: Questions, default_role: Role | None) -> Reference | None:
@@ -174,23 +175,23 @@ class Tally:
     errors: dict[str, int]
 
 
-def tally(exchanges: Sequence[Exchange], verdicts: Sequence[Verdict]) -> Tally:
+def tally(exchanges: Sequence[Exchange], outcomes: Sequence[Outcome]) -> Tally:
     """Count a run; exchanges are in the order in which they were due."""
-    counts = Counter(verdicts)
+    counts = Counter(outcomes)
     answered = [one for one in exchanges if one.status == 200]
     latencies = np.array([one.latency_ms or 0.0 for one in answered] or [0.0])
     return Tally(
         sent=len(exchanges),
-        lost=counts[Verdict.LOST],
-        wrong=counts[Verdict.WRONG],
-        abstained=counts[Verdict.ABSTAINED],
-        refused=counts[Verdict.REFUSED],
+        lost=counts[Outcome.LOST],
+        wrong=counts[Outcome.WRONG],
+        abstained=counts[Outcome.ABSTAINED],
+        refused=counts[Outcome.REFUSED],
         degraded=sum(one.headers.get(ROLE_HEADER) == Role.BACKUP for one in answered),
         late=int((latencies > LATE_MS).sum()),
         worst_ms=round(float(latencies.max()), 2),
         p50_ms=round(float(np.percentile(latencies, 50)), 2),
         p99_ms=round(float(np.percentile(latencies, 99)), 2),
-        downtime_ms=round(downtime_ms(exchanges, verdicts), 1),
+        downtime_ms=round(downtime_ms(exchanges, outcomes), 1),
         generator_lag_ms=round(max(((one.sent_ms or 0.0) - one.scheduled_ms for one in exchanges), default=0.0), 2),
         stale=stale(answered),
         terms=tuple(sorted({int(one.headers[TERM_HEADER]) for one in answered if TERM_HEADER in one.headers})),
@@ -202,13 +203,13 @@ def _error(exchange: Exchange) -> str:
     return exchange.error or f"HTTP {exchange.status}"
 
 
-def downtime_ms(exchanges: Iterable[Exchange], verdicts: Iterable[Verdict]) -> float:
+def downtime_ms(exchanges: Iterable[Exchange], outcomes: Iterable[Outcome]) -> float:
     """Return the longest stretch without a right answer, by when its first request and the next right one were due."""
     longest, since = 0.0, None
-    for exchange, one in sorted(zip(exchanges, verdicts, strict=True), key=lambda pair: pair[0].scheduled_ms):
-        if one is Verdict.RIGHT and since is not None:
+    for exchange, one in sorted(zip(exchanges, outcomes, strict=True), key=lambda pair: pair[0].scheduled_ms):
+        if one is Outcome.RIGHT and since is not None:
             longest, since = max(longest, exchange.scheduled_ms - since), None
-        elif one is not Verdict.RIGHT and since is None:
+        elif one is not Outcome.RIGHT and since is None:
             since = exchange.scheduled_ms
     return longest
 

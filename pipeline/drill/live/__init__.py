@@ -1,0 +1,1 @@
+"""Drills on real processes: real load, real faults, every answer judged."""

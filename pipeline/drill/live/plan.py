@@ -1,0 +1,115 @@
+"""What a load generator is to send, and what it tells of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.errors import DataError, InternalError
+from pipeline.core.files import read_bytes, read_json
+from pipeline.core.schema import read
+from pipeline.drill.nouns import Arrivals
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A request beside the others, e.g. one that is poison."""
+
+    at_s: float
+    body: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bodies to send in turn, at a rate, for some seconds; a request without an answer by its deadline is lost."""
+
+    port: int
+    path: str
+    bodies: tuple[str, ...]
+    rate: float
+    seconds: float
+    seed: int = 0
+    arrivals: Arrivals = Arrivals.POISSON
+    deadline_ms: float = 1000.0
+    connections: int = 32
+    host: str = "127.0.0.1"
+    extras: tuple[Extra, ...] = ()
+    due_s: tuple[float, ...] = ()  # REPLAY: seconds after the start
+
+
+@dataclass
+class Exchange:
+    """One request and what came back; times in ms after the start. ``status`` 0: no answer, and ``error`` says why.
+
+    ``question`` numbers the body; extras count on behind the plan's bodies.
+    """
+
+    question: int
+    scheduled_ms: float
+    sent_ms: float | None = None
+    done_ms: float | None = None
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    error: str = ""
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Return how long the answer took, counted from when the request was due."""
+        return None if self.done_ms is None else self.done_ms - self.scheduled_ms
+
+
+@dataclass(frozen=True)
+class Record:
+    """All exchanges of a plan; ``began_s`` is ``time.monotonic()`` at its start."""
+
+    began_s: float
+    exchanges: tuple[Exchange, ...]
+
+
+def schedule(plan: Plan) -> list[tuple[float, int]]:
+    """Return (seconds after the start, question) of every request, in time's order; the same for the same seed."""
+    due = [(at_s, number % len(plan.bodies)) for number, at_s in enumerate(_times(plan))]
+    return sorted([*due, *((extra.at_s, len(plan.bodies) + n) for n, extra in enumerate(plan.extras))])
+
+
+def _times(plan: Plan) -> list[float]:
+    if plan.arrivals is Arrivals.REPLAY:
+        return sorted(at_s for at_s in plan.due_s if 0 <= at_s < plan.seconds)
+    draw = np.random.default_rng(plan.seed)
+    times: list[float] = []
+    now = 0.0
+    while now < plan.seconds:
+        times.append(now)
+        now += float(draw.exponential(1 / plan.rate)) if plan.arrivals is Arrivals.POISSON else 1 / plan.rate
+    return times
+
+
+def read_due_times(log: Path) -> tuple[float, ...]:
+    """Read a request log: one due time in seconds a line, the first one being the start. Raises DataError."""
+    try:
+        times = sorted(float(line) for line in read_bytes(log, DataError).decode().splitlines() if line.strip())
+    except ValueError as error:
+        raise DataError(f"{log}: {error}; give one time in seconds a line.") from error
+    if not times or not np.isfinite(times).all():
+        raise DataError(f"{log} holds no times of requests; give one time in seconds a line.")
+    return tuple(at_s - times[0] for at_s in times)
+
+
+def read_record(path: Path) -> Record:
+    """Read what a generator wrote."""
+    return read(Record, read_json(path, InternalError))
+
+
+def encoded(plan: Plan) -> list[bytes]:
+    """Return the bytes of every request, head and body, in the order of questions."""
+    bodies = [*plan.bodies, *(extra.body for extra in plan.extras)]
+    return [_request(plan, body.encode()) for body in bodies]
+
+
+def _request(plan: Plan, body: bytes) -> bytes:
+    head = (
+        f"POST {plan.path} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
