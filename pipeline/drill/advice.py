@@ -185,7 +185,8 @@ def _saving(case: _Case) -> Iterator[str]:
         memory = f" (all processes: {measures.memory_mb:.0f} MB)" if measures.memory_mb else ""
         yield (
             f"Answers were right again after {measures.rto_ms:.0f} ms, {bound:g} ms are allowed, and a start takes "
-            f"less than {measures.redundancy_ms:.0f} ms: standby=warm would pass too, without a second loaded model{memory}."
+            f"less than {measures.redundancy_ms:.0f} ms: standby=warm would pass too, without a second loaded "
+            f"model{memory}."
         )
 
 

@@ -85,7 +85,6 @@ def scripts(draw: st.DrawFn) -> Script:
     )
 
 
-@settings(max_examples=40)
 @given(scripts())
 def test_what_is_written_is_read_back_the_same(script: Script) -> None:
     assert parse_script(format_script(script), script.name) == script
