@@ -6,11 +6,10 @@ from pathlib import Path
 
 from pipeline.core.errors import RecipeError, UsageError
 from pipeline.core.files import read_bytes
-from pipeline.core.names import Role
 from pipeline.drill import script_words as words_of
-from pipeline.drill.fault_facts import FACTS
-from pipeline.drill.nouns import Arrivals, FaultKind, Load, Objectives, Script, Strike
+from pipeline.drill.nouns import Load, Objectives, Script, Strike
 from pipeline.drill.pair_settings import pair_settings
+from pipeline.drill.script_lines import read_load, read_settings, read_strike
 from pipeline.drill.script_words import Place
 
 RULER = "----"
@@ -18,7 +17,6 @@ SHOWABLE = ("serving", "diagnosed", "redundancy", "lost", "verdict")
 NEEDS = ("root",)
 
 _REQUESTS_MAX = 1_000_000
-_SECONDS_MAX = 86_400.0
 
 
 @dataclass
@@ -34,7 +32,7 @@ class _Draft:
 
     def place(self, number: int) -> Place:
         """Return where a line's problems go."""
-        return Place(number, self.problems)
+        return Place(f"line {number}", self.problems)
 
 
 def parse_script(text: str, name: str) -> Script:
@@ -82,114 +80,33 @@ def _read_line(draft: _Draft, number: int, line: str) -> None:
     elif line:
         first, *rest = line.split()
         if first in _READERS:
-            _READERS[first](draft, draft.place(number), rest)
+            _READERS[first](draft, number, rest)
         else:
             known = words_of.nearest(first, _READERS)
             draft.place(number).says(f"{first!r} begins no line of a script{known}; lines begin with {_LISTED}")
 
 
-def _read_pair(draft: _Draft, place: Place, words: Sequence[str]) -> None:
-    given = words_of.named(place, words, words_of.SETTINGS, "setting", set(dict(draft.script.settings)))
-    for name, text in given.items():
-        words_of.setting_value(place, name, text)
-    draft.settings_line = place.number
+def _read_pair(draft: _Draft, number: int, words: Sequence[str]) -> None:
+    given = read_settings(draft.place(number), words, set(dict(draft.script.settings)))
+    draft.settings_line = number
     draft.script = replace(draft.script, settings=(*draft.script.settings, *given.items()))
 
 
-def _read_load(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+def _read_load(draft: _Draft, number: int, words: Sequence[str]) -> None:
     if draft.has_load:
-        place.says("a script has one load")
+        draft.place(number).says("a script has one load")
         return
     draft.has_load = True
-    arrivals, rest = words[:1], list(words[1:])
-    if not arrivals or arrivals[0] not in [*Arrivals]:
-        place.says(f"a load is one of {', '.join(Arrivals)}, e.g. load poisson 100/s for 3s; found {' '.join(words)!r}")
-        return
-    load = Load(Arrivals(arrivals[0]))
-    if rest and "/" in rest[0]:
-        load = replace(load, rate_per_s=words_of.amount(place, "the rate", rest.pop(0), "/s") or load.rate_per_s)
-    elif load.arrivals is not Arrivals.REPLAY:
-        place.says("a load names its rate, e.g. 100/s")
-    for name, text in words_of.couples(place, rest, ("for", "seed", "deadline", "log")).items():
-        load = _LOAD_WORDS[name](place, load, text)
-    if (load.arrivals is Arrivals.REPLAY) is not bool(load.log):
-        place.says("a replay, and nothing else, names the file with its times: log FILE")
-    draft.script = replace(draft.script, load=load)
+    draft.script = replace(draft.script, load=read_load(draft.place(number), words))
 
 
-def _seconds(place: Place, load: Load, text: str) -> Load:
-    seconds = words_of.amount(place, "the load's length", text, "s", maximum=_SECONDS_MAX)
-    if seconds == 0:
-        place.says("a load lasts longer than 0 s")
-    return load if seconds is None else replace(load, seconds=seconds)
+def _read_at(draft: _Draft, number: int, words: Sequence[str]) -> None:
+    if (strike := read_strike(draft.place(number), words)) is not None:
+        draft.strikes.append((number, strike))
 
 
-def _seed(place: Place, load: Load, text: str) -> Load:
-    seed = words_of.whole(place, "the seed", text, "")
-    return load if seed is None else replace(load, seed=seed)
-
-
-def _deadline(place: Place, load: Load, text: str) -> Load:
-    deadline = words_of.amount(place, "the deadline", text, "ms")
-    if deadline == 0:
-        place.says("a deadline is longer than 0 ms")
-    return load if deadline is None else replace(load, deadline_ms=deadline)
-
-
-_LOAD_WORDS: Mapping[str, Callable[[Place, Load, str], Load]] = {
-    "for": _seconds,
-    "seed": _seed,
-    "deadline": _deadline,
-    "log": lambda _place, load, text: replace(load, log=text),
-}
-
-
-def _read_at(draft: _Draft, place: Place, words: Sequence[str]) -> None:
-    if len(words) < 2:
-        place.says("a strike has a moment and a fault, e.g. at 500ms kill primary")
-        return
-    at_ms = words_of.whole(place, "the moment", words[0], "ms")
-    if words[1] not in [*FaultKind]:
-        place.says(f"{words[1]!r} is no fault{words_of.nearest(words[1], FaultKind)}")
-        return
-    fault, rest = FaultKind(words[1]), list(words[2:])
-    target = Role(rest.pop(0)) if rest and rest[0] in [*Role] else None
-    lasts_ms = _lasts(place, fault, rest)
-    amounts = words_of.named(place, rest, FACTS[fault].amounts, f"figure of {fault}", set())
-    figures = {name: words_of.amount(place, name, text, "", signed=True) for name, text in amounts.items()}
-    _check_aim(place, fault, target)
-    if at_ms is not None:
-        kept = tuple((name, figure) for name, figure in figures.items() if figure is not None)
-        draft.strikes.append((place.number, Strike(at_ms, fault, target, lasts_ms, kept)))
-
-
-def _lasts(place: Place, fault: FaultKind, rest: list[str]) -> int | None:
-    """Take ``for N ms`` off the end of a strike's words."""
-    if "for" not in rest:
-        return None
-    start = rest.index("for")
-    said = rest[start + 1 :]
-    del rest[start:]
-    if not FACTS[fault].can_end:
-        place.says(f"{fault} cannot be taken back; leave `for` out")
-        return None
-    if len(said) != 1:
-        place.says("how long a fault lasts is one word at the end of its line, e.g. for 400ms")
-        return None
-    lasts = words_of.whole(place, "how long it lasts", said[0], "ms")
-    if lasts == 0:
-        place.says("a fault lasts longer than 0 ms")
-    return lasts
-
-
-def _check_aim(place: Place, fault: FaultKind, target: Role | None) -> None:
-    if FACTS[fault].is_aimed and target is None:
-        place.says(f"{fault} is done to a role: {fault} primary, or {fault} backup")
-    if not FACTS[fault].is_aimed and target is not None:
-        place.says(f"{fault} is done to no role; leave {target} out")
-
-
-def _read_expect(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+def _read_expect(draft: _Draft, number: int, words: Sequence[str]) -> None:
+    place = draft.place(number)
     given = words_of.named(place, words, words_of.OBJECTIVES, "objective", set(draft.objectives))
     for name, text in given.items():
         draft.objectives[name] = words_of.objective_value(place, name, text)
@@ -197,17 +114,19 @@ def _read_expect(draft: _Draft, place: Place, words: Sequence[str]) -> None:
         place.says("expect names objectives, e.g. expect lost_max=0 rto_ms_max=100")
 
 
-def _read_needs(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+def _read_needs(draft: _Draft, number: int, words: Sequence[str]) -> None:
+    place = draft.place(number)
     needs = words_of.listed(place, words, NEEDS, "need", draft.script.needs)
     draft.script = replace(draft.script, needs=(*draft.script.needs, *needs))
 
 
-def _read_shows(draft: _Draft, place: Place, words: Sequence[str]) -> None:
+def _read_shows(draft: _Draft, number: int, words: Sequence[str]) -> None:
+    place = draft.place(number)
     shows = words_of.listed(place, words, SHOWABLE, "line of the transcript", draft.script.shows)
     draft.script = replace(draft.script, shows=(*draft.script.shows, *shows))
 
 
-_READERS: Mapping[str, Callable[[_Draft, Place, Sequence[str]], None]] = {
+_READERS: Mapping[str, Callable[[_Draft, int, Sequence[str]], None]] = {
     "pair": _read_pair, "load": _read_load, "at": _read_at, "expect": _read_expect, "needs": _read_needs,
     "shows": _read_shows,
 }  # fmt: skip

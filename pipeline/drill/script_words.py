@@ -33,14 +33,14 @@ OBJECTIVES = {one.name: _base(get_type_hints(Objectives)[one.name]) for one in f
 
 @dataclass(frozen=True)
 class Place:
-    """One line of a script, and where its problems go."""
+    """One place in a file, e.g. ``line 3``, and where its problems go."""
 
-    number: int
+    name: str
     problems: list[str]
 
     def says(self, problem: str) -> None:
-        """Add a problem of this line."""
-        self.problems.append(f"line {self.number}: {problem}")
+        """Add a problem of this place."""
+        self.problems.append(f"{self.name}: {problem}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

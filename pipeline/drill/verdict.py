@@ -46,6 +46,16 @@ def judge(objectives: Objectives, measures: Measures) -> Verdict:
     return Verdict(not misses, misses)
 
 
+def figure_of(objective: str, measures: Measures) -> float | None:
+    """Return the figure that an objective bounds; None where it was not measured, or never came to be."""
+    if objective == "localisation_min":
+        return measures.localisation
+    name = {**_COUNTS, **_SHARES, **_TIMES, "accuracy_loss_max": "accuracy_loss"}[objective]
+    is_never = objective in _NEVER and getattr(measures, _NEVER[objective][0])
+    figure: float | None = getattr(measures, name)
+    return None if is_never else figure
+
+
 def _misses(objectives: Objectives, measures: Measures) -> Iterator[str]:
     if measures.stale:
         yield f"stale: {measures.stale} answers of a term that was over > 0"
