@@ -15,7 +15,7 @@ import math
 import re
 import reprlib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -64,7 +64,7 @@ def plain(value: object) -> Any:
         return {name: plain(item) for name, item in pairs if item is not None}
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
@@ -102,7 +102,7 @@ def _read(hint: Any, value: object, path: str, problems: list[str]) -> object:
         return _read_choice(get_args(base), value, path, problems)
     if origin is tuple:
         return _read_items(get_args(base), rule, value, path, problems)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return _read_mapping(get_args(base), value, path, problems)
     if is_dataclass(base):
         return _read_fields(cast(type, base), value, path, problems)
@@ -236,7 +236,7 @@ def _emit(hint: Any) -> dict[str, Any]:
     if origin is tuple:
         least = {"minItems": rule.min_items} if rule.min_items is not None else {}
         return {**result, "type": "array", "items": _emit(get_args(base)[0]), **least}
-    if origin is dict:
+    if origin in (dict, Mapping):
         key_hint, item_hint = get_args(base)
         return {**result, "type": "object", "additionalProperties": _emit(item_hint), "propertyNames": _emit(key_hint)}
     if is_dataclass(base):

@@ -11,6 +11,7 @@ from pipeline.drill.verdict import judge
 from pipeline.runtime.members import Tier
 from pipeline.runtime.settings import Settings, VerifyMode
 
+NOTHING = "Nothing to improve: no request noticed, and every fault was named."
 HEDGES_RATIO_MAX = 0.05  # a share of hedges that a calm pair keeps below
 _MUCH_MS = 100.0  # less than this is not worth a setting
 _FOUND_BY_CANARY = {
@@ -47,7 +48,7 @@ def advise(script: Script, measures: Measures, observed: Observed) -> tuple[str,
         return (f"Play it where it can be played: {measures.left_out}",)
     case = _Case(script, pair_settings(script.settings), measures, observed)
     found = tuple(dict.fromkeys(text for rule in _RULES for text in rule(case)))
-    return found or ("Nothing to improve: no request noticed, and every fault was named.",)
+    return found or (NOTHING,)
 
 
 def _unserved(case: _Case) -> Iterator[str]:

@@ -12,6 +12,8 @@ from pipeline.core.canonical import readable_json, sha256_hex
 from pipeline.core.names import Role
 from pipeline.core.printable import printable_lines
 from pipeline.core.schema import Rule, plain
+from pipeline.drill.advice import advise
+from pipeline.drill.confidence import Repeats, over_repeats
 from pipeline.drill.measures import Measures, Span, measure
 from pipeline.drill.nouns import Objectives, Observed, Script
 from pipeline.drill.script import format_script
@@ -45,6 +47,8 @@ class DrillResult:
     repeats: Annotated[tuple[Repeat, ...], Rule(min_items=1)]
     worst: Annotated[int, Rule("Which repeat is shown, from 0.", minimum=0)]
     observed: Observed
+    over_repeats: Repeats
+    advice: tuple[str, ...]
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong across fields."""
@@ -173,7 +177,10 @@ def _tightened(script: Script, of_model: recipes.Objectives) -> Script:
 def summed_up(script: Script, plays: Sequence[tuple[Repeat, Observed]]) -> DrillResult:
     """Return a script's result; the worst play is the one to look at."""
     worst = max(range(len(plays)), key=lambda number: _badness(plays[number][0]))
-    return DrillResult(script, tuple(repeat for repeat, _ in plays), worst, plays[worst][1])
+    repeats, observed = tuple(repeat for repeat, _ in plays), plays[worst][1]
+    measures = [one.measures for one in repeats]
+    claims = over_repeats(script.objectives, measures)
+    return DrillResult(script, repeats, worst, observed, claims, advise(script, measures[worst], observed))
 
 
 def _badness(repeat: Repeat) -> tuple[float, ...]:
