@@ -232,9 +232,11 @@ Groups = tuple[tuple[Choice, ...], ...]
 def _wanted(state: RequestState, now_ms: float, available: Available) -> Iterator[tuple[Groups, bool]]:
     """Yield for each sending that is due whom to ask (the first group that has somebody), and whether it is a hedge."""
     serving, others = available.serving, available.others
+    if not serving:  # while nobody serves nobody is asked: the answer would bear a term that is over
+        return
     if state.verify is VerifyMode.OFF:
         pending = [attempt for attempt in state.attempts if attempt.outcome is Outcome.PENDING]
-        if not pending and serving:  # while nobody serves, nobody is asked
+        if not pending:
             has_failed = any(attempt.outcome is Outcome.BAD for attempt in state.attempts)
             yield ((others, serving) if has_failed else (serving, others)), False
         elif len(pending) == 1 and now_ms >= pending[0].sent_ms + state.hedge_after_ms:

@@ -79,9 +79,11 @@ def test_the_standby_is_asked_where_the_role_that_serves_has_nobody_else() -> No
     assert lived(Arrived(0), Lost(P, 1, 2), AnswerGood(B, 1, 3))[1:] == [Send(B, 1, False), Release(B, 1)]
 
 
-def test_while_nobody_serves_a_ready_standby_is_not_asked() -> None:
+@pytest.mark.parametrize("verify", VerifyMode)
+def test_while_nobody_serves_a_ready_standby_is_not_asked(verify: VerifyMode) -> None:
+    """Its answer would bear the last term, which is over, or was only reserved by the server before."""
     grace = Available((), ((B, 1, 0),), taster=True)
-    assert lived((Arrived(0), grace)) == []
+    assert lived((Arrived(0), grace), verify=verify) == []
 
 
 def test_an_error_of_one_side_is_answered_by_the_other() -> None:
