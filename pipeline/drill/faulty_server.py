@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands.node.serve import add_arguments, serve
 from pipeline.core.errors import HotspareError
 from pipeline.core.names import Format
+from pipeline.drill.faulty_clock import clock_of
 from pipeline.drill.pair_settings import pair_settings
 
 if TYPE_CHECKING:  # it imports numpy, which starts threads unless it is told not to
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = pair_settings(_pair(text) for text in args.set) if args.set else None
         again = [sys.executable, "-m", "pipeline.drill.faulty_server", *arguments]
-        return serve(args, again, open_faulty, settings)
+        with clock_of(orders):
+            return serve(args, again, open_faulty, settings)
     except HotspareError as error:
         print(error, file=sys.stderr)
         return error.exit_code

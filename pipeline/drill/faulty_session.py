@@ -136,6 +136,9 @@ def faulty(folder: Path, inner: OpenSession = open_session) -> OpenSession:
         def reopen(content: bytes) -> Session:
             return inner(model_format, content, threads)
 
-        return FaultySession(inner(model_format, model, threads), OrderReader(folder, model), reopen)
+        reader = OrderReader(folder, model)
+        if not reader.may_start():
+            raise ModelError("The model cannot be loaded (a drill ordered that); the next tries will.")
+        return FaultySession(inner(model_format, model, threads), reader, reopen)
 
     return open_faulty

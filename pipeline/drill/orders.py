@@ -38,6 +38,7 @@ class OrderKind(StrEnum):
     CRASH = "crash"  # SIGSEGV
     GROW = "grow"  # keeps more memory at each run
     EXIT = "exit"
+    FAIL_START = "fail_start"  # the next ``times`` sessions of a model cannot be opened
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Order:
     grow_mb: int = 0
     model: str | None = None  # file of the model that CORRUPT_WEIGHTS goes on with
     poison: float | None = None
+    times: int = 1
 
 
 def process_address(pid: int) -> str:
@@ -68,6 +70,11 @@ def model_address(model: bytes) -> str:
     return f"model-{sha256_hex(model)[:12]}"
 
 
+def start_address(model: bytes) -> str:
+    """Return the address of every process that is about to load these bytes."""
+    return f"start-{model_address(model)}"
+
+
 class OrderBook:
     """The writer's side of a folder of orders."""
 
@@ -75,7 +82,7 @@ class OrderBook:
         """Begin a folder; orders of an earlier book in it are withdrawn."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.json"):
+        for old in (*folder.glob("*.json"), *folder.glob("*.taken")):
             old.unlink()
         board = folder / _BOARD_FILE
         if not board.exists():
@@ -106,6 +113,7 @@ class OrderReader:
         if not board.exists():
             raise UsageError(f"{folder} is no folder of orders; make it with OrderBook first.")
         self._counter = _map_counter(board, writable=False)
+        self._start = _order_file(folder, start_address(model))
         self._addresses = (process_address(os.getpid()), model_address(model), EVERYBODY)
         self._seen = -1
         self._order: Order | None = None
@@ -118,10 +126,26 @@ class OrderReader:
             self._seen = count
         return self._order
 
+    def may_start(self) -> bool:
+        """Tell whether a session may be opened now; one that may not uses up one of the times that were ordered."""
+        if not self._start.exists():
+            return True
+        order = read(Order, read_json(self._start, InternalError))
+        return not any(_taken(self._start.with_suffix(f".{number}.taken")) for number in range(order.times))
+
     def _read(self) -> Order | None:
         files = (_order_file(self._folder, address) for address in self._addresses)
         found = next((file for file in files if file.exists()), None)
         return None if found is None else read(Order, read_json(found, InternalError))
+
+
+def _taken(path: Path) -> bool:
+    """Take a number if nobody has, whichever process asks."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _order_file(folder: Path, address: str) -> Path:

@@ -55,13 +55,30 @@ class Questions:
         return next(one for one in self.references.values() if one.role is role)
 
 
-def ask_offline(bundles: Mapping[Role, Path], trust: Path, rows: Path, count: int) -> Questions:
-    """Take ``count`` rows spread over an npz and run both verified bundles on them, one row at a time."""
+def ask_offline(bundles: Mapping[Role, Path], trust: Path, rows: Path | None, count: int) -> Questions:
+    """Take ``count`` rows spread over an npz and run both verified bundles on them, one row at a time.
+
+    Without an npz, the primary's warm-up rows are asked, which are synthetic. Raises DataError, the Untrusted error
+    that fits, TrustPolicyError.
+    """
     verified = {role: verify_bundle(path, load_policy(trust), utc_now()) for role, path in bundles.items()}
-    taken = take_rows(verified[Role.PRIMARY], rows, count)
+    return questions_of(verified, rows, count)
+
+
+def questions_of(verified: Mapping[Role, VerifiedBundle], rows: Path | None, count: int) -> Questions:
+    """Do the same with bundles that are verified already."""
+    primary = verified[Role.PRIMARY]
+    taken = dict(read_golden(primary.files).inputs) if rows is None else take_rows(primary, rows, count)
     references = (_reference(role, bundle, taken) for role, bundle in verified.items())
+    count = len(next(iter(taken.values())))
     bodies = tuple(request_body({name: array[row : row + 1] for name, array in taken.items()}) for row in range(count))
     return Questions(verified[Role.PRIMARY].model, taken, bodies, {one.bundle_id: one for one in references})
+
+
+def spread(rows: int, count: int) -> slice:
+    """Return ``count`` of so many rows, spread evenly."""
+    step = max(1, rows // count)
+    return slice(0, step * count, step)
 
 
 def take_rows(bundle: VerifiedBundle, rows: Path, count: int) -> dict[str, Array]:
@@ -70,7 +87,7 @@ def take_rows(bundle: VerifiedBundle, rows: Path, count: int) -> dict[str, Array
     names = [tensor.name for tensor in bundle.io.inputs]
     if len(names) == 1 and names[0] not in arrays:
         arrays = {names[0]: arrays["x"]}
-    picked = {name: np.array(arrays[name][:: max(1, len(arrays[name]) // count)][:count]) for name in names}
+    picked = {name: np.array(arrays[name][spread(len(arrays[name]), count)]) for name in names}
     return cast_tensors(picked, {tensor.name: tensor.dtype for tensor in bundle.io.inputs}, str(rows))
 
 
@@ -131,7 +148,7 @@ def _reference_of(exchange: Exchange, questions: Questions, default_role: Role |
 
 def is_right(exchange: Exchange, reference: Reference) -> bool:
     """Tell whether an answer is the reference's: every output, its shape, finite, within golden tolerance."""
-    answers = _outputs(exchange.body)
+    answers = answered_outputs(exchange.body)
     if answers is None or answers.keys() != reference.outputs.keys():
         return False
     return all(
@@ -140,7 +157,8 @@ def is_right(exchange: Exchange, reference: Reference) -> bool:
     )
 
 
-def _outputs(body: str) -> dict[str, Array] | None:
+def answered_outputs(body: str) -> dict[str, Array] | None:
+    """Return the outputs of an answer's JSON body by name; None for any other body."""
     try:
         outputs = json.loads(body)["outputs"]
         return {one["name"]: np.array(one["data"], np.float64).reshape(one["shape"]) for one in outputs}

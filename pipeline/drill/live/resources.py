@@ -4,12 +4,14 @@ import contextlib
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.core.errors import FileAccess, Unreachable
+from pipeline.core.errors import FileAccess, InternalError, Unreachable
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_REMOVE_S = 3.0
 
 
 @contextlib.contextmanager
@@ -27,11 +29,13 @@ def tiny_disk(folder: Path, kilobytes: int = 64) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill_disk(folder: Path) -> None:
-    """Write until no space is left."""
-    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
+def fill_disk(folder: Path) -> Path:
+    """Write until no space is left; returns the file that takes it."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
         while True:
             stream.write(b"\0" * 4096)
+    return filler
 
 
 @contextlib.contextmanager
@@ -46,8 +50,21 @@ def memory_group(name: str) -> Iterator[Path]:
     try:
         yield group
     finally:
-        with contextlib.suppress(OSError):
+        _remove_group(group)
+
+
+def _remove_group(group: Path) -> None:
+    """Remove a group; the kernel keeps it a moment longer than the last process in it."""
+    end_s = time.monotonic() + _REMOVE_S
+    while True:
+        try:
             group.rmdir()
+        except OSError as error:
+            if time.monotonic() > end_s:
+                raise InternalError(f"{group} cannot be removed ({error.strerror}); see who is in it.") from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def limit_memory(group: Path, pid: int, megabytes: int) -> None:
@@ -67,6 +84,11 @@ class Dependency:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        """Return the address that a program would be configured with."""
+        return f"http://127.0.0.1:{self.port}"
 
     def go_away(self) -> int:
         """Close the port and return how many had connected."""

@@ -1,0 +1,369 @@
+"""Every fault, for real: what a strike does to the processes, files, sockets and clock of one play.
+
+A strike is begun by its context manager and taken back by leaving it, at its time or at the end of the play.
+"""
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.bundle.golden import read_golden
+from pipeline.core.errors import InternalError
+from pipeline.core.names import Role
+from pipeline.drill.corruption import corrupted
+from pipeline.drill.faulty_clock import set_back
+from pipeline.drill.live.judging import POISON, Questions
+from pipeline.drill.live.launching import Hotspare
+from pipeline.drill.live.releases import Channels, Copied, flip_bit, put_in_place, tamper, truncate
+from pipeline.drill.live.resources import Dependency, fill_disk, limit_memory
+from pipeline.drill.live.toxics import Proxy
+from pipeline.drill.nouns import FaultKind, Script, Strike
+from pipeline.drill.orders import EVERYBODY, Order, OrderKind, model_address, process_address, start_address
+
+POISON_REQUESTS = 2
+POISON_EVERY_MS = 250.0
+SPARE_MB = 96
+GROW_MB = 32
+DESCRIPTORS_MAX = 1024  # of the server's processes, where a script uses them up
+NET = frozenset({FaultKind.DROPPED, FaultKind.DELAYED, FaultKind.RESET})
+CHANNEL = frozenset({FaultKind.EXPIRED, FaultKind.ROLLED_BACK, FaultKind.STALE_MODEL})
+ON_DISK = CHANNEL | {FaultKind.BIT_FLIP, FaultKind.TRUNCATED, FaultKind.TAMPERED}
+
+_ORDERED = {
+    FaultKind.HANG: OrderKind.HANG,
+    FaultKind.ERRORS: OrderKind.ERRORS,
+    FaultKind.MALFORMED: OrderKind.MALFORMED,
+    FaultKind.WRONG_DTYPE: OrderKind.WRONG_DTYPE,
+    FaultKind.NAN: OrderKind.NAN,
+    FaultKind.SLOW: OrderKind.SLOW,
+    FaultKind.WRONG_ANSWERS: OrderKind.WRONG_ANSWERS,
+}
+
+
+@dataclass
+class Scene:
+    """What strikes may use: the running server, what it serves, what it is asked, and what was made for this play."""
+
+    system: Hotspare
+    served: Copied
+    questions: Questions
+    folder: Path
+    seed: int
+    proxy: Proxy | None = None
+    memory_group: Path | None = None
+    registry: Dependency | None = None
+    store: Dependency | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+    corrupt: dict[Role, Path] = field(default_factory=dict)
+
+    @property
+    def orders(self) -> Path:
+        """Return the folder of orders."""
+        return self.system.folder / "orders"
+
+
+def prepare(scene: Scene, script: Script) -> None:
+    """Do what takes long, or must be there before the load: weights proven wrong, orders to choke on poison."""
+    for role in {one.target or Role.PRIMARY for one in script.strikes if one.fault is FaultKind.CORRUPT_WEIGHTS}:
+        bundle = scene.served.bundles[role]
+        entry = bundle.manifest.entrypoint
+        tolerances = read_golden(bundle.files).tolerances.absolute
+        found = corrupted(entry.format, bundle.files[entry.path], scene.questions.rows, tolerances, scene.seed)
+        scene.corrupt[role] = scene.folder / f"corrupt-{role}"
+        scene.corrupt[role].write_bytes(found.model)
+        scene.facts[f"{role} corrupted"] = f"{found.changed_ratio:.1%} of the answers, by {found.flipped} weights"
+    if any(one.fault is FaultKind.POISON for one in script.strikes):
+        scene.system.book.give(EVERYBODY, Order(OrderKind.CRASH, poison=POISON))
+
+
+def poison_times(script: Script) -> tuple[float, ...]:
+    """Return when poison requests are due, in ms."""
+    return tuple(
+        one.at_ms + number * one.amount("every_ms", POISON_EVERY_MS)
+        for one in script.strikes
+        if one.fault is FaultKind.POISON
+        for number in range(int(one.amount("poison_requests", POISON_REQUESTS)))
+    )
+
+
+def struck(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+    """Return a strike to be begun and taken back; raises InternalError when there is nobody to do it to."""
+    fault = strike.fault
+    if fault in _ORDERED:
+        return _ordered(scene, strike, _order_of(strike))
+    return _STRIKES[fault](scene, strike)
+
+
+def _target(strike: Strike) -> Role:
+    return strike.target or Role.PRIMARY
+
+
+def _order_of(strike: Strike) -> Order:
+    return Order(
+        _ORDERED[strike.fault],
+        ms=strike.amount("ms", 500.0 if strike.fault is FaultKind.SLOW else 0.0),
+        jitter_ms=strike.amount("jitter_ms", 0.0),
+        ramp_ms=strike.amount("ramp_ms", 0.0),
+        bias=strike.amount("bias", 0.2),
+    )
+
+
+@contextlib.contextmanager
+def _ordered(scene: Scene, strike: Strike, order: Order) -> Iterator[None]:
+    """Give an order to the worker that is there now, not to its successor."""
+    address = process_address(scene.system.pid(_target(strike)))
+    scene.system.book.give(address, order)
+    try:
+        yield
+    finally:
+        scene.system.book.withdraw(address)
+
+
+@contextlib.contextmanager
+def _kill(scene: Scene, strike: Strike) -> Iterator[None]:
+    os.kill(scene.system.pid(_target(strike)), signal.SIGKILL)
+    yield
+
+
+@contextlib.contextmanager
+def _stop(scene: Scene, strike: Strike) -> Iterator[None]:
+    pid = os.pidfd_open(scene.system.pid(_target(strike)))  # it may be replaced: another process is not to be woken
+    signal.pidfd_send_signal(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pid, signal.SIGCONT)
+        os.close(pid)
+
+
+@contextlib.contextmanager
+def _exit_loop(scene: Scene, strike: Strike) -> Iterator[None]:
+    address = model_address(scene.served.model_bytes(_target(strike)))
+    scene.system.book.give(address, Order(OrderKind.EXIT))
+    try:
+        yield
+    finally:
+        scene.system.book.withdraw(address)
+
+
+def _corrupt_weights(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+    model = str(scene.corrupt[_target(strike)])
+    return _ordered(scene, strike, Order(OrderKind.CORRUPT_WEIGHTS, model=model))
+
+
+@contextlib.contextmanager
+def _start_fails(scene: Scene, strike: Strike) -> Iterator[None]:
+    address = start_address(scene.served.model_bytes(_target(strike)))
+    scene.system.book.give(address, Order(OrderKind.FAIL_START, times=int(strike.amount("times", 1))))
+    try:
+        yield
+    finally:
+        scene.system.book.withdraw(address)
+
+
+@contextlib.contextmanager
+def _out_of_memory(scene: Scene, strike: Strike) -> Iterator[None]:
+    """Let a worker grow in a group whose limit makes the kernel kill it."""
+    if scene.memory_group is None:
+        raise InternalError("No memory group was made for this play; this is a bug.")
+    pid = scene.system.pid(_target(strike))
+    limit_memory(scene.memory_group, pid, int(strike.amount("spare_mb", SPARE_MB)))
+    order = Order(OrderKind.GROW, grow_mb=int(strike.amount("grow_mb", GROW_MB)))
+    scene.system.book.give(process_address(pid), order)
+    yield
+
+
+# On disk: the content is changed, then the server is told to read it again.
+
+
+@contextlib.contextmanager
+def _bundle_spoiled(scene: Scene, strike: Strike) -> Iterator[None]:
+    role = _target(strike)
+    bundle, kept = scene.served.files.bundle(role), scene.folder / f"kept-{role}"
+    shutil.copytree(bundle, kept, dirs_exist_ok=True)
+    _SPOIL[strike.fault](scene, role)
+    scene.system.reload()
+    try:
+        yield
+    finally:
+        put_in_place(kept, bundle)
+
+
+def _flip(scene: Scene, role: Role) -> None:
+    flip_bit(scene.served.model_path(role), 0.5)
+
+
+def _truncate(scene: Scene, role: Role) -> None:
+    truncate(scene.served.model_path(role))
+
+
+def _tamper(scene: Scene, role: Role) -> None:
+    tamper(scene.served.files.bundle(role))
+
+
+def _make_stale(scene: Scene, role: Role) -> None:
+    put_in_place(_channels(scene).previous.bundle(role), scene.served.files.bundle(role))
+
+
+_SPOIL: Mapping[FaultKind, Callable[[Scene, Role], None]] = {
+    FaultKind.BIT_FLIP: _flip,
+    FaultKind.TRUNCATED: _truncate,
+    FaultKind.TAMPERED: _tamper,
+    FaultKind.STALE_MODEL: _make_stale,
+}
+
+
+@contextlib.contextmanager
+def _expired(scene: Scene, _strike: Strike) -> Iterator[None]:
+    """Do nothing to the channel: it was renewed before the load so that it has ended by now."""
+    scene.system.reload()
+    yield
+
+
+@contextlib.contextmanager
+def _rolled_back(scene: Scene, _strike: Strike) -> Iterator[None]:
+    """Put the channel of the version before in place, and its bundles."""
+    channels = _channels(scene)
+    for role in Role:
+        put_in_place(channels.previous.bundle(role), scene.served.files.bundle(role))
+    channels.write_before()
+    scene.system.reload()
+    yield
+
+
+def _channels(scene: Scene) -> Channels:
+    if scene.served.channels is None:
+        raise InternalError("No channel was made for this play; this is a bug.")
+    return scene.served.channels
+
+
+# Around the server.
+
+
+@contextlib.contextmanager
+def _starve(_scene: Scene, strike: Strike) -> Iterator[None]:
+    count = int(strike.amount("processes", 2 * (os.cpu_count() or 1)))
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+            stack.callback(busy.wait)
+            stack.callback(busy.kill)
+        yield
+
+
+@contextlib.contextmanager
+def _fill_disk(scene: Scene, _strike: Strike) -> Iterator[None]:
+    filler = fill_disk(scene.served.state)
+    try:
+        yield
+    finally:
+        filler.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _use_up_descriptors(scene: Scene, strike: Strike) -> Iterator[None]:
+    """Open idle connections until the server refuses more, at most as many as its limit of descriptors."""
+    _allow_many_files()
+    most = int(strike.amount("connections", DESCRIPTORS_MAX))
+    with contextlib.ExitStack() as stack:
+        opened = 0
+        with contextlib.suppress(OSError):
+            for _ in range(most):
+                connection = socket.create_connection(("127.0.0.1", scene.system.port), timeout=1.0)
+                stack.callback(connection.close)
+                opened += 1
+        scene.facts["idle connections"] = str(opened)
+        yield
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2 * DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, 2 * DESCRIPTORS_MAX)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _proxy(scene: Scene) -> Proxy:
+    if scene.proxy is None:
+        raise InternalError("No proxy stands before the server of this play; this is a bug.")
+    return scene.proxy
+
+
+def _drop(scene: Scene, _strike: Strike) -> AbstractContextManager[None]:
+    return _proxy(scene).dropping()
+
+
+def _delay(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+    return _proxy(scene).delaying(strike.amount("ms", 50.0), strike.amount("jitter_ms", 0.0))
+
+
+def _reset(scene: Scene, _strike: Strike) -> AbstractContextManager[None]:
+    return _proxy(scene).resetting()
+
+
+def _dependency_down(which: str) -> Callable[[Scene, Strike], AbstractContextManager[None]]:
+    @contextlib.contextmanager
+    def down(scene: Scene, _strike: Strike) -> Iterator[None]:
+        dependency: Dependency | None = getattr(scene, which)
+        if dependency is None:
+            raise InternalError(f"No {which} was set up for this play; this is a bug.")
+        asked = dependency.go_away()
+        scene.facts[f"{which} asked before"] = str(asked)
+        yield
+
+    return down
+
+
+@contextlib.contextmanager
+def _clock_back(scene: Scene, strike: Strike) -> Iterator[None]:
+    set_back(scene.orders, strike.amount("ms", 3_600_000.0))
+    try:
+        yield
+    finally:
+        set_back(scene.orders, 0.0)
+
+
+@contextlib.contextmanager
+def _nothing(_scene: Scene, _strike: Strike) -> Iterator[None]:
+    """Leave all as it is: poison is sent by the load."""
+    yield
+
+
+@contextlib.contextmanager
+def _kill_server(scene: Scene, _strike: Strike) -> Iterator[None]:
+    os.kill(scene.system.answering_pid(), signal.SIGKILL)
+    yield
+
+
+_STRIKES: Mapping[FaultKind, Callable[[Scene, Strike], AbstractContextManager[None]]] = {
+    FaultKind.KILL: _kill,
+    FaultKind.STOP: _stop,
+    FaultKind.EXIT: _exit_loop,
+    FaultKind.CORRUPT_WEIGHTS: _corrupt_weights,
+    **dict.fromkeys(_SPOIL, _bundle_spoiled),
+    FaultKind.EXPIRED: _expired,
+    FaultKind.ROLLED_BACK: _rolled_back,
+    FaultKind.OUT_OF_MEMORY: _out_of_memory,
+    FaultKind.CPU_STARVATION: _starve,
+    FaultKind.DISK_FULL: _fill_disk,
+    FaultKind.DESCRIPTORS: _use_up_descriptors,
+    FaultKind.DROPPED: _drop,
+    FaultKind.DELAYED: _delay,
+    FaultKind.RESET: _reset,
+    FaultKind.REGISTRY_DOWN: _dependency_down("registry"),
+    FaultKind.STORE_DOWN: _dependency_down("store"),
+    FaultKind.CLOCK_BACK: _clock_back,
+    FaultKind.POISON: _nothing,
+    FaultKind.SERVER_DEATH: _kill_server,
+    FaultKind.START_FAILS: _start_fails,
+}
