@@ -1,7 +1,7 @@
 """Where requests come in: admitted or refused, gathered into batches, sent on their way; poison is remembered."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.core.tensors import Array
 from pipeline.runtime.batching import Batcher
@@ -80,10 +80,20 @@ class Reception:
         return outcome
 
     def _is_like_a_suspect(self, inputs: Mapping[str, Array]) -> bool:
+        suspects = self._suspects()
+        return bool(suspects) and _digest(inputs) in suspects
+
+    def like_suspects(self, request_ids: Sequence[int]) -> set[int]:
+        """Return those of some requests in flight that ask the same as a suspect."""
+        suspects = self._suspects()
+        flights = ((one, self._flights.by_id.get(one)) for one in request_ids if suspects)
+        return {one for one, flight in flights if flight is not None and _digest(flight.inputs) in suspects}
+
+    def _suspects(self) -> set[str]:
         suspects = [flight for flight in self._flights.flying if flight.state.phase is Phase.TASTING]
         for flight in suspects:  # digested once: large ones that wait for the taster would hold every arrival up
             flight.digest = flight.digest or _digest(flight.inputs)
-        return bool(suspects) and _digest(inputs) in {flight.digest for flight in suspects}
+        return {flight.digest for flight in suspects}
 
     def _quarantine(self, inputs: Mapping[str, Array], sentence: str) -> None:
         digest = _digest(inputs)

@@ -217,6 +217,8 @@ def _tasted(state: RequestState, now_ms: float, available: Available) -> Moved:
 
 def _sent(state: RequestState, now_ms: float, available: Available) -> Moved:
     sends: list[RequestAction] = []
+    if not available.serving:  # while nobody serves nobody is asked: the answer would bear a term that is over
+        return state, ()
     for choices, is_hedge in _wanted(state, now_ms, available):
         choice = _least_loaded(state, choices)
         if choice is not None and len(state.attempts) < ATTEMPTS_MAX:
@@ -232,8 +234,6 @@ Groups = tuple[tuple[Choice, ...], ...]
 def _wanted(state: RequestState, now_ms: float, available: Available) -> Iterator[tuple[Groups, bool]]:
     """Yield for each sending that is due whom to ask (the first group that has somebody), and whether it is a hedge."""
     serving, others = available.serving, available.others
-    if not serving:  # while nobody serves nobody is asked: the answer would bear a term that is over
-        return
     if state.verify is VerifyMode.OFF:
         pending = [attempt for attempt in state.attempts if attempt.outcome is Outcome.PENDING]
         if not pending:

@@ -27,12 +27,13 @@ from pipeline.runtime.pair_nouns import (
     ReleaseAsked,
     Staged,
     SwitchAsked,
+    other,
 )
 from pipeline.runtime.pair_status import member_status, served_models
 from pipeline.runtime.reception import Reception
 from pipeline.runtime.release import Release
 from pipeline.runtime.request import TASTER_REPLICA, Available
-from pipeline.runtime.request_nouns import Choice
+from pipeline.runtime.request_nouns import Choice, Outcome
 from pipeline.runtime.service import Answer, NotAnswered, PairStatus, ServedModel
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.shadowing import Agreements, Shadowing
@@ -191,8 +192,11 @@ class Pair:
     def _give_back(self, worker: Worker) -> None:
         """Take from a worker what it will not answer any more; what it may have ended or hung at is suspected."""
         ids, worker.sent_ms = list(worker.sent_ms), {}
-        self._flights.lost([one for one in ids if one not in worker.suspects], suspect=False)
         self._flights.lost([one for one in ids if one in worker.suspects], suspect=True)
+        others = [one for one in ids if one not in worker.suspects]
+        alike = self._reception.like_suspects(others)  # sent on, they would end the next worker too
+        self._flights.lost([one for one in others if one not in alike], suspect=False)
+        self._flights.lost(sorted(alike), suspect=True)
 
     def fail(self, worker: Worker, fault: Fault, evidence: Evidence) -> None:
         """Say what is wrong with a worker, and let the machine act; what is known and planned for is not said again."""
@@ -260,8 +264,11 @@ class Pair:
         return agreement is not None and agreement.agree(outputs, others)
 
     def taste(self, flight: Flight) -> None:
-        """Try a suspect on a spare worker, with the bundle that serves now."""
-        self._taster.taste(flight, self._conductor.state.serving or Role.PRIMARY)
+        """Try a suspect on a spare worker: of the other side, where there is one, as a role may end at anything."""
+        serving = self._conductor.state.serving or Role.PRIMARY
+        ended = {one.seat.role for one in flight.state.attempts if one.outcome is Outcome.SUSPECT}
+        others = [role for role in (serving, other(serving)) if role not in ended and role in self.release.bundles]
+        self._taster.taste(flight, others[0] if others else serving)
 
     def excuse(self, seats: set[Seat]) -> None:
         """Take that these members ended because of a poison request: no failure of theirs."""
