@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecipeError
@@ -106,7 +106,6 @@ def test_no_text_makes_the_reader_fail_otherwise(text: str) -> None:
     assert parse_script(format_script(script), "any") == script
 
 
-@settings(max_examples=30)
 @given(scripts(), st.data())
 def test_no_spoiled_script_makes_the_reader_fail_otherwise(script: Script, data: st.DataObject) -> None:
     text = format_script(script)
