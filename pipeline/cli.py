@@ -41,6 +41,7 @@ COMMANDS = {
     "score": Command(f"{_BUILD}.score", "measure every candidate"),
     "select": Command(f"{_BUILD}.select", "pick the primary and the backup"),
     "pack": Command(f"{_BUILD}.pack", "seal the primary and the backup into signed bundles"),
+    "drill": Command(f"{_BUILD}.drill", "rehearse disasters on the packed pair: verdict, report, signed attestation"),
     "report": Command(f"{_BUILD}.report", "write the one-page report of a model"),
     "register": Command(f"{_BUILD}.register", "log everything to MLflow and promote by policy"),
     "keys": Command(f"{_BUILD}.keys", "make a signing key and the trust policy that pins it"),

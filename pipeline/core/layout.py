@@ -47,6 +47,11 @@ def drill_dir(model: str, root: Path = ARTIFACTS) -> Path:
     return root / "drills" / model
 
 
+def tried_drill_dir(model: str, root: Path = ARTIFACTS) -> Path:
+    """Written by ``drill`` for other scripts than the recipe's, and by simulated drills: no stage's output."""
+    return root / "drills" / "_tried" / model  # no model's name begins with an underscore
+
+
 def report_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``report``: ``index.html``."""
     return root / "reports" / model

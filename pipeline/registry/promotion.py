@@ -103,6 +103,7 @@ class Rehearsal:
     passed: bool
     ended_at: datetime
     rto_ms_p95: float | None
+    drills: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Facts:
     backup: Standing
     now: datetime
     rehearsal: Rehearsal | None = None
+    drills: tuple[str, ...] = ()
+    """What the recipe wants to be drilled."""
 
     @property
     def pair(self) -> Pair:
@@ -203,10 +206,12 @@ def _drilled(gates: Gates, facts: Facts) -> Iterator[Gate]:
     if held is None:
         yield Gate("drill", False, f"no drill of this pair is attested; {advice}")
         return
+    missing = [name for name in facts.drills if name not in held.drills]
     flaws = {
         "of another pair": held.pair != facts.pair,
         "in the simulated world alone": not held.is_live,
         "that missed its objectives": not held.passed,
+        f"without {', '.join(missing)}": bool(missing),
     }
     told = " and ".join(flaw for flaw, holds in flaws.items() if holds)
     yield Gate("drill", not told, f"the attested drill is one {told}; {advice}" if told else "this pair passed it")

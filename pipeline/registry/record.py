@@ -48,7 +48,8 @@ class Drill:
         """Return what the gates of promotion look at."""
         told = self.statement.predicate
         pair = Pair(self.statement.bundle_id(Role.PRIMARY), self.statement.bundle_id(Role.BACKUP))
-        return Rehearsal(pair, told.world == "live", told.passed, self.statement.ended_at, told.rto_ms_p95)
+        drills = frozenset(one.name for one in told.drills)
+        return Rehearsal(pair, told.world == "live", told.passed, self.statement.ended_at, told.rto_ms_p95, drills)
 
     def tags(self) -> dict[str, str]:
         """Return what a version that was drilled says of it."""
@@ -113,6 +114,7 @@ class Build:
             _standing(self.backup),
             self.loaded_at,
             self.drill.rehearsal if self.drill else None,
+            self.recipe.drills,
         )
 
     @property

@@ -131,6 +131,15 @@ def test_either_key_alone_asks_for_a_drill(gates: Gates) -> None:
     assert isinstance(decide(policy, replace(FACTS, rehearsal=replace(DRILLED, passed=False))), Refuse)
 
 
+def test_a_drill_that_left_out_what_the_recipe_wants_drilled_refuses_and_names_it() -> None:
+    wanting = replace(FACTS, drills=("kill", "stop", "hang"))
+    refused = decide(ASKS_FOR_DRILL, replace(wanting, rehearsal=replace(DRILLED, drills=frozenset({"kill"}))))
+    assert isinstance(refused, Refuse)
+    assert "without stop, hang" in refused.reasons[0]
+    whole = replace(DRILLED, drills=frozenset({"kill", "stop", "hang", "more"}))
+    assert isinstance(decide(ASKS_FOR_DRILL, replace(wanting, rehearsal=whole)), Promote)
+
+
 def test_a_drill_exactly_at_its_bounds_passes() -> None:
     at_bound = replace(DRILLED, ended_at=NOW - timedelta(days=7), rto_ms_p95=250.0)
     assert isinstance(decide(ASKS_FOR_DRILL, replace(FACTS, rehearsal=at_bound)), Promote)
