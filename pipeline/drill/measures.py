@@ -72,8 +72,9 @@ class Measures:
 
     ``lost`` … ``late`` leave poison requests out, which must fail (``wrong`` and ``refused`` count them). ``stale``:
     answers of a term that was over when they were asked for. ``duplicated``: computed more than once, hedged or resent.
-    ``unnoticed``, ``unrestored``, ``unredundant``: strikes without the time in question. ``budget_burnt``: the share of
-    requests not answered rightly over the share that the objective ``slo_ratio`` allows; 1 is all of it.
+    ``unnoticed``, ``unrestored``, ``unredundant``: strikes without the time in question; ``undone``: those that could
+    not be done. ``budget_burnt``: the share of requests not answered rightly over the share that the objective
+    ``slo_ratio`` allows; 1 is all of it.
     """
 
     sent: int
@@ -103,6 +104,7 @@ class Measures:
     unnoticed: int
     unrestored: int
     unredundant: int
+    undone: int
     versions_behind: int
     localisation: float | None
     false_alarms: int
@@ -174,6 +176,7 @@ def measure(script: Script, observed: Observed, slo_ratio: float = SLO_RATIO, la
         unnoticed=sum(one.mttd_ms is None for one in noticeable),
         unrestored=sum(one.rto_ms is None for one in strikes),
         unredundant=sum(not one.is_redundant_after for one in strikes),
+        undone=kinds[MomentKind.UNDONE],
         versions_behind=observed.versions_behind,
         localisation=sum(one.is_localised for one in strikes) / len(strikes) if strikes else None,
         false_alarms=len(found.false_alarms),

@@ -159,6 +159,7 @@ class MomentKind(StrEnum):
 
     STRUCK = "struck"  # by the drill
     ENDED = "ended"  # the drill took a fault back
+    UNDONE = "could not be done"  # the drill tried to strike, and there was nobody to do it to: nothing is proven
     DETECTED = "detected"  # a member was found at fault
     FAILOVER = "failover"
     FAILBACK = "failback"

@@ -38,7 +38,7 @@ class Verdict:
 def judge(objectives: Objectives, measures: Measures) -> Verdict:
     """Judge one play. What could not be played has not passed, nor has what could not be measured.
 
-    Beside the objectives, one law holds for every drill: no answer of a term that was over.
+    Beside the objectives, two laws hold for every drill: no answer of a term that was over, and every strike was done.
     """
     if measures.left_out:
         return Verdict(False, (f"played: {measures.left_out}",))
@@ -57,6 +57,8 @@ def figure_of(objective: str, measures: Measures) -> float | None:
 
 
 def _misses(objectives: Objectives, measures: Measures) -> Iterator[str]:
+    if measures.undone:
+        yield f"struck: {measures.undone} of {len(measures.strikes)} strikes could not be done"
     if measures.stale:
         yield f"stale: {measures.stale} answers of a term that was over > 0"
     for names, unit in ((_COUNTS, ""), (_SHARES, ""), (_TIMES, " ms")):

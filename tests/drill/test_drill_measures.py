@@ -137,6 +137,11 @@ def test_answers_of_a_term_that_was_over_fail_every_drill() -> None:
     assert judge(script().objectives, measures).misses == ("stale: 1 answers of a term that was over > 0",)
 
 
+def test_a_strike_that_could_not_be_done_proves_nothing() -> None:
+    measures = measure(script(), killed(moments=(*KILLED, moment(502, MomentKind.UNDONE))))
+    assert judge(script().objectives, measures).misses == ("struck: 1 of 1 strikes could not be done",)
+
+
 def test_an_answer_that_was_sent_for_before_the_switch_is_not_stale() -> None:
     assert measure(script(), killed(requests={50: request(50, 90, term=1)})).stale == 0
 
