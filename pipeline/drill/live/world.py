@@ -215,7 +215,7 @@ class _Play:
         try:
             stack.enter_context(doing)
         except (InternalError, ProcessLookupError) as error:
-            self.struck.append(Moment(due_ms, MomentKind.OTHER, f"{strike.fault} could not be done: {error}"))
+            self.struck.append(Moment(due_ms, MomentKind.UNDONE, f"{strike.fault} could not be done: {error}"))
         self._note(MomentKind.STRUCK, number, due_ms)
 
     def _note(self, kind: MomentKind, number: int, at_ms: float | None = None) -> None:
