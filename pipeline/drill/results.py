@@ -165,7 +165,7 @@ def examined(script: Script, observed: Observed, of_model: recipes.Objectives) -
     measures = _finite(measure(script, observed), script.load.seconds * 1000)
     said = transcript(script, observed)
     verdict = judge(_tightened(script, of_model).objectives, measures)
-    if script.transcript and not observed.left_out and (differs := _difference(script.transcript, said)):
+    if script.transcript and not observed.left_out and (differs := _difference(script.transcript, said, verdict)):
         verdict = Verdict(False, (*verdict.misses, f"transcript: {differs}"))
     return Repeat(script.load.seed, measures, verdict, said)
 
@@ -193,14 +193,18 @@ def _rto_ms(measures: Measures) -> list[float | None]:
     return [strike.rto_ms for strike in measures.strikes]
 
 
-def _difference(expected: str, found: str) -> str:
-    """Return the first line that differs, in words; empty where none does."""
-    wanted, said = expected.strip().splitlines(), found.strip().splitlines()
+def _difference(expected: str, found: str, verdict: Verdict) -> str:
+    """Return the first line that differs, in words; empty where none does. What was missed is told elsewhere."""
+    wanted, said = (_lines(text, with_verdict=verdict.passed) for text in (expected, found))
     for number in range(max(len(wanted), len(said))):
         one, other = (lines[number] if number < len(lines) else "nothing" for lines in (wanted, said))
         if one != other:
             return f"line {number + 1} is {other!r} where {one!r} is expected"
     return ""
+
+
+def _lines(text: str, with_verdict: bool) -> list[str]:
+    return [line for line in text.strip().splitlines() if with_verdict or not line.startswith("verdict:")]
 
 
 def _finite(measures: Measures, end_ms: float) -> Measures:

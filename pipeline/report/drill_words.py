@@ -48,10 +48,16 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "–"
     if value == 0:
-        return "0"
+        return "0\u00a0ms"
     if value >= 10_000:
         return f"{value / 1000:,.1f}\u00a0s"
     return f"{value:,.0f}\u00a0ms" if value >= 100 else f"{value:.3g}\u00a0ms"
+
+
+def period(started_at: str, ended_at: str) -> str:
+    """Return when it was, e.g. ``2026-01-31, 12:00:00 to 12:00:40 UTC``."""
+    (day, start), (last_day, end) = (text.removesuffix("Z").split("T") for text in (started_at, ended_at))
+    return f"{day}, {start} to {'' if day == last_day else f'{last_day}, '}{end} UTC"
 
 
 def goals(result: DrillResult) -> list[Goal]:

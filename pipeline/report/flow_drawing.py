@@ -111,7 +111,7 @@ def _label(step: FlowStep) -> Iterator[str]:
     x, y, anchor = ROUTES[step.source, step.target].label
     lines = [step.text] if step.text else []
     if step.is_taken and step.took_ms is not None:
-        lines.append(f"{milliseconds(step.took_ms)} after")
+        lines.append(f"{milliseconds(step.took_ms)} after" if step.took_ms else "at once")
     if len(lines) < 2 and y in (_MID - 18, _LOW - 18):
         y += _LINE  # one line stands right above its arrow
     for number, words in enumerate(lines):

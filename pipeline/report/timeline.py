@@ -242,21 +242,24 @@ def _badges(frame: _Frame, events: Sequence[Moment]) -> Iterator[str]:
     free = [0.0] * _LANES
     for number, one in enumerate(events, 1):
         x = frame.x(one.at_ms)
-        is_ours = one.kind in (MomentKind.STRUCK, MomentKind.ENDED)
         label = one.text if one.kind is MomentKind.STRUCK else ""
         room = 2 * _BADGE + 3 + (len(label) * _LABEL_CHAR + 4 if label else 0)
         if x + room > _WIDTH:
             label, room = "", 2 * _BADGE + 3
-        lane = next((lane for lane, end in enumerate(free) if end <= x - _BADGE), None)
-        if lane is None:
-            lane = min(range(_LANES), key=lambda index: free[index])
-        free[lane] = x - _BADGE + room
-        yield from _badge(x, lane, number, one, label, is_ours, frame)
+        fallback = min(range(_LANES), key=lambda index: free[index])
+        lane = next((lane for lane, end in enumerate(free) if end <= x - _BADGE), fallback)
+        place = max(x, free[lane] + _BADGE)  # a crowd of events is spread to the right of where it was
+        free[lane] = place - _BADGE + room
+        yield from _badge((place, x), lane, number, one, label, frame)
 
 
-def _badge(x: float, lane: int, number: int, one: Moment, label: str, is_ours: bool, frame: _Frame) -> Iterator[str]:
+def _badge(
+    places: tuple[float, float], lane: int, number: int, one: Moment, label: str, frame: _Frame
+) -> Iterator[str]:
+    x, foot = places
     y = _BADGE + 2 + lane * _LANE
-    yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y:g}" y2="{frame.top:g}" stroke="{QUIET}" stroke-width="0.6"/>'
+    is_ours = one.kind in (MomentKind.STRUCK, MomentKind.ENDED)
+    yield f'<path d="M{x:.1f} {y:g}L{foot:.1f} {frame.top:g}" stroke="{QUIET}" stroke-width="0.6"/>'
     fill, ink = (INK, "#fff") if is_ours else ("#fff", INK)
     title = f"<title>{escape(f'{one.at_ms:.0f} ms: {one.kind}: {one.text}')}</title>"
     yield f'<circle cx="{x:.1f}" cy="{y:g}" r="{_BADGE}" fill="{fill}" stroke="{INK}">{title}</circle>'

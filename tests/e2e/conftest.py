@@ -1,6 +1,7 @@
 """A real project of a user's own, scaffolded and reproduced with the real commands."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -46,5 +47,9 @@ def project(tmp_path: Path, shell: Shell, fixture_models: Path) -> Path:
     ]
     shell(["hotspare", "init", "project", *arguments], tmp_path)
     folder = tmp_path / "project"
+    recipe = folder / "recipes/models/tiny.yaml"
+    text = recipe.read_text()
+    assert "drills: [kill, " in text
+    recipe.write_text(re.sub(r"drills: \[.*?\]", "drills: [kill]", text))  # one shows what the stage does
     shell(["hotspare", "keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"], folder)
     return folder

@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("prune", "quantize", "score", "select", "pack", "report", "register")
+STAGES = ("prune", "quantize", "score", "select", "pack", "drill", "report", "register")
 
 
 def _ran(output: str) -> list[str]:
@@ -53,11 +53,14 @@ def test_a_scaffolded_project_reproduces_once_and_then_only_what_changed(project
     recipe = project / "recipes/models/tiny.yaml"
     recipe.write_text(recipe.read_text().replace("title: tiny", "title: A tiny model"))
     third = shell(["dvc", "repro"], project)
-    assert _kinds(third.stdout) == {"pack", "report", "register"}
+    assert _kinds(third.stdout) == {"pack", "drill", "report", "register"}
     assert _ids(shell, project) != ids
 
     assert "pack@tiny" in shell(["dvc", "dag"], project).stdout
-    assert "backup.bytes" in shell(["dvc", "metrics", "show"], project).stdout
+    shown = shell(["dvc", "metrics", "show"], project).stdout
+    assert "backup.bytes" in shown
+    assert "drills_passed" in shown
+    assert "drill of tiny: passed" in (project / "artifacts/drills/tiny/index.html").read_text().lower()
     shell(["dvc", "plots", "show"], project)
     assert "tiny bytes and loss" in (project / "dvc_plots/index.html").read_text()
 

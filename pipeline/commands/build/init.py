@@ -217,9 +217,17 @@ def _write_scaffold(folder: Path, model: str, recipe: str) -> None:
         "gitignore": ".gitignore",
         "dvcignore": ".dvcignore",
     }
+    for script in sorted(_drills_folder().glob("*.drill")):
+        write_atomic(folder / "recipes" / "drills" / script.name, script.read_bytes())
     for name, place in places.items():
         text = (_SCAFFOLD / name).read_text().replace("MODEL", model)
         write_atomic(folder / place, text.encode())
+
+
+def _drills_folder() -> Path:
+    """Return where the drill scripts are: an installed package has a copy, a project's own tree has the originals."""
+    packaged = _SCAFFOLD / "drills"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "recipes" / "drills"
 
 
 def _init_repositories(folder: Path) -> None:
