@@ -76,7 +76,7 @@ def _detection(case: _Case) -> Iterator[str]:
     for one in case.measures.strikes:
         mttd_ms = one.mttd_ms or 0.0
         title = FACTS[one.fault].title
-        if mttd_ms < _MUCH_MS or FACTS[one.fault].at_next_start:
+        if mttd_ms < _MUCH_MS or FACTS[one.fault].is_latent:
             continue
         if one.fault in _FOUND_BY_AGE:
             # Four times what calm answers take at worst, so that load alone evicts nobody.

@@ -21,8 +21,8 @@ class FaultFacts:
     ``components``: a diagnosis names one of them; none: no member is at fault, and none may be named. ``may_say``:
     these may be named too, before the last word (a crash is the engine's until a request is found guilty) or as what
     follows from the fault. ``is_aimed``: it is done to a role. ``amounts`` are the figures that a script may give.
-    ``can_end``: it can be taken back. ``at_next_start``: nothing of it shows before a worker of the role starts or a
-    scrub reads the disk, so that a script needs something beside it that makes one start.
+    ``can_end``: it can be taken back. ``is_latent``: nothing of it shows before something else happens: a worker
+    starts, the disk is read or written. A script needs something beside it that makes that happen.
     """
 
     title: str
@@ -31,7 +31,7 @@ class FaultFacts:
     amounts: tuple[str, ...] = ()
     can_end: bool = True
     may_say: frozenset[Component] = _NONE
-    at_next_start: bool = False
+    is_latent: bool = False
 
 
 FACTS: Mapping[FaultKind, FaultFacts] = {
@@ -47,20 +47,20 @@ FACTS: Mapping[FaultKind, FaultFacts] = {
     # From outside, an engine that computes wrongly and weights that changed behind every hash are the same.
     FaultKind.WRONG_ANSWERS: FaultFacts("wrong answers", _ENGINE | _WEIGHTS, amounts=("bias",)),
     FaultKind.CORRUPT_WEIGHTS: FaultFacts("corrupt weights", _WEIGHTS),
-    FaultKind.BIT_FLIP: FaultFacts("a bit flipped on disk", _ARTIFACT, can_end=False, at_next_start=True),
-    FaultKind.TRUNCATED: FaultFacts("model file truncated", _ARTIFACT, can_end=False, at_next_start=True),
-    FaultKind.TAMPERED: FaultFacts("bundle tampered with", _ARTIFACT, can_end=False, at_next_start=True),
-    FaultKind.EXPIRED: FaultFacts("channel expired", _ARTIFACT, is_aimed=False, can_end=False, at_next_start=True),
+    FaultKind.BIT_FLIP: FaultFacts("a bit flipped on disk", _ARTIFACT, can_end=False, is_latent=True),
+    FaultKind.TRUNCATED: FaultFacts("model file truncated", _ARTIFACT, can_end=False, is_latent=True),
+    FaultKind.TAMPERED: FaultFacts("bundle tampered with", _ARTIFACT, can_end=False, is_latent=True),
+    FaultKind.EXPIRED: FaultFacts("channel expired", _ARTIFACT, is_aimed=False, can_end=False, is_latent=True),
     FaultKind.ROLLED_BACK: FaultFacts(
-        "channel rolled back", _ARTIFACT, is_aimed=False, can_end=False, at_next_start=True
+        "channel rolled back", _ARTIFACT, is_aimed=False, can_end=False, is_latent=True
     ),
-    FaultKind.STALE_MODEL: FaultFacts("stale model in place", _ARTIFACT, can_end=False, at_next_start=True),
+    FaultKind.STALE_MODEL: FaultFacts("stale model in place", _ARTIFACT, can_end=False, is_latent=True),
     FaultKind.OUT_OF_MEMORY: FaultFacts("out of memory", _RESOURCE, amounts=("spare_mb", "grow_mb"), can_end=False),
     # Late workers of a starved machine may be blamed on the machine; with luck nobody is late at all.
     FaultKind.CPU_STARVATION: FaultFacts(
         "processors starved", is_aimed=False, amounts=("processes",), may_say=_RESOURCE
     ),
-    FaultKind.DISK_FULL: FaultFacts("disk full", _RESOURCE, is_aimed=False),
+    FaultKind.DISK_FULL: FaultFacts("disk full", _RESOURCE, is_aimed=False, is_latent=True),
     FaultKind.DESCRIPTORS: FaultFacts(
         "descriptors used up", is_aimed=False, amounts=("connections",), may_say=_RESOURCE
     ),
@@ -79,5 +79,5 @@ FACTS: Mapping[FaultKind, FaultFacts] = {
     FaultKind.SERVER_DEATH: FaultFacts(
         "server killed", is_aimed=False, can_end=False, may_say=frozenset({Component.ROUTER})
     ),
-    FaultKind.START_FAILS: FaultFacts("starts fail", _ENGINE, amounts=("times",), can_end=False, at_next_start=True),
+    FaultKind.START_FAILS: FaultFacts("starts fail", _ENGINE, amounts=("times",), can_end=False, is_latent=True),
 }  # fmt: skip

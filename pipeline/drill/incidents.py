@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.drill.nouns import Outcome, Request
 
-STEADY = 20  # right answers in a row after which an incident is over, so that a late one belongs to it no more
+STEADY = 10  # right answers in a row after which an incident is over, so that a late one belongs to it no more
 
 
 def is_bad(request: Request) -> bool:

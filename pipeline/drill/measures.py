@@ -2,7 +2,8 @@
 
 - *MTTD*: from the strike until a diagnosis of it, or the failover where that came first or nothing was said.
 - *time to switch*: from then until the failover.
-- *RTO*: from the strike until the first right answer after the last one that was not; 0 where no request noticed.
+- *RTO*: from the strike until the first right answer after the last one that was not, or that was later than any in
+  the calm before while the strike was not dealt with; 0 where no request noticed.
 - *time to redundancy*: from the strike until a standby is ready again.
 - *RPO*: how many model versions what serves is behind what was promoted. These models do not learn while they serve.
 """
@@ -137,8 +138,9 @@ def measure(script: Script, observed: Observed, slo_ratio: float = SLO_RATIO, la
     moments = sorted(observed.moments, key=lambda one: one.at_ms)
     struck = struck_at(script, moments)
     found = localised(struck, moments)
+    calm_ms = _calm_ms(asked, struck)
     strikes = tuple(
-        _of_strike(number, struck, found.by_strike[number], observed, moments, asked, script.load.deadline_ms, late_ms)
+        _of_strike(number, struck, found.by_strike[number], observed, moments, asked, calm_ms, late_ms)
         for number in range(len(struck))
     )
     whole = _span("all", asked, float("-inf"), float("inf"), late_ms)
@@ -146,7 +148,7 @@ def measure(script: Script, observed: Observed, slo_ratio: float = SLO_RATIO, la
         one.is_extra and one.outcome in (Outcome.LOST, Outcome.ABSTAINED) for one in requests
     )
     kinds = Counter(moment.kind for moment in moments)
-    noticeable = [one for one in strikes if FACTS[one.fault].components and not FACTS[one.fault].at_next_start]
+    noticeable = [one for one in strikes if FACTS[one.fault].components and not FACTS[one.fault].is_latent]
     bad = sum(is_bad(one) for one in asked)
     return Measures(
         sent=whole.sent,
@@ -209,18 +211,17 @@ def struck_at(script: Script, moments: Sequence[Moment]) -> list[Struck]:
 
 def _of_strike(
     number: int, struck: Sequence[Struck], blamed: Blamed, observed: Observed, moments: Sequence[Moment],
-    asked: Sequence[Request], deadline_ms: float, late_ms: float,
+    asked: Sequence[Request], calm_ms: float, late_ms: float,
 ) -> StrikeMeasures:  # fmt: skip
     at_ms, strike = struck[number]
     until_ms = min((later for later, _ in struck[number + 1 :] if later > at_ms), default=float("inf"))
     failover_ms = _failover_ms(at_ms, strike, until_ms, observed, moments)
     noticed_ms = _noticed_ms(at_ms, strike, until_ms, failover_ms, moments)
-    is_quiet = not FACTS[strike.fault].components
-    open_ms = noticed_ms if noticed_ms is not None else at_ms + (strike.lasts_ms or 0) if is_quiet else float("inf")
-    restored = restored_ms(asked, at_ms, until_ms, open_ms + deadline_ms, late_ms)
+    solved_ms = _solved_ms(at_ms, strike, noticed_ms, failover_ms)
+    restored = restored_ms(asked, at_ms, until_ms, solved_ms + late_ms, max(late_ms, calm_ms))
     lost_ms = _first(moments, MomentKind.REDUNDANCY_LOST, at_ms, until_ms)
     back_ms = None if lost_ms is None else _first(moments, MomentKind.REDUNDANCY_BACK, lost_ms)
-    switches = noticed_ms is not None and failover_ms is not None and not FACTS[strike.fault].at_next_start
+    switches = noticed_ms is not None and failover_ms is not None and not FACTS[strike.fault].is_latent
     return StrikeMeasures(
         fault=strike.fault,
         target=strike.target,
@@ -234,6 +235,21 @@ def _of_strike(
         unexplained=blamed.unexplained,
         is_localised=blamed.is_true_of(strike),
     )
+
+
+def _calm_ms(asked: Sequence[Request], struck: Sequence[Struck]) -> float:
+    """Return how long an answer took at most before anything was struck: a busy machine is late by itself."""
+    since_ms = min((at_ms for at_ms, _ in struck), default=0.0)
+    calm = (one.latency_ms for one in asked if one.done_ms is not None and one.done_ms < since_ms)
+    return max((took_ms for took_ms in calm if took_ms is not None), default=0.0)
+
+
+def _solved_ms(at_ms: float, strike: Strike, noticed_ms: float | None, failover_ms: float | None) -> float:
+    """Return when a strike was over for those who ask later: who is late after that is late for another reason."""
+    if noticed_ms is not None:
+        return max(noticed_ms, failover_ms or 0.0)
+    is_quiet = not FACTS[strike.fault].components or FACTS[strike.fault].is_latent
+    return at_ms + (strike.lasts_ms or 0) if is_quiet else float("inf")
 
 
 def _first(
@@ -260,7 +276,7 @@ def _noticed_ms(
     true = [one.at_ms for one in said if one.component in facts.components | facts.may_say]
     soon = [one.at_ms for one in said if one.at_ms < until_ms]
     found = min(true or soon, default=None)
-    if failover_ms is None or facts.at_next_start:
+    if failover_ms is None or facts.is_latent:
         return found
     return failover_ms if found is None else min(found, failover_ms)  # who lets another take over has noticed
 

@@ -64,6 +64,20 @@ def test_late_answers_belong_to_an_incident_only_near_it() -> None:
     assert measure(script(), killed(requests={180: lost(180)})).rto_ms > 1000
 
 
+def test_what_was_late_in_the_calm_already_is_not_felt() -> None:
+    late = {52: request(52, 150)}
+    assert measure(script(), killed(requests=late | {20: request(20, 140)})).rto_ms > 0
+    assert measure(script(), killed(requests=late | {20: request(20, 160)})).rto_ms == 0
+
+
+def test_a_fault_that_nobody_has_noticed_is_felt_as_long_as_answers_are_late() -> None:
+    text = "# r\nload constant 100/s for 2s\nat 500ms slow primary ms=150"
+    late = {number: request(number, 155) for number in range(50, 150, 20)}
+    assert measure(*quiet(text, (struck(500),), late)).rto_ms == pytest.approx(1315 - 500)
+    noticed = (struck(500), moment(520, DETECTED, Component.ENGINE))
+    assert measure(*quiet(text, noticed, late)).rto_ms == pytest.approx(515 - 500)
+
+
 def test_service_that_never_comes_back_misses_every_time_to_recover() -> None:
     measures = measure(script(), killed(requests={number: lost(number) for number in range(50, 200)}))
     assert measures.unrestored == 1
