@@ -57,6 +57,8 @@ def first_state(settings: Settings, now_ms: int, term: int) -> tuple[PairState, 
 
 def step(state: PairState, event: Event) -> tuple[PairState, tuple[Action, ...]]:
     """Take one event. Serve and Unserve come before Stop: who takes over does not wait for who goes."""
+    if isinstance(event, Tick) and _is_quiet(state):
+        return replace(state, now_ms=max(event.now_ms, state.now_ms)), ()
     if not isinstance(event, Tick) and (sentence := refusal(state, event)):
         return state, (Note(sentence, NoteKind.REFUSED),)
     taken, first = _taken(state, event)
@@ -64,6 +66,13 @@ def step(state: PairState, event: Event) -> tuple[PairState, tuple[Action, ...]]
         return state, first
     after, actions = _settled(taken, event, first)
     return after, (*actions, *redundancy_noted(state, after))
+
+
+def _is_quiet(state: PairState) -> bool:
+    """Tell whether time alone changes nothing: so it is at nearly every tick, a hundred times a second."""
+    if state.serving is not Role.PRIMARY or state.settings.standby is not Tier.HOT or state.switching_to is not None:
+        return False
+    return all(member.state is MemberState.READY and member.leaving is None for member in state.members)
 
 
 def _settled(state: PairState, event: Event, first: tuple[Action, ...] = ()) -> Moved:

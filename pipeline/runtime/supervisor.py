@@ -43,6 +43,7 @@ from pipeline.runtime.watch import Watch, ended_by_itself
 from pipeline.runtime.worker_spec import WorkerSpec
 
 TICK_S = 0.01
+_TASTES_APART = 2
 
 
 class Pair:
@@ -267,8 +268,10 @@ class Pair:
         """Try a suspect on a spare worker: of the other side, where there is one, as a role may end at anything."""
         serving = self._conductor.state.serving or Role.PRIMARY
         ended = {one.seat.role for one in flight.state.attempts if one.outcome is Outcome.SUSPECT}
-        others = [role for role in (serving, other(serving)) if role not in ended and role in self.release.bundles]
-        self._taster.taste(flight, others[0] if others else serving)
+        roles = [role for role in (serving, other(serving)) if role in self.release.bundles]
+        roles.sort(key=lambda role: role in ended)
+        tries = sum(one.is_tasting for one in flight.state.attempts)
+        self._taster.taste(flight, roles[0] if tries <= _TASTES_APART else roles[-1])  # it may not start: then another
 
     def excuse(self, seats: set[Seat]) -> None:
         """Take that these members ended because of a poison request: no failure of theirs."""

@@ -43,6 +43,15 @@ class _Asked:
     problem: str = ""
 
 
+def due_times(load: Load, extras_ms: tuple[float, ...] = (), due_s: tuple[float, ...] = ()) -> list[tuple[float, int]]:
+    """Return (seconds after the start, question) of every request, as a load generator would send them."""
+    plan = Plan(
+        0, "", ("",) * QUESTIONS, load.rate_per_s, load.seconds, load.seed, load.arrivals, load.deadline_ms,
+        extras=tuple(Extra(at_ms / 1000, "") for at_ms in extras_ms), due_s=due_s,
+    )  # fmt: skip
+    return schedule(plan)
+
+
 class Clients:
     """All requests of one load, each sent when it is due."""
 
@@ -51,10 +60,6 @@ class Clients:
         service: SimulatedService, now_ms: Callable[[], float], due_s: tuple[float, ...] = (),
     ) -> None:  # fmt: skip
         """Plan a load; ``extras`` are the times of poison requests in ms, ``due_s`` those of a replay."""
-        plan = Plan(
-            0, "", ("",) * QUESTIONS, load.rate_per_s, load.seconds, load.seed, load.arrivals, load.deadline_ms,
-            extras=tuple(Extra(at_ms / 1000, "") for at_ms in extras), due_s=due_s,
-        )  # fmt: skip
         self.network = Network()
         self._loop = loop
         self._draw = draw
@@ -63,7 +68,7 @@ class Clients:
         self._deadline_ms = load.deadline_ms
         self._asked = [
             _Asked(number, question, 1000 * at_s, question >= QUESTIONS)
-            for number, (at_s, question) in enumerate(schedule(plan))
+            for number, (at_s, question) in enumerate(due_times(load, extras, due_s))
         ]
 
     def start(self, began_s: float) -> None:
@@ -142,7 +147,7 @@ class Clients:
         return tuple(
             Request(
                 one.number, one.question, one.due_ms, one.due_ms, one.done_ms, one.outcome or Outcome.LOST, one.role,
-                one.term, one.bundle_id, one.is_extra, one.problem or ("" if one.outcome else "no answer by the deadline"),
+                one.term, one.bundle_id, one.is_extra, one.problem if one.outcome else "no answer by the deadline",
                 one.left_ms,
             )
             for one in self._asked

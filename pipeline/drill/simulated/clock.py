@@ -1,32 +1,37 @@
 """An asyncio event loop on virtual time: nothing is waited for, time jumps to the next timer."""
 
 import asyncio
+import contextvars
+import heapq
+import itertools
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from pipeline.core.errors import InternalError
 
 _THREAD_S = 0.02  # what was given to another thread takes so long, and then happens at once
-_RESOLUTION_S = 1e-9
+_STALLS = 0.5  # how often a process that is short of processor time wakes up late
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
     """A loop without sockets, signals or threads; what is due at one moment happens in the order it was asked for.
 
-    It stands on what ``BaseEventLoop`` asks of its selector, as every loop of the standard library does. While
-    ``stall_ms`` is above 0 the process is short of processor time: each time it would sleep, it wakes up late.
-    ``problems`` collects what callbacks raised.
+    Of ``BaseEventLoop`` it replaces how timers are kept and how it goes on, ``_run_once``. While ``stall_ms`` is above
+    0 the process is short of processor time: it may wake up late. ``problems`` collects what callbacks raised.
     """
 
     def __init__(self, draw: random.Random, began_s: float = 1000.0) -> None:
         super().__init__()
+        self._ready: deque[asyncio.Handle]
         self.stall_ms = 0.0
         self.problems: list[str] = []
         self._draw = draw
         self._now_s = began_s
-        self._selector = self
-        self._clock_resolution = _RESOLUTION_S
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._order = itertools.count()
+        self._shared = contextvars.copy_context()
         self.set_exception_handler(self._complain)
 
     def time(self) -> float:
@@ -37,21 +42,45 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Return virtual milliseconds."""
         return self._now_s * 1000
 
-    def select(self, timeout: float | None) -> list[object]:
-        """Let time jump; raises InternalError when nothing will ever happen any more."""
-        if timeout is None:
+    def call_at(  # type: ignore[override]  # arguments of any types
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call a function when its time has come."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context or self._shared)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def call_later(  # type: ignore[override]  # as above
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call a function after a while."""
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Leave it where it is: it is passed over when its time comes."""
+
+    def _run_once(self) -> None:
+        """Run what is ready; where nothing is, let time jump. Raises InternalError where nothing ever will be."""
+        ready = self._ready
+        if not ready:
+            self._jump()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _jump(self) -> None:
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if not timers:
             raise InternalError("Everybody in the simulated world waits for nothing; this is a bug of the simulation.")
-        if timeout > 0:
-            self._now_s += timeout
-            if self.stall_ms and self._draw.random() < 0.5:
+        if timers[0][0] > self._now_s:
+            self._now_s = timers[0][0]
+            if self.stall_ms and self._draw.random() < _STALLS:
                 self._now_s += self._draw.random() * self.stall_ms / 1000
-        return []
-
-    def _process_events(self, events: list[object]) -> None:
-        """Take that there are none."""
-
-    def _write_to_self(self) -> None:
-        """Wake nobody: there is no other thread."""
+        while timers and timers[0][0] <= self._now_s:
+            self._ready.append(heapq.heappop(timers)[2])
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]  # noqa: ARG002
         """Call a function a little later, as if another thread had worked at it."""

@@ -5,7 +5,7 @@ Losses are excused where two things were wrong at once, and only there: a pair p
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from pipeline.core.names import Role
 from pipeline.drill.nouns import FaultKind, MomentKind, Observed, Outcome, Request, Script, Strike
@@ -79,22 +79,31 @@ def _old_terms(history: _History) -> Iterator[str]:
     """Who asks after a newer term answered gets no older one; who was deposed for a fault answers no more."""
     answers = [one for one in history.observed.requests if one.term is not None and one.done_ms is not None]
     ends = sorted((one.done_ms or 0.0, one.term or 0) for one in answers)
+    began = [] if _has_swapped(history) else [(at_ms + _LAG_MS, term) for at_ms, _, term in history.observed.serving]
+    ends = sorted([*ends, *began])
     newest, place = 0, 0
     for request in sorted(answers, key=lambda one: one.sent_ms or one.due_ms):
         while place < len(ends) and ends[place][0] < (request.sent_ms or request.due_ms):
             newest = max(newest, ends[place][1])
             place += 1
         if request.term is not None and request.term < newest:
-            yield f"request {request.number} was asked after an answer of term {newest} and got one of term {request.term}"
+            yield f"request {request.number} was asked when term {newest} served and got term {request.term}"
     yield from _deposed(history, answers)
 
 
+def _has_swapped(history: _History) -> bool:
+    """Tell whether a new release took over: it begins to serve before it is asked."""
+    return any(one.text.startswith("Swapped from") for one in history.observed.moments)
+
+
 def _deposed(history: _History, answers: list[Request]) -> Iterator[str]:
+    if history.settings.verify is not VerifyMode.OFF:
+        return  # an answer that waits for a second opinion keeps the term under which it was given
     moments = history.observed.moments
     planned = {round(one.at_ms) for one in moments if one.kind in _EVICTIONS and any(p in one.text for p in _PLANNED)}
     failovers = [round(one.at_ms) for one in moments if one.kind is MomentKind.FAILOVER]
     served = [one for one in history.observed.serving if one[1] is not None]
-    for (_, before, _), (at_ms, role, term) in zip(served, served[1:], strict=False):
+    for (_, before, _), (at_ms, role, term) in pairwise(served):
         if round(at_ms) not in failovers or any(abs(at_ms - one) < _LAG_MS for one in planned) or role is before:
             continue
         for one in answers:
@@ -104,7 +113,7 @@ def _deposed(history: _History, answers: list[Request]) -> Iterator[str]:
 
 
 def _wrong(history: _History) -> Iterator[str]:
-    """A wrong answer is excused by weights or an engine that nobody can have noticed yet, and by nothing else."""
+    """Tell of wrong answers that are not of weights or an engine which nobody can have noticed yet."""
     for one in history.observed.requests:
         if one.outcome is Outcome.WRONG and not any(_excuses_wrong(history, strike, one) for strike in history.strikes):
             yield f"request {one.number} got a wrong answer of the {one.role} (due at {one.due_ms:.0f} ms)"
@@ -180,6 +189,8 @@ def _cost(history: _History, strike: Strike, request: Request) -> bool:
     if strike.fault is FaultKind.SERVER_DEATH:
         was_in_flight = request.due_ms <= strike.at_ms <= window.ends_ms and "reset" in request.problem
         return was_in_flight or _was_down(history, strike, window)
+    if strike.fault in FOR_GOOD:  # no worker can be started any more, so no taster either
+        return strike.at_ms <= window.ends_ms and "failed" in request.problem
     return False
 
 
@@ -190,7 +201,7 @@ def _was_down(history: _History, death: Strike, window: Span) -> bool:
 
 
 def _unnoticed(history: _History) -> Iterator[str]:
-    """A decisive fault of a member that nothing else disturbs is noticed within its budget."""
+    """Tell of decisive faults of a member, with nothing else wrong, that were not noticed within their budget."""
     for strike in _undisturbed(history):
         budget_ms = notice_ms(strike, history.settings)
         seen = [
@@ -201,7 +212,11 @@ def _unnoticed(history: _History) -> Iterator[str]:
             and (one.role is strike.target or one.text.startswith(f"{strike.target}-"))
         ]
         if not seen:
-            yield f"{strike.fault} of the {strike.target} at {strike.at_ms} ms was not noticed within {budget_ms:.0f} ms"
+            yield f"{_named(strike)} was not noticed within {budget_ms:.0f} ms"
+
+
+def _named(strike: Strike) -> str:
+    return f"the {strike.fault} of the {strike.target} at {strike.at_ms} ms"
 
 
 def _takeovers(history: _History) -> Iterator[str]:
@@ -211,7 +226,7 @@ def _takeovers(history: _History) -> Iterator[str]:
             continue
         budget_ms = notice_ms(strike, history.settings) + (0 if history.settings.standby is Tier.HOT else 120)
         if not _has_served(history.observed, strike.at_ms, strike.at_ms + budget_ms, strike.target):
-            yield f"nobody took over from the {strike.target} within {budget_ms:.0f} ms of {strike.fault} at {strike.at_ms} ms"
+            yield f"nobody took over within {budget_ms:.0f} ms of {_named(strike)}"
     deaths = [one for one in history.strikes if one.fault is FaultKind.SERVER_DEATH]
     for strike in deaths:
         if len(history.strikes) == 1 and not _has_served(

@@ -15,7 +15,7 @@ from pipeline.core.tensors import Array, Tensors
 from pipeline.drill.nouns import FaultKind, Strike
 from pipeline.drill.simulated.clock import VirtualLoop
 from pipeline.drill.simulated.disk import SimulatedDisk
-from pipeline.drill.simulated.models import INPUT, OUTPUT, Formula, corrupted, is_poison
+from pipeline.drill.simulated.models import INPUT, OUTPUT, Formula, corrupted
 from pipeline.runtime.link import OnScrubbed, WorkerEvents
 from pipeline.runtime.procfs import ProcessSample
 from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
@@ -23,6 +23,7 @@ from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
 _RSS_BYTES = 100 << 20
 _EXIT_FAILED = 3 << 8  # a wait status: exit code 3
 _BIAS = 0.2
+_SCRUB_MS = 20.0
 _RELEASE_MS = 0.2  # from a process's end to the end of its connection
 
 
@@ -145,7 +146,11 @@ class Process:
 
     def scrub(self, callback: OnScrubbed) -> None:
         """Hash the loaded bytes: the engine's own copy, which is what a strike corrupts, is not among them."""
-        self._loop.call_later(0.02, lambda: self.stage is Stage.READY and callback(True, ""))
+        self._loop.call_later(_SCRUB_MS / 1000, self._scrubbed, callback)
+
+    def _scrubbed(self, callback: OnScrubbed) -> None:
+        if self.stage is Stage.READY and not self._is_cut_off:
+            callback(True, "")
 
     # What the kernel does to it.
 
@@ -202,7 +207,7 @@ class Process:
     def _work(self, takes_ms: float, finish: Callable[[], None], is_idle: bool = False) -> None:
         """Be busy for a while; on a starved machine it waits for a processor first."""
         now, wait_ms = self._loop.now_ms(), 0.0
-        if self._world.starvation:
+        if self._world.starvation and takes_ms != float("inf"):
             wait_ms = self._world.draw.expovariate(1 / (self._world.starvation * takes_ms + 2 * self._world.starvation))
         runs_ms = now + wait_ms
         self._job = job = Job(runs_ms, runs_ms + takes_ms, is_idle, finish)
@@ -291,7 +296,8 @@ class Process:
 
     def _answer(self, asked: Asked) -> None:
         role, strike = self.spec.seat.role, self.strike
-        if is_poison(asked.inputs):
+        right = self._world.formula.answer(self._bundle_id, asked.inputs)
+        if right is None:
             self.end(signal.SIGSEGV)
         elif role in self._world.exiting:
             self.end(_EXIT_FAILED)
@@ -301,7 +307,6 @@ class Process:
         elif strike is not None and strike.fault is FaultKind.ERRORS:
             self._tell(asked, None, "The model cannot be run (a drill ordered errors).")
         else:
-            right = self._world.formula.answer(self._bundle_id, asked.inputs)
             if strike is not None and strike.fault in _SPOILED:
                 right = {OUTPUT: _SPOILED[strike.fault](asked.inputs[INPUT], right[OUTPUT], strike)}
             self._tell(asked, right, None)

@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pipeline.core.names import Role
 from pipeline.drill.fault_facts import FACTS
 from pipeline.drill.nouns import Arrivals, FaultKind, Load, Objectives, Script, Strike
+from pipeline.drill.simulated.clients import due_times
 from pipeline.runtime.members import Tier
 from pipeline.runtime.settings import Failback, VerifyMode
 
@@ -38,17 +40,23 @@ _LASTS_MS = (30, 80, 200, 400)
 def random_script(seed: int) -> Script:
     """Return the random drill of a seed; it can be written as text and read back."""
     draw = random.Random(f"schedule {seed}")  # noqa: S311 - a drill's dice
-    seconds = draw.choice((0.7, 0.9, 1.2))
-    rate = float(round(1.35 * REQUESTS_MIN / seconds))
-    load = Load(
-        draw.choice((Arrivals.POISSON, Arrivals.POISSON, Arrivals.CONSTANT)), rate, seconds,
-        draw.choice((400.0, 1000.0, 1000.0)), draw.randrange(1000),
-    )  # fmt: skip
-    strikes = _strikes(draw, int(1000 * seconds))
+    load = _load(draw)
+    strikes = _strikes(draw, int(1000 * load.seconds))
     return Script(
-        f"random-{seed}", "Whatever happens, a pair keeps its promises.", load, strikes, Objectives(lost_max=None, wrong_max=None),
-        _settings(draw),
+        f"random-{seed}", "Whatever happens, a pair keeps its promises.", load, strikes,
+        Objectives(lost_max=None, wrong_max=None), _settings(draw),
     )  # fmt: skip
+
+
+def _load(draw: Draw) -> Load:
+    seconds = draw.choice((0.5, 0.6, 0.8))
+    arrivals = draw.choice((Arrivals.POISSON, Arrivals.POISSON, Arrivals.CONSTANT))
+    rate_per_s = float(round((REQUESTS_MIN + 10) / seconds))
+    deadline_ms = draw.choice((400.0, 1000.0, 1000.0))
+    load = Load(arrivals, rate_per_s, seconds, deadline_ms, draw.randrange(1000))
+    while len(due_times(load)) < REQUESTS_MIN:
+        load = replace(load, seed=draw.randrange(1000))
+    return load
 
 
 def _strikes(draw: Draw, within_ms: int) -> tuple[Strike, ...]:

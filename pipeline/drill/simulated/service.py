@@ -58,6 +58,7 @@ class SimulatedService:
         self.serving: list[tuple[float, Role | None, int]] = []
         self.hedged = 0
         self.resent = 0
+        self.is_redundant = False
         self._world = world
         self._loop = world.loop
         self._settings = settings
@@ -117,10 +118,13 @@ class SimulatedService:
         server, process.server = process.server, None
         if server is not None:
             server.close()  # it says and does nothing any more; this only takes its timers off the loop
+            for swap in server._tasks:
+                swap.cancel()
         for task, done in process.asked.values():
             task.cancel()
             done(None)
         process.asked.clear()
+        self.is_redundant = False
 
     def _restart(self) -> None:
         self._deaths_s.append(self._loop.time())
@@ -174,6 +178,8 @@ class SimulatedService:
     def _told(self, record: Mapping[str, object]) -> None:
         text, kind = str(record["event"]), record.get("kind")
         at_ms = self._at_ms()
+        if kind in (NoteKind.REDUNDANCY_BACK, NoteKind.REDUNDANCY_LOST):
+            self.is_redundant = kind is NoteKind.REDUNDANCY_BACK
         if kind is NoteKind.OUTAGE:
             self.serving.append((at_ms, None, self.serving[-1][2] if self.serving else 0))
         elif isinstance(kind, NoteKind) and (found := _TERM.fullmatch(text)):
@@ -189,5 +195,4 @@ def _moment(at_ms: float, text: str, record: Mapping[str, object]) -> Moment:
         )
     seat, confidence = record["seat"], record["confidence"]
     role = Role(str(seat).rpartition("-")[0]) if seat is not None else None
-    assert isinstance(confidence, float)
-    return Moment(at_ms, MomentKind.DETECTED, text, role, Component(str(record["component"])), confidence)
+    return Moment(at_ms, MomentKind.DETECTED, text, role, Component(str(record["component"])), float(str(confidence)))

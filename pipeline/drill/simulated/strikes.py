@@ -81,7 +81,12 @@ class Striker:
         """Let every worker of a role exit at each request."""
         role = strike.target or Role.PRIMARY
         self.world.exiting[role] = strike
-        return lambda: self.world.exiting.pop(role, None) and None
+
+        def take_back() -> None:
+            if self.world.exiting.get(role) is strike:
+                del self.world.exiting[role]
+
+        return take_back
 
     def fail_starts(self, strike: Strike) -> TakeBack:
         """Let the next starts of a role fail."""

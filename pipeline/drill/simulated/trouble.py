@@ -80,10 +80,8 @@ def calm_ms(observed: Observed, at_ms: float) -> float:
             break
         is_redundant = is_redundant if redundant is None else redundant
         is_served = is_served if served is None else served
-        if is_redundant and is_served:
-            calm_since = since if calm_since is None else calm_since
-        else:
-            calm_since = None
+        is_calm = is_redundant and is_served
+        calm_since = (since if calm_since is None else calm_since) if is_calm else None
     if calm_since is None:
         return _FOREVER
     return max(calm_since, at_ms) if at_ms != _FOREVER else calm_since
@@ -94,6 +92,10 @@ def trouble_of(strike: Strike, observed: Observed, settings: Settings) -> list[S
     if strike.fault in _HARMLESS_ALONE:
         return _while_asleep(strike, settings)
     ends_ms = _FOREVER if strike.lasts_ms is None else float(strike.at_ms + strike.lasts_ms)
+    if strike.fault is FaultKind.SLOW and notice_ms(strike, settings) == _FOREVER:
+        # Slow, but never for so long that it hangs: only canaries tell, a second or more later. Under a load that it
+        # cannot bear it falls behind meanwhile, and hedges are kept to one request in twenty.
+        return [Span(strike.at_ms, ends_ms + 1000, strike.target, is_fatal=True)]
     if strike.fault is FaultKind.CPU_STARVATION:
         return [Span(strike.at_ms, ends_ms + 2500, is_fatal=True)]
     if strike.fault is FaultKind.SERVER_DEATH:
@@ -102,9 +104,7 @@ def trouble_of(strike: Strike, observed: Observed, settings: Settings) -> list[S
         last_ms = strike.at_ms + strike.amount("poison_requests", 2) * strike.amount("every_ms", 250.0)
         return [Span(strike.at_ms, calm_ms(observed, last_ms + 500))]  # whichever side is asked
     noticed_ms = strike.at_ms + notice_ms(strike, settings)
-    over_ms = noticed_ms if strike.fault not in (FaultKind.EXIT,) else max(noticed_ms, ends_ms)
-    if noticed_ms == _FOREVER:
-        over_ms = ends_ms
+    over_ms = max(noticed_ms, ends_ms) if strike.fault is FaultKind.EXIT else noticed_ms
     until = over_ms if over_ms == _FOREVER else calm_ms(observed, over_ms)
     return [Span(strike.at_ms, until + _SLACK_MS, strike.target)]
 

@@ -4,6 +4,7 @@ Real: server, pair, conductor, flights, watch, taster, reception, terms, the cha
 Made up: time, processes, engines, bytes on disk and their verification, the HTTP front, the network, clients.
 """
 
+import asyncio
 import random
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pipeline.runtime.settings import Failback, Settings
 SETTLE_S = 12.0  # after load and faults, at most so long until all is as before
 _LOOK_MS = 50.0
 _READY_S = 30.0
-_SETTLE_WITHOUT_S = 1.5  # where a fault for good stands in the way of that, so long
+_SETTLE_WITHOUT_S = 0.6  # where a fault for good stands in the way of that, so long
 
 
 def simulate(script: Script, seed: int) -> Observed:
@@ -35,7 +36,16 @@ def simulate(script: Script, seed: int) -> Observed:
     try:
         return loop.run_until_complete(_Play(script, loop, draw).run())
     finally:
+        _end_tasks(loop)
         loop.close()
+
+
+def _end_tasks(loop: VirtualLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
 
 class _Play:
@@ -96,7 +106,9 @@ class _Play:
         if pair.serving is Role.BACKUP and self._settings.failback is Failback.AFTER_PROBES:
             return False
         needed = [one for one in pair.members if one.seat.role is Role.PRIMARY or self._settings.standby is Tier.HOT]
-        return all(one.state in (MemberState.READY, MemberState.HELD, MemberState.QUARANTINED) for one in needed)
+        is_out = any(one.state is MemberState.QUARANTINED for one in pair.members)
+        is_ready = all(one.state in (MemberState.READY, MemberState.QUARANTINED) for one in needed)
+        return is_ready and (is_out or self._service.is_redundant)
 
     def _observed(self, pair: PairStatus | None) -> Observed:
         serving = pair.serving if pair is not None else None
