@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecipeError
@@ -85,6 +85,7 @@ def scripts(draw: st.DrawFn) -> Script:
     )
 
 
+@settings(max_examples=25)
 @given(scripts())
 def test_what_is_written_is_read_back_the_same(script: Script) -> None:
     assert parse_script(format_script(script), script.name) == script
@@ -106,6 +107,7 @@ def test_no_text_makes_the_reader_fail_otherwise(text: str) -> None:
     assert parse_script(format_script(script), "any") == script
 
 
+@settings(max_examples=15)
 @given(scripts(), st.data())
 def test_no_spoiled_script_makes_the_reader_fail_otherwise(script: Script, data: st.DataObject) -> None:
     text = format_script(script)
