@@ -6,7 +6,6 @@ A strike is begun by its context manager and taken back by leaving it, at its ti
 import contextlib
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -72,7 +71,7 @@ class Scene:
 
 
 def prepare(scene: Scene, script: Script) -> None:
-    """Do what takes long, or must be there before the load: weights proven wrong, orders to choke on poison."""
+    """Do what takes long, or must be there before the load: weights proven wrong, orders to end by poison."""
     for role in {one.target or Role.PRIMARY for one in script.strikes if one.fault is FaultKind.CORRUPT_WEIGHTS}:
         bundle = scene.served.bundles[role]
         entry = bundle.manifest.entrypoint
@@ -188,15 +187,9 @@ def _out_of_memory(scene: Scene, strike: Strike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _bundle_spoiled(scene: Scene, strike: Strike) -> Iterator[None]:
-    role = _target(strike)
-    bundle, kept = scene.served.files.bundle(role), scene.folder / f"kept-{role}"
-    shutil.copytree(bundle, kept, dirs_exist_ok=True)
-    _SPOIL[strike.fault](scene, role)
+    _SPOIL[strike.fault](scene, _target(strike))
     scene.system.reload()
-    try:
-        yield
-    finally:
-        put_in_place(kept, bundle)
+    yield
 
 
 def _flip(scene: Scene, role: Role) -> None:

@@ -133,6 +133,8 @@ class Proxy:
             await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
         finally:
             self._pairs.discard(pair)
+            for one in pair:
+                one.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass one direction on until its end; what is late waits in a queue, so that reading never does."""
@@ -168,7 +170,7 @@ async def _written(waiting: "asyncio.Queue[tuple[float, bytes]]", writer: asynci
             if not data:
                 break
             writer.write(data)
-    writer.close()
+        writer.write_eof()  # the other direction may go on
 
 
 def _reset(*writers: asyncio.StreamWriter) -> None:

@@ -1,0 +1,226 @@
+"""The live world: what is played is real, comes out as in the simulated world, and nothing of it is left."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sealed import Sealed, sealed, tiny_rows
+
+from pipeline.bundle.policy import load_policy
+from pipeline.bundle.verify import load_channel, verify_bundle
+from pipeline.core.clock import utc_now
+from pipeline.core.errors import Expired, InternalError, NotAccepted, RolledBack, SignatureInvalid, Tampered, UsageError
+from pipeline.core.names import Role
+from pipeline.drill.live import world
+from pipeline.drill.live.generating import generating
+from pipeline.drill.live.launching import PairFiles, standing_in
+from pipeline.drill.live.plan import Plan
+from pipeline.drill.live.releases import Copied, copied, flip_bit, put_in_place, tamper, truncate
+from pipeline.drill.live.world import live
+from pipeline.drill.nouns import FaultKind, Load, MomentKind, Outcome, Script, Strike
+from pipeline.drill.play import Subject, World, play
+from pipeline.drill.script import load_scripts
+from pipeline.drill.transcript import transcript
+from pipeline.runtime.release import Places, accept, open_release
+
+SCRIPTS = load_scripts(Path(__file__).parents[2] / "recipes" / "drills")
+A_FEW = ("server-death", "expired")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system or a group of its own")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Sealed:
+    return sealed(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def pair(tiny) -> PairFiles:
+    return PairFiles(tiny.primary, tiny.backup, tiny.trust)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.npz"
+    np.savez(path, **tiny_rows(300, seed=4))
+    return path
+
+
+def script(*strikes: Strike, seconds: float = 0.6, **changes: object) -> Script:
+    return Script("mine", "It is a test.", Load(seconds=seconds, seed=1), strikes, **changes)
+
+
+# Bundles on disk and their channel.
+
+
+@pytest.fixture
+def served(pair, tmp_path) -> Copied:
+    return copied(pair, tmp_path, with_channel=True)
+
+
+def verified(served: Copied, role: Role = Role.PRIMARY) -> str:
+    policy, now = load_policy(served.files.trust), utc_now()
+    assert served.channels is not None
+    channel = load_channel(served.channels.folder, policy, now)
+    return verify_bundle(served.files.bundle(role), policy, now, channel, role).bundle_id
+
+
+@pytest.mark.slow
+def test_a_play_s_own_channel_is_accepted_and_what_is_done_to_its_files_is_refused_as_what_it_is(served):
+    assert served.channels is not None
+    places = Places(served.files.primary, served.files.backup, served.files.trust, served.files.channel)
+    accept(open_release(places, utc_now(), strict=True))
+    model = served.model_path(Role.PRIMARY)
+    content = model.read_bytes()
+    for spoil in (lambda: flip_bit(model, 0.5), lambda: truncate(model)):
+        spoil()
+        with pytest.raises(Tampered):
+            verified(served)
+        model.write_bytes(content)
+    assert verified(served) == served.bundles[Role.PRIMARY].bundle_id
+    tamper(served.files.backup)
+    with pytest.raises(SignatureInvalid):
+        verified(served, Role.BACKUP)
+    put_in_place(served.channels.previous.primary, served.files.primary)
+    with pytest.raises(NotAccepted):
+        verified(served)
+    served.channels.write_before()
+    with pytest.raises(RolledBack):
+        verified(served)
+    served.channels.write_ending(utc_now() - timedelta(seconds=2))
+    with pytest.raises(Expired):
+        verified(served)
+
+
+@pytest.mark.slow
+def test_the_version_before_is_genuine_and_counts_as_one_behind(served):
+    assert served.channels is not None
+    policy = load_policy(served.files.trust)
+    before = verify_bundle(served.channels.previous.backup, policy, utc_now())
+    assert served.channels.behind(before.bundle_id) == 1
+    assert served.channels.behind(served.bundles[Role.BACKUP].bundle_id) == 0
+
+
+# What is left.
+
+
+def busy() -> list[str]:
+    found = subprocess.run(
+        ["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
+    )
+    return [line for line in found.stdout.splitlines() if "while True" in line or "pipeline.drill" in line]
+
+
+def left_behind(folder: Path) -> list[object]:
+    mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line]
+    groups = [*Path("/sys/fs/cgroup").glob(f"**/hotspare-drill-*-{folder.name}")]
+    return [*standing_in(folder / "run"), *mounts, *groups, *busy()]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Iterator[Path]:
+    yield tmp_path / "play"
+    assert left_behind(tmp_path / "play") == []
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InternalError])
+def test_a_play_that_is_interrupted_leaves_nothing(pair, rows, folder, monkeypatch, error):
+    seen: list[object] = []
+
+    def interrupted(self: object) -> None:
+        seen.extend(left_behind(folder))
+        raise error("enough")
+
+    monkeypatch.setattr(world._Play, "_settle", interrupted)
+    strikes = (
+        Strike(10, FaultKind.CPU_STARVATION, amounts=(("processes", 1),)),
+        Strike(50, FaultKind.DISK_FULL),
+        Strike(60, FaultKind.DELAYED),
+        Strike(80, FaultKind.STOP, Role.BACKUP),
+        Strike(100, FaultKind.OUT_OF_MEMORY, Role.PRIMARY),
+    )
+    with pytest.raises(error):
+        live(script(*strikes), pair, folder, rows)
+    assert len(seen) >= 6  # it was all there
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_start_is_told_and_leaves_nothing(pair, folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    folder.mkdir()
+    (folder / "uvicorn.py").write_text("raise RuntimeError('broken on purpose')")
+    with pytest.raises(InternalError, match="ended by itself"):
+        live(script(), pair, folder)
+
+
+def test_a_generator_that_fails_is_told_and_ended(tmp_path):
+    plan = Plan(port=1, path="/", bodies=("x",), rate=1.0, seconds=0.1)
+    with pytest.raises(InternalError, match="did not start"), generating(plan, tmp_path):
+        pass
+    assert busy() == []
+
+
+def test_what_needs_root_is_left_out_with_the_reason_where_there_is_none(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "is_root", lambda: False)
+    observed = live(script(needs=("root",)), pair, tmp_path)
+    assert observed.left_out.startswith("It needs root")
+    assert transcript(script(), observed).startswith("not played")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_are_none_are_refused_before_anything_starts(pair, tmp_path):
+    with pytest.raises(UsageError):
+        live(script(settings=(("replicas", "0"),)), pair, tmp_path)
+    with pytest.raises(UsageError):
+        play(script(), World.LIVE)
+
+
+# Plays.
+
+
+@pytest.mark.slow
+def test_a_killed_primary_end_to_end(pair, rows, folder):
+    wanted = next(one for one in SCRIPTS if one.name == "kill")
+    observed = play(wanted, World.LIVE, subject=Subject(pair, rows), folder=folder)
+    assert transcript(wanted, observed) == wanted.transcript
+    assert {one.outcome for one in observed.requests} == {Outcome.RIGHT}
+    assert [role for _, role, _ in observed.serving] == [Role.PRIMARY, Role.BACKUP]
+    assert observed.moments[0].kind is MomentKind.STRUCK
+    answered = [(one.role, one.term) for one in observed.requests]
+    assert answered[0] == (Role.PRIMARY, 1)
+    assert answered[-1] == (Role.BACKUP, 2)
+    assert observed.requests[0].bundle_id == observed.facts["primary bundle"]
+    assert observed.memory_mb > 10
+    assert 0 < observed.cpu_ratio < 2
+    assert not (pair.trust.parent / "state").exists()  # the play's state is its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", A_FEW)
+def test_a_few_drills_come_out_live_as_they_are_recorded(pair, rows, folder, name):
+    wanted = next(one for one in SCRIPTS if one.name == name)
+    assert transcript(wanted, live(wanted, pair, folder, rows)) == wanted.transcript
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("wanted", SCRIPTS, ids=lambda one: one.name)
+def test_every_drill_comes_out_live_as_it_is_recorded(pair, rows, folder, wanted):
+    observed = live(wanted, pair, folder, rows)
+    if observed.left_out:
+        pytest.skip(observed.left_out)
+    assert transcript(wanted, observed) == wanted.transcript
+
+
+@pytest.mark.slow
+def test_a_strike_that_finds_nobody_is_said_and_the_play_goes_on(pair, rows, folder):
+    twice = (Strike(50, FaultKind.KILL, Role.BACKUP), Strike(51, FaultKind.STOP, Role.BACKUP))
+    wanted = replace(script(*twice), settings=(("backoff_first_ms", "500"),))
+    observed = live(wanted, pair, folder, rows)
+    assert any("could not be done" in one.text for one in observed.moments)
+    assert all(one.outcome is Outcome.RIGHT for one in observed.requests)
