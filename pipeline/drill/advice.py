@@ -18,6 +18,7 @@ _FOUND_BY_CANARY = {
     FaultKind.STOP, FaultKind.ERRORS, FaultKind.MALFORMED, FaultKind.WRONG_DTYPE, FaultKind.NAN,
     FaultKind.WRONG_ANSWERS, FaultKind.CORRUPT_WEIGHTS,
 }  # fmt: skip
+_NETWORK = {FaultKind.DROPPED, FaultKind.DELAYED, FaultKind.RESET}
 _FOUND_BY_AGE = {FaultKind.HANG, FaultKind.SLOW}
 
 
@@ -58,7 +59,12 @@ def _unserved(case: _Case) -> Iterator[str]:
             f"{measures.unrestored} strikes were not over when the load ended: let it run longer "
             f"(now {case.script.load.seconds:g} s) to see whether service comes back at all."
         )
-    if measures.lost and measures.outages:
+    if measures.outages and settings.standby is not Tier.HOT:
+        yield (
+            f"Nobody served while the standby was made ready ({settings.standby}): standby=hot has it ready before, "
+            "for the memory of one loaded model."
+        )
+    elif measures.lost and measures.outages:
         yield (
             f"{measures.lost} requests were lost while nobody served: replicas={settings.replicas + 1} keeps one of a "
             "role when another dies; a second machine outlives this one."
@@ -79,15 +85,15 @@ def _detection(case: _Case) -> Iterator[str]:
         if mttd_ms < _MUCH_MS or FACTS[one.fault].is_latent:
             continue
         if one.fault in _FOUND_BY_AGE:
-            # Four times what calm answers take at worst, so that load alone evicts nobody.
-            calm_ms = before.p99_ms if before else float(settings.hedge_max_ms)
-            least = max(settings.hedge_max_ms + 10, int(4 * calm_ms) // 10 * 10 + 10)
+            # Four times what calm answers take at worst, so that load alone evicts nobody; and half at most at a time.
+            calm_ms = before.worst_ms if before else float(settings.hedge_max_ms)
+            least = max(settings.hedge_max_ms + 10, int(4 * calm_ms) // 10 * 10 + 10, settings.evict_after_ms // 2)
             if least < settings.evict_after_ms:
                 saved = settings.evict_after_ms - least
                 yield (
                     f"Noticing ({title}) took {mttd_ms:.0f} ms: evict_after_ms={least} instead of "
-                    f"{settings.evict_after_ms} would save about {saved} ms; it is still 4 × the calm p99 "
-                    f"({calm_ms:.0f} ms)."
+                    f"{settings.evict_after_ms} would save about {saved} ms; calm answers took {calm_ms:.0f} ms "
+                    "at most."
                 )
         elif one.fault in _FOUND_BY_CANARY and settings.probe_every_ms > 20:
             half = settings.probe_every_ms // 2
@@ -100,7 +106,7 @@ def _detection(case: _Case) -> Iterator[str]:
 def _switching(case: _Case) -> Iterator[str]:
     """Time between noticing and answering again: taking over, and loading what was not loaded."""
     one, settings = case.worst, case.settings
-    if one is None or one.rto_ms is None:
+    if one is None or one.rto_ms is None or not FACTS[one.fault].components:
         return
     rest_ms = one.rto_ms - (one.mttd_ms or 0.0)
     if settings.standby is not Tier.HOT and rest_ms > _MUCH_MS:
@@ -159,7 +165,8 @@ def _hedging(case: _Case) -> Iterator[str]:
             f"{ratio:.1%} of requests were hedged on a healthy pair: hedge_max_ms={longer} (now "
             f"{settings.hedge_max_ms}), above the p99 of {before.p99_ms:.0f} ms, spares the standby."
         )
-    if measures.late and ratio <= HEDGES_RATIO_MAX and settings.hedge_max_ms > settings.hedge_min_ms:
+    is_of_members = all(FACTS[one.fault].components for one in measures.strikes)
+    if measures.late and is_of_members and ratio <= HEDGES_RATIO_MAX and settings.hedge_max_ms > settings.hedge_min_ms:
         shorter = (settings.hedge_min_ms + settings.hedge_max_ms) // 2
         yield (
             f"{measures.late} right answers came late though only {ratio:.1%} of requests were hedged: "
@@ -167,9 +174,25 @@ def _hedging(case: _Case) -> Iterator[str]:
         )
 
 
+def _surroundings(case: _Case) -> Iterator[str]:
+    """Say what no setting of a pair can mend."""
+    struck = {one.fault for one in case.measures.strikes}
+    if case.measures.lost and struck & _NETWORK:
+        yield (
+            f"{case.measures.lost} requests were lost on the network: clients that ask again lose none, and may, since "
+            "to infer twice does no harm."
+        )
+    if case.measures.late and FaultKind.CPU_STARVATION in struck:
+        yield (
+            f"{case.measures.late} right answers were late on starved processors: give the service a share of its own "
+            "(CPUWeight= in its systemd unit), or another machine."
+        )
+
+
 def _naming(case: _Case) -> Iterator[str]:
     for one in case.measures.strikes:
-        if not one.is_localised:
+        is_unread = FACTS[one.fault].is_latent and not one.named and not one.unexplained
+        if not one.is_localised and not is_unread:
             said = ", ".join([*one.named, *one.unexplained]) or "nothing"
             true = " or ".join(sorted(FACTS[one.fault].components)) or "nothing"
             yield f"{FACTS[one.fault].title} was diagnosed as {said}, and is {true}: look at the evidence in the log."
@@ -181,16 +204,17 @@ def _saving(case: _Case) -> Iterator[str]:
     may_save = case.settings.standby is Tier.HOT and case.settings.verify is not VerifyMode.PAIR
     if bound is None or not may_save or measures.redundancy_ms is None or not measures.failovers:
         return
+    if not measures.memory_mb:
+        return  # nothing to be saved where nothing is really loaded
     with_start_ms = measures.rto_ms + measures.redundancy_ms
     if judge(case.script.objectives, measures).passed and 2 * with_start_ms < bound:
-        memory = f" (all processes: {measures.memory_mb:.0f} MB)" if measures.memory_mb else ""
         yield (
             f"Answers were right again after {measures.rto_ms:.0f} ms, {bound:g} ms are allowed, and a start takes "
             f"less than {measures.redundancy_ms:.0f} ms: standby=warm would pass too, without a second loaded "
-            f"model{memory}."
+            f"model (all processes: {measures.memory_mb:.0f} MB)."
         )
 
 
 _RULES: tuple[Callable[[_Case], Iterator[str]], ...] = (
-    _unserved, _redundancy, _wrongs, _detection, _switching, _hedging, _naming, _saving,
+    _unserved, _redundancy, _wrongs, _detection, _switching, _hedging, _surroundings, _naming, _saving,
 )  # fmt: skip

@@ -36,7 +36,7 @@ _EDGES: Mapping[tuple[str, str], str] = {
 
 @dataclass(frozen=True)
 class FlowStep:
-    """One arrow; ``took_ms``: how long, counted from the strike, where it was taken and is known."""
+    """One arrow; ``took_ms`` where it was taken and that is known: from the strike on, an outage from its beginning."""
 
     source: str
     target: str
@@ -61,7 +61,7 @@ class Flow:
 def flow_chart(script: Script, observed: Observed) -> Flow:
     """Return the flow of one play; the times are those of its worst strike."""
     measures = measure(script, observed)
-    taken = {} if observed.left_out else _taken(measures, {one.kind for one in observed.moments})
+    taken = {} if observed.left_out else _taken(measures, observed)
     steps = tuple(
         FlowStep(source, target, text, (source, target) in taken, taken.get((source, target)))
         for (source, target), text in _EDGES.items()
@@ -77,7 +77,14 @@ def _struck(script: Script) -> str:
     return ", ".join(titles) or "nothing struck"
 
 
-def _taken(measures: Measures, kinds: set[MomentKind]) -> dict[tuple[str, str], float | None]:
+def _outage_ms(observed: Observed) -> float | None:
+    """Return how long nobody served, the first time; None where that is not known."""
+    began = next((one.at_ms for one in observed.moments if one.kind is MomentKind.OUTAGE), None)
+    ended = (one.at_ms for one in observed.moments if one.kind is MomentKind.RESTORED and began is not None)
+    return next((at_ms - began for at_ms in ended if began is not None and at_ms >= began), None)
+
+
+def _taken(measures: Measures, observed: Observed) -> dict[tuple[str, str], float | None]:
     """Return the arrows that were taken, with their times."""
     taken: dict[tuple[str, str], float | None] = dict.fromkeys(
         (("training", "preparation"), ("preparation", "deploy"), ("deploy", "service"))
@@ -98,8 +105,8 @@ def _taken(measures: Measures, kinds: set[MomentKind]) -> dict[tuple[str, str], 
     if has_failed:
         taken["switch", "troubleshooting"] = None
         if not measures.unrestored:
-            taken["troubleshooting", "recovery"] = measures.rto_ms
-    if is_over and MomentKind.REDUNDANCY_BACK in kinds:
+            taken["troubleshooting", "recovery"] = _outage_ms(observed)
+    if is_over and any(one.kind is MomentKind.REDUNDANCY_BACK for one in observed.moments):
         taken["recovery", "service"] = measures.redundancy_ms
     return taken
 

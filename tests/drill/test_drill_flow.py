@@ -39,6 +39,7 @@ def test_an_outage_goes_by_troubleshooting() -> None:
     assert ("switch", "troubleshooting") in way(killed(moments=outage))
     assert ("troubleshooting", "recovery") in way(killed(moments=outage))
     assert ("switch", "restored") not in way(killed(moments=outage))
+    assert '"restarted, 195 ms"' in flow_chart(script(), killed(moments=outage)).mermaid
 
 
 def test_a_service_that_stays_away_ends_in_troubleshooting() -> None:
