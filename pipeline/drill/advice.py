@@ -11,7 +11,7 @@ from pipeline.drill.verdict import judge
 from pipeline.runtime.members import Tier
 from pipeline.runtime.settings import Settings, VerifyMode
 
-NOTHING = "Nothing to improve: no request noticed, and every fault was named."
+NOTHING = "Nothing to improve: nothing was missed here that a setting would mend."
 HEDGES_RATIO_MAX = 0.05  # a share of hedges that a calm pair keeps below
 _MUCH_MS = 100.0  # less than this is not worth a setting
 _FOUND_BY_CANARY = {
@@ -126,7 +126,8 @@ def _switching(case: _Case) -> Iterator[str]:
 def _redundancy(case: _Case) -> Iterator[str]:
     measures, settings = case.measures, case.settings
     if measures.unredundant:
-        at_fault = ", ".join(sorted({FACTS[one.fault].title for one in measures.strikes if not one.is_redundant_after}))
+        causes = [one for one in measures.strikes if FACTS[one.fault].is_latent or not one.is_redundant_after]
+        at_fault = ", ".join(dict.fromkeys(FACTS[one.fault].title for one in causes))
         yield (
             f"No standby came back ({at_fault}): the next fault is an outage. replicas={settings.replicas + 1} leaves "
             "another one; put the bundle right, then release the seat."
@@ -181,6 +182,11 @@ def _surroundings(case: _Case) -> Iterator[str]:
         yield (
             f"{case.measures.lost} requests were lost on the network: clients that ask again lose none, and may, since "
             "to infer twice does no harm."
+        )
+    if case.measures.lost and FaultKind.SERVER_DEATH in struck:
+        yield (
+            f"{case.measures.lost} requests were in the server's hands when it died: clients that ask again lose none, "
+            "and may, since to infer twice does no harm."
         )
     if case.measures.late and FaultKind.CPU_STARVATION in struck:
         yield (
