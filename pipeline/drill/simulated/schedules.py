@@ -65,7 +65,7 @@ def _strikes(draw: Draw, within_ms: int) -> tuple[Strike, ...]:
     for _ in range(draw.choice((2, 2, 2, 3, 3, 4, _STRIKES_MAX))):
         found.append(_strike(draw, at_ms))
         apart = draw.choice(_GAPS_MS) if draw.random() < _TOGETHER else draw.randrange(100, 600)
-        at_ms = min(at_ms + apart, within_ms)
+        at_ms = min(at_ms + apart, within_ms - 1)
     return tuple(found)
 
 

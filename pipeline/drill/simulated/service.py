@@ -2,20 +2,19 @@
 
 import asyncio
 import itertools
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
 
 from pipeline.core.errors import SurroundingsError, Untrusted
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array
-from pipeline.drill.nouns import Moment, MomentKind
+from pipeline.drill.nouns import Moment
 from pipeline.drill.simulated.disk import ServersDisk
 from pipeline.drill.simulated.machine import SimulatedMachine
 from pipeline.drill.simulated.models import MODEL, places
 from pipeline.drill.simulated.processes import World
+from pipeline.drill.told import told_moment, told_served
 from pipeline.runtime.journal import Journal
-from pipeline.runtime.members import Component
 from pipeline.runtime.pair_nouns import NoteKind
 from pipeline.runtime.restarts import restart_delay_ms
 from pipeline.runtime.server import Server, Serving
@@ -24,18 +23,6 @@ from pipeline.runtime.settings import Settings
 
 _OPEN_AGAIN_MS = 500.0
 _BOOT_MS = (40.0, 90.0)
-_TERM = re.compile(r"the (primary|backup) .*\(term (\d+)\)")
-_MOMENTS = {
-    NoteKind.FAILOVER: MomentKind.FAILOVER,
-    NoteKind.FAILBACK: MomentKind.FAILBACK,
-    NoteKind.OUTAGE: MomentKind.OUTAGE,
-    NoteKind.RESTORED: MomentKind.RESTORED,
-    NoteKind.RESTART: MomentKind.RESTART,
-    NoteKind.QUARANTINE: MomentKind.QUARANTINE,
-    NoteKind.REDUNDANCY_LOST: MomentKind.REDUNDANCY_LOST,
-    NoteKind.REDUNDANCY_BACK: MomentKind.REDUNDANCY_BACK,
-}
-
 Done = Callable[[Answer | NotAnswered | None], None]  # None: the connection was reset
 
 
@@ -176,23 +163,10 @@ class SimulatedService:
         return lambda record: self._told(record) if process.is_alive else None
 
     def _told(self, record: Mapping[str, object]) -> None:
-        text, kind = str(record["event"]), record.get("kind")
-        at_ms = self._at_ms()
+        kind, at_ms = record.get("kind"), self._at_ms()
         if kind in (NoteKind.REDUNDANCY_BACK, NoteKind.REDUNDANCY_LOST):
             self.is_redundant = kind is NoteKind.REDUNDANCY_BACK
-        if kind is NoteKind.OUTAGE:
-            self.serving.append((at_ms, None, self.serving[-1][2] if self.serving else 0))
-        elif isinstance(kind, NoteKind) and (found := _TERM.fullmatch(text)):
-            self.serving.append((at_ms, Role(found[1]), int(found[2])))
-        self.moments.append(_moment(at_ms, text, record))
-
-
-def _moment(at_ms: float, text: str, record: Mapping[str, object]) -> Moment:
-    if "component" not in record:
-        kind = record.get("kind")
-        return Moment(
-            at_ms, _MOMENTS.get(kind, MomentKind.OTHER) if isinstance(kind, NoteKind) else MomentKind.OTHER, text
-        )
-    seat, confidence = record["seat"], record["confidence"]
-    role = Role(str(seat).rpartition("-")[0]) if seat is not None else None
-    return Moment(at_ms, MomentKind.DETECTED, text, role, Component(str(record["component"])), float(str(confidence)))
+        served = told_served(at_ms, record, self.serving[-1][2] if self.serving else 0)
+        if served is not None:
+            self.serving.append(served)
+        self.moments.append(told_moment(at_ms, record))

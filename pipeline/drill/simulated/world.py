@@ -25,7 +25,7 @@ from pipeline.runtime.settings import Failback, Settings
 
 SETTLE_S = 12.0  # after load and faults, at most so long until all is as before
 _LOOK_MS = 50.0
-_READY_S = 30.0
+_READY_S = 5.0
 _SETTLE_WITHOUT_S = 0.6  # where a fault for good stands in the way of that, so long
 
 
