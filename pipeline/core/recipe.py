@@ -203,7 +203,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Objectives:
-    """What every drill of this model must hold; where a drill's script asks for less, that binds."""
+    """What every drill that the recipe lists must hold; where its script asks for more, that binds."""
 
     lost_max: Annotated[int | None, Rule("Requests without an answer in time.", minimum=0)] = None
     wrong_max: Annotated[int | None, Rule("Answers released beyond golden tolerance.", minimum=0)] = None
@@ -237,7 +237,7 @@ class Recipe:
         tuple[Annotated[str, Rule(pattern=DRILL_NAME)], ...],
         Rule("Scripts of recipes/drills, by name, that the stage `drill` plays on the packed pair."),
     ] = ()
-    objectives: Annotated[Objectives, Rule("What every drill of this model must hold.")] = Objectives()
+    objectives: Annotated[Objectives, Rule("What every drill of `drills` must hold, beside its script.")] = Objectives()
     threshold: Annotated[float, Rule("Operating threshold of a binary decision.", minimum=0, maximum=1)] = 0.5
     seed: Annotated[int, Rule("Seed of every random choice.", minimum=0, maximum=2**32 - 1)] = 0
 

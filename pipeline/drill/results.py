@@ -2,7 +2,7 @@
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
@@ -140,21 +140,22 @@ def hold(
     scripts: Sequence[Script],
     repeats: int,
     play: Play,
-    of_model: recipes.Objectives = recipes.Objectives(),  # noqa: B008 - frozen
+    of_model: Mapping[str, recipes.Objectives] | None = None,
     watch: Callable[[Sequence[Script]], Iterable[Script]] = iter,
 ) -> tuple[DrillResult, ...]:
     """Play every script ``repeats`` times and judge each by its own objectives and the model's.
 
-    ``watch`` wraps the plays for a progress bar.
+    ``of_model`` has what the recipe asks beside, by script; ``watch`` wraps the plays for a progress bar.
     """
     plays = [script for script in scripts for _ in range(repeats)]
     played: dict[str, list[tuple[Repeat, Observed]]] = {script.name: [] for script in scripts}
+    beside = {script.name: (of_model or {}).get(script.name, recipes.Objectives()) for script in scripts}
     for script in watch(plays):
         number = len(played[script.name])
         seeded = replace(script, load=replace(script.load, seed=script.load.seed + number))
         observed = play(seeded, number)
-        played[script.name].append((examined(seeded, observed, of_model), observed))
-    return tuple(summed_up(_tightened(script, of_model), played[script.name]) for script in scripts)
+        played[script.name].append((examined(seeded, observed, beside[script.name]), observed))
+    return tuple(summed_up(_tightened(script, beside[script.name]), played[script.name]) for script in scripts)
 
 
 def examined(script: Script, observed: Observed, of_model: recipes.Objectives) -> Repeat:

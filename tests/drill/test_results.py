@@ -67,9 +67,11 @@ def test_the_text_that_is_kept_is_the_script_that_was_played(report: DrillReport
 def test_an_objective_of_the_model_binds_where_the_script_asks_for_less() -> None:
     asked = tightened(Objectives(lost_max=5, rto_ms_max=None), recipes.Objectives(lost_max=9, rto_ms_max=80.0))
     assert (asked.lost_max, asked.rto_ms_max, asked.wrong_max) == (5, 80.0, 0)
-    (result,) = hold([KILL], 1, lambda script, _: kill(script), recipes.Objectives(redundancy_ms_max=10.0))
+    asked = {KILL.name: recipes.Objectives(redundancy_ms_max=10.0)}
+    (result, other) = hold([KILL, replace(KILL, name="other")], 1, lambda script, _: kill(script), asked)
     assert not result.passed
     assert result.misses[0].startswith("redundancy_ms_max")
+    assert other.passed, "what a recipe asks holds for the drills that it lists"
 
 
 def test_a_transcript_that_differs_fails_and_says_where() -> None:

@@ -160,7 +160,8 @@ def _hold(
     recipe: Recipe, scripts: Sequence[Script], world: World, args: argparse.Namespace, pair: _Pair
 ) -> DrillReport:
     started_at = utc_now()
-    results = hold(scripts, args.repeats, _player(recipe, world), recipe.objectives, _watch)
+    of_model = dict.fromkeys(recipe.drills, recipe.objectives)
+    results = hold(scripts, args.repeats, _player(recipe, world), of_model, _watch)
     return DrillReport(
         schema_version=1,
         model=recipe.model,
