@@ -40,7 +40,7 @@ OUTCOME_MARKS = {
     Outcome.WRONG: Mark("wrong answer", INK, "triangle"),
     Outcome.LOST: Mark("lost", INK, "cross"),
     Outcome.ABSTAINED: Mark("withheld", INK, "diamond"),
-    Outcome.REFUSED: Mark("refused", INK, "bar"),
+    Outcome.REFUSED: Mark("refused", INK, "plus"),
 }
 _NOBODY = Mark("answered, by whom is not said", QUIET, "dot")
 _STROKES = {"dot": ("round", 3.6), "square": ("square", 3.8)}
@@ -189,7 +189,7 @@ def _glyph(mark: Mark, x: float, y: float) -> str:
         "triangle": f'<path d="M{x} {y - 5}l5 9h-10z" fill="{mark.colour}" stroke="#fff" stroke-width="0.7"/>',
         "cross": f'<path d="M{x - 4} {y - 4}l8 8m0 -8l-8 8" {line}/>',
         "diamond": f'<path d="M{x} {y - 5}l5 5l-5 5l-5 -5z" fill="#fff" stroke="{mark.colour}" stroke-width="1.3"/>',
-        "bar": f'<path d="M{x} {y - 5}v10" {line}/>',
+        "plus": f'<path d="M{x} {y - 5}v10m-5 -5h10" {line}/>',
         "dot": f'<circle cx="{x}" cy="{y}" r="2.2" fill="{mark.colour}"/>',
         "square": f'<rect x="{x - 3.4}" y="{y - 3.4}" width="6.8" height="6.8" fill="{mark.colour}"/>',
     }
