@@ -78,6 +78,11 @@ class Worker:
         """Look at its process; None when there is none."""
         return None if self.pid is None else self._machine.sample(self.pid)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how much of what it was sent it has not taken yet."""
+        return 0 if self.link is None else self.link.unsent_bytes
+
     def infer(self, request_id: int, term: int, inputs: Tensors, now_ms: float) -> None:
         """Send one request."""
         if self.link is not None:

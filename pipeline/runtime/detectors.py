@@ -49,7 +49,7 @@ class HedgeBudget:
 
     def on_request(self) -> "HedgeBudget":
         """Return the budget after one more request."""
-        return HedgeBudget(min(self.tokens + HEDGE_RATIO, HEDGE_BURST))
+        return self if self.tokens >= HEDGE_BURST else HedgeBudget(min(self.tokens + HEDGE_RATIO, HEDGE_BURST))
 
     def on_hedge(self) -> "HedgeBudget":
         """Return the budget after one more hedge."""

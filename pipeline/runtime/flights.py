@@ -30,7 +30,8 @@ from pipeline.runtime.request import (
     Send,
     Taste,
     WakeAt,
-    request_step,
+    heard,
+    pursued,
 )
 from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
 
@@ -59,6 +60,9 @@ class Ground(Protocol):
 
     def available(self) -> Available:
         """Return who can take a request now."""
+
+    def serving_workers(self) -> list[Worker]:
+        """Return the workers of the serving role that can take a request now."""
 
     def worker(self, seat: Seat, incarnation: int) -> Worker | None:
         """Return the worker of a seat if it is still of this incarnation."""
@@ -105,6 +109,7 @@ class Flights:
     def __init__(self, ground: Ground, ids: "itertools.count[int]") -> None:
         self.by_id: dict[int, Flight] = {}
         self.flying: dict[Flight, None] = {}  # oldest first: who waits longest is sent first
+        self.suspected: set[Flight] = set()  # of those, the ones that were suspects at some time
         self._ground = ground
         self._ids = ids
 
@@ -121,6 +126,7 @@ class Flights:
 
     def _land(self, flight: Flight) -> None:
         del self.flying[flight]
+        self.suspected.discard(flight)
         if flight.timer is not None:
             flight.timer.cancel()
         for request_id in flight.sent:
@@ -176,20 +182,25 @@ class Flights:
 
     def is_behind(self, requests_max: int) -> bool:
         """Tell whether all who serve owe too much, be it to clients that gave up: their requests are computed too."""
-        serving = self._ground.available().serving
-        return bool(serving) and all(
-            load >= requests_max or self._unsent_bytes(seat, incarnation) > UNSENT_BYTES_MAX
-            for seat, incarnation, load in serving
-        )
-
-    def _unsent_bytes(self, seat: Seat, incarnation: int) -> int:
-        worker = self._ground.worker(seat, incarnation)
-        return 0 if worker is None or worker.link is None else worker.link.unsent_bytes
+        serving = self._ground.serving_workers()
+        for worker in serving:
+            if worker.load < requests_max and worker.unsent_bytes <= UNSENT_BYTES_MAX:
+                return False
+        return bool(serving)
 
     def _advance(self, flight: Flight, event: RequestEvent) -> None:
         if flight.future.done():
             return
-        flight.state, actions = request_step(flight.state, event, self._ground.available())
+        found = heard(flight.state, event)
+        if found is None:
+            return
+        flight.state, final = found
+        if final is not None:
+            self._perform(flight, final)
+            return
+        if flight.state.phase is Phase.TASTING:
+            self.suspected.add(flight)
+        flight.state, actions = pursued(flight.state, event.now_ms, self._ground.available())
         for action in actions:
             self._perform(flight, action)
 
@@ -214,7 +225,9 @@ class Flights:
     def _send(self, flight: Flight, seat: Seat, incarnation: int, hedge: bool) -> None:
         worker = self._ground.worker(seat, incarnation)
         flight.hedged = flight.hedged or hedge
-        self._ground.counted(hedge, any(not attempt.is_open for attempt in flight.state.attempts))
+        self._ground.counted(
+            hedge, len(flight.sent) > 0 and any(not attempt.is_open for attempt in flight.state.attempts)
+        )
         self.give(flight, worker, seat, incarnation)
 
     def _refuse(self, flight: Flight, kind: RefusalKind, sentence: str) -> None:

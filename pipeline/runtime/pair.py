@@ -43,7 +43,7 @@ from pipeline.runtime.settings import Failback, Settings
 __all__ = [
     "Action", "DrainAsked", "Event", "Excused", "Failed", "HoldAsked", "Load", "Member", "Note", "NoteKind",
     "PairState", "ProbePassed", "Ready", "ReleaseAsked", "Serve", "Staged", "Start", "Stop", "SwitchAsked", "Tick",
-    "Unserve", "first_state", "probes_needed", "refusal", "step",
+    "Unserve", "first_state", "is_calm", "probes_needed", "refusal", "step",
 ]  # fmt: skip
 
 
@@ -57,22 +57,26 @@ def first_state(settings: Settings, now_ms: int, term: int) -> tuple[PairState, 
 
 def step(state: PairState, event: Event) -> tuple[PairState, tuple[Action, ...]]:
     """Take one event. Serve and Unserve come before Stop: who takes over does not wait for who goes."""
-    if isinstance(event, Tick) and _is_quiet(state):
+    if isinstance(event, Tick) and is_calm(state):
         return replace(state, now_ms=max(event.now_ms, state.now_ms)), ()
     if not isinstance(event, Tick) and (sentence := refusal(state, event)):
         return state, (Note(sentence, NoteKind.REFUSED),)
     taken, first = _taken(state, event)
-    if taken is state:
-        return state, first
+    if taken is state or (is_calm(state) and is_calm(taken)):
+        return taken, first
     after, actions = _settled(taken, event, first)
     return after, (*actions, *redundancy_noted(state, after))
 
 
-def _is_quiet(state: PairState) -> bool:
-    """Tell whether time alone changes nothing: so it is at nearly every tick, a hundred times a second."""
-    if state.serving is not Role.PRIMARY or state.settings.standby is not Tier.HOT or state.switching_to is not None:
-        return False
-    return all(member.state is MemberState.READY and member.leaving is None for member in state.members)
+def is_calm(state: PairState) -> bool:
+    """Tell whether all is well, so that nothing is to be done: nearly always, and it spares a server the asking."""
+    return (
+        state.serving is Role.PRIMARY
+        and state.switching_to is None
+        and not state.draining
+        and state.settings.standby is Tier.HOT
+        and all(m.state is MemberState.READY and m.leaving is None for m in state.members)
+    )
 
 
 def _settled(state: PairState, event: Event, first: tuple[Action, ...] = ()) -> Moved:

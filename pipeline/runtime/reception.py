@@ -90,7 +90,7 @@ class Reception:
         return {one for one, flight in flights if flight is not None and _digest(flight.inputs) in suspects}
 
     def _suspects(self) -> set[str]:
-        suspects = [flight for flight in self._flights.flying if flight.state.phase is Phase.TASTING]
+        suspects = [flight for flight in self._flights.suspected if flight.state.phase is Phase.TASTING]
         for flight in suspects:  # digested once: large ones that wait for the taster would hold every arrival up
             flight.digest = flight.digest or _digest(flight.inputs)
         return {flight.digest for flight in suspects}

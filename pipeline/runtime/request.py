@@ -64,6 +64,8 @@ __all__ = [
     "Taste",
     "WakeAt",
     "first_request",
+    "heard",
+    "pursued",
     "request_step",
 ]  # fmt: skip
 
@@ -78,21 +80,46 @@ def first_request(deadline_ms: float, hedge_after_ms: float, verify: VerifyMode 
 
 def request_step(state: RequestState, event: RequestEvent, available: Available) -> Moved:
     """Take one event. Once Release, Abstain or Refuse was returned, nothing is returned any more."""
-    if state.phase is Phase.DONE:
+    found = heard(state, event)
+    if found is None:
         return state, ()
+    state, final = found
+    return pursued(state, event.now_ms, available) if final is None else (state, (final,))
+
+
+def heard(state: RequestState, event: RequestEvent) -> tuple[RequestState, Final | None] | None:
+    """Take one event and return the last word, if that makes it; None: the event is of no concern.
+
+    The first half of :func:`request_step`, which needs not know who can be asked: most events end here.
+    """
+    if state.phase is Phase.DONE:
+        return None
     if event.now_ms >= state.deadline_ms:
         return _done(state, _too_late(state))
+    if isinstance(event, AnswerGood) and (answered := _simply_answered(state, event)) is not None:
+        return answered
     taken = _taken(state, event)
     if taken is None:
-        return state, ()
+        return None
     final = None if taken is state else _final(taken)
-    if final is not None:
-        return _done(taken, final)
-    return _pursued(taken, event.now_ms, available)
+    return (taken, None) if final is None else _done(taken, final)
 
 
-def _done(state: RequestState, final: Final) -> Moved:
-    return state._replace(phase=Phase.DONE, comparing=None), (final,)
+def _simply_answered(state: RequestState, event: AnswerGood) -> tuple[RequestState, Final] | None:
+    """Return at once what the rest of :func:`heard` comes to where nothing went wrong: nearly always."""
+    if len(state.attempts) != 1 or state.verify is not VerifyMode.OFF or state.phase is not Phase.RUNNING:
+        return None
+    seat, incarnation, sent_ms, outcome, _ = state.attempts[0]
+    if outcome is not Outcome.PENDING or incarnation != event.incarnation or seat != event.seat:
+        return None
+    attempts = (Attempt(seat, incarnation, sent_ms, Outcome.GOOD),)
+    return RequestState(state.deadline_ms, state.hedge_after_ms, state.verify, attempts, Phase.DONE), Release(
+        seat, incarnation
+    )
+
+
+def _done(state: RequestState, final: Final) -> tuple[RequestState, Final]:
+    return state._replace(phase=Phase.DONE, comparing=None), final
 
 
 def _too_late(state: RequestState) -> Final:
@@ -185,8 +212,10 @@ def _judged(state: RequestState) -> Final | None:
     return Abstain(f"{opinions} answers disagree beyond their tolerance: none is released")
 
 
-def _pursued(state: RequestState, now_ms: float, available: Available) -> Moved:
-    """Do what brings the request nearer to its answer."""
+def pursued(state: RequestState, now_ms: float, available: Available) -> Moved:
+    """Do what brings the request nearer to its answer: the second half of :func:`request_step`."""
+    if (simply := _simply_sent(state, now_ms, available.serving)) is not None:
+        return simply
     if state.verify is not VerifyMode.OFF and state.comparing is None:
         for a, b in _to_compare(state):
             return state._replace(comparing=(a, b)), (WakeAt(state.deadline_ms), Compare(a, b))
@@ -196,6 +225,18 @@ def _pursued(state: RequestState, now_ms: float, available: Available) -> Moved:
     else:
         state, sends = _sent(state, now_ms, available)
     return state, (WakeAt(_wake_ms(state, now_ms)), *sends)
+
+
+def _simply_sent(state: RequestState, now_ms: float, serving: tuple[Choice, ...]) -> Moved | None:
+    """Return at once what the rest of :func:`pursued` comes to for a request that is new: the first sending."""
+    if state.attempts or not serving or state.verify is not VerifyMode.OFF or state.phase is not Phase.RUNNING:
+        return None
+    seat, incarnation, _ = serving[0] if len(serving) == 1 else min(serving, key=lambda choice: choice[2])
+    attempts = (Attempt(seat, incarnation, now_ms),)
+    state = RequestState(state.deadline_ms, state.hedge_after_ms, state.verify, attempts)
+    hedge_ms = now_ms + state.hedge_after_ms
+    wake_ms = min(hedge_ms, state.deadline_ms) if hedge_ms > now_ms else state.deadline_ms
+    return state, (WakeAt(wake_ms), Send(seat, incarnation, False))
 
 
 def _to_compare(state: RequestState) -> Iterator[tuple[int, int]]:

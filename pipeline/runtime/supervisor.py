@@ -22,6 +22,7 @@ from pipeline.runtime.pair_nouns import (
     Excused,
     Failed,
     HoldAsked,
+    PairState,
     ProbePassed,
     Ready,
     ReleaseAsked,
@@ -75,6 +76,8 @@ class Pair:
         self._taster = Taster(self._crew, self._flights, settings)
         self._reception = Reception(self._flights, self._watch, journal, settings, self.now_ms)
         self._accepted = False
+        self._sorted_for: PairState | None = None
+        self._sorted: tuple[list[Worker], list[Worker]] = ([], [])
         self._ticker: asyncio.TimerHandle | None = None
         self._disk_check: asyncio.Task[None] | None = None
 
@@ -245,15 +248,24 @@ class Pair:
 
     def available(self) -> Available:
         """Return who can take a request now."""
-        serving: list[Choice] = []
-        others: list[Choice] = []
+        serving, others = self._ready_by_role()
+        return Available(_choices(serving), _choices(others), self._taster.is_free)
+
+    def serving_workers(self) -> list[Worker]:
+        """Return the workers of the serving role that can take a request now."""
+        return [worker for worker in self._ready_by_role()[0] if worker.usable]
+
+    def _ready_by_role(self) -> tuple[list[Worker], list[Worker]]:
+        """Return the ready members of the serving role, and the others; looked up once a state of the machine."""
         state, workers = self._conductor.state, self._crew.workers
-        for member in state.members:
-            seat = member.seat
-            if member.state is MemberState.READY and seat in workers and (worker := workers[seat]).usable:
-                choices = serving if seat.role is state.serving else others
-                choices.append((seat, worker.incarnation, worker.load))
-        return Available(tuple(serving), tuple(others), self._taster.is_free)
+        if state is not self._sorted_for:
+            ready = [m.seat for m in state.members if m.state is MemberState.READY and m.seat in workers]
+            self._sorted_for = state
+            self._sorted = (
+                [workers[seat] for seat in ready if seat.role is state.serving],
+                [workers[seat] for seat in ready if seat.role is not state.serving],
+            )
+        return self._sorted
 
     def worker(self, seat: Seat, incarnation: int) -> Worker | None:
         """Return the worker of a seat if it is still of this incarnation."""
@@ -356,3 +368,7 @@ class Pair:
     def exited(self, pid: int, status: int | None) -> None:
         """Take the keeper's word on how a worker ended."""
         self._crew.exited(pid, status)
+
+
+def _choices(workers: list[Worker]) -> tuple[Choice, ...]:
+    return tuple([(worker.seat, worker.incarnation, worker.load) for worker in workers if worker.usable])

@@ -1,10 +1,13 @@
 """Tensors as a frame's payload: small ones inline, large ones by their place in a shared arena.
 
-Layout, little endian: count (u16); for each tensor its name (u16 bytes, UTF-8), dtype code (u8), number of axes (u8),
-axes (u32 each) and place (u64: offset in the arena, or ``INLINE``); zeros up to a multiple of 16; then the inline
-tensors in order, C order, each padded with zeros to a multiple of 16, so that arrays over the payload are aligned.
+Layout, little endian: bytes of the description (u32); count (u16); for each tensor its name (u16 bytes, UTF-8), dtype
+code (u8), number of axes (u8), axes (u32 each) and place (u64: offset in the arena, or ``INLINE``); zeros up to a
+multiple of 16, which end the description; then the inline tensors in order, C order, each padded with zeros to a
+multiple of 16, so that arrays over the payload are aligned. Requests to one model are mostly described by the same
+bytes: what these say is remembered.
 """
 
+import functools
 import math
 import struct
 from collections.abc import Mapping
@@ -23,7 +26,9 @@ _DTYPES = tuple(map(np.dtype, (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 )))  # fmt: skip
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}  # not by name: a swapped byte order has the same one
-_COUNT = struct.Struct("<H")
+_HEAD = struct.Struct("<IH")
+_REMEMBERED = 64  # descriptions
+_REMEMBERED_BYTES_MAX = 512  # of one
 _NAME = struct.Struct("<H")
 _KIND = struct.Struct("<BB")
 _PLACE = struct.Struct("<Q")
@@ -35,24 +40,34 @@ def encode_tensors(tensors: Tensors, places: Mapping[str, int] | None = None) ->
 
     Raises ValueError for dtypes that no model takes or gives, names above 64 kB and more than 32 axes.
     """
-    head, parts = [_COUNT.pack(len(tensors))], []
+    places = places or {}
+    parts = [
+        _description(tuple([(name, one.dtype, one.shape, places.get(name, INLINE)) for name, one in tensors.items()]))
+    ]
     for name, array in tensors.items():
-        place = INLINE if places is None else places.get(name, INLINE)
-        head.append(_description(name, array, place))
-        if place == INLINE:
+        if name not in places:
             data = array.tobytes()
             parts += [data, _PADDING[-len(data) % ALIGNMENT]]
-    described = b"".join(head)
-    return b"".join([described, _PADDING[-len(described) % ALIGNMENT], *parts])
+    return b"".join(parts)
 
 
-def _description(name: str, array: Array, place: int) -> bytes:
-    code = _CODES.get(array.dtype)
-    if code is None or array.ndim > _AXES_MAX:
-        raise ValueError(f"{name!r} ({array.dtype}, {array.ndim} axes) cannot be sent to a worker")
+_Described = tuple[str, "np.dtype[np.generic]", tuple[int, ...], int]
+
+
+@functools.lru_cache(_REMEMBERED)
+def _description(tensors: tuple[_Described, ...]) -> bytes:
+    described = b"".join([_one_description(*tensor) for tensor in tensors])
+    padding = _PADDING[-(_HEAD.size + len(described)) % ALIGNMENT]
+    return _HEAD.pack(_HEAD.size + len(described) + len(padding), len(tensors)) + described + padding
+
+
+def _one_description(name: str, dtype: "np.dtype[np.generic]", shape: tuple[int, ...], place: int) -> bytes:
+    code = _CODES.get(dtype)
+    if code is None or len(shape) > _AXES_MAX:
+        raise ValueError(f"{name!r} ({dtype}, {len(shape)} axes) cannot be sent to a worker")
     text = name.encode()
-    axes = struct.pack(f"<{array.ndim}I", *array.shape)
-    return b"".join([_NAME.pack(len(text)), text, _KIND.pack(code, array.ndim), axes, _PLACE.pack(place)])
+    axes = struct.pack(f"<{len(shape)}I", *shape)
+    return b"".join([_NAME.pack(len(text)), text, _KIND.pack(code, len(shape)), axes, _PLACE.pack(place)])
 
 
 def decode_tensors(payload: bytes, start: int = 0, arena: memoryview | None = None) -> dict[str, Array]:
@@ -61,11 +76,7 @@ def decode_tensors(payload: bytes, start: int = 0, arena: memoryview | None = No
     ``arena`` is what the peer may refer to; tensors there are views of it. Raises BadFrame for anything that
     :func:`encode_tensors` does not write.
     """
-    try:
-        described, at = _descriptions(payload, start)
-    except (struct.error, UnicodeDecodeError) as error:
-        raise BadFrame("the description of tensors is cut off or garbled") from error
-    at = _skip_padding(payload, at, start)
+    described, at = _described(payload, start)
     tensors: dict[str, Array] = {}
     for name, dtype, shape, place in described:
         if place == INLINE:
@@ -78,20 +89,32 @@ def decode_tensors(payload: bytes, start: int = 0, arena: memoryview | None = No
     return tensors
 
 
-_Described = tuple[str, "np.dtype[np.generic]", tuple[int, ...], int]
+def _described(payload: bytes, start: int) -> tuple[tuple[_Described, ...], int]:
+    """Return what is described, and where the description ends."""
+    try:
+        size, _ = _HEAD.unpack_from(payload, start)
+        end = start + size
+        if size % ALIGNMENT or end > len(payload):
+            raise BadFrame("the description of tensors has no such end")
+        read = _read_description if size <= _REMEMBERED_BYTES_MAX else _read_description.__wrapped__
+        return read(payload[start:end]), end
+    except (struct.error, UnicodeDecodeError) as error:
+        raise BadFrame("the description of tensors is cut off or garbled") from error
 
 
-def _descriptions(payload: bytes, at: int) -> tuple[list[_Described], int]:
-    (count,) = _COUNT.unpack_from(payload, at)
-    at += _COUNT.size
-    described = []
+@functools.lru_cache(_REMEMBERED)
+def _read_description(description: bytes) -> tuple[_Described, ...]:
+    _, count = _HEAD.unpack_from(description)
+    at, described = _HEAD.size, []
     for _ in range(count):
-        one, at = _one_description(payload, at)
+        one, at = _read_one(description, at)
         described.append(one)
-    return described, at
+    if _skip_padding(description, at, 0) != len(description):
+        raise BadFrame("the description of tensors has another end than it says")
+    return tuple(described)
 
 
-def _one_description(payload: bytes, at: int) -> tuple[_Described, int]:
+def _read_one(payload: bytes, at: int) -> tuple[_Described, int]:
     (size,) = _NAME.unpack_from(payload, at)
     at += _NAME.size
     text = payload[at : at + size]

@@ -248,8 +248,10 @@ class Watch:
 
     def shadow(self, inputs: Mapping[str, Array], released: Answer) -> None:
         """Have the other side answer a request too, if it is this one's turn."""
+        if not self._shadowing.is_due():
+            return
         others = [worker for worker in self._ground.ready_workers() if worker.seat.role is not released.role]
-        if others and self._shadowing.is_due():
+        if others:
             request_id = next(self._ids)
             self._shadows[request_id] = (others[0], released.outputs)
             others[0].infer(request_id, self._ground.term, inputs, self._ground.now_ms())

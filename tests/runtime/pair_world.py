@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from pipeline.core.names import Role
+from pipeline.runtime import pair
 from pipeline.runtime.members import Seat
 from pipeline.runtime.pair import (
     Action,
@@ -17,6 +18,7 @@ from pipeline.runtime.pair import (
     Stop,
     Unserve,
     first_state,
+    is_calm,
     step,
 )
 from pipeline.runtime.settings import Settings
@@ -56,6 +58,8 @@ class World:
 
     def feed(self, event: Event) -> tuple[Action, ...]:
         self.state, actions = step(self.state, event)
+        if is_calm(self.state):  # what is not asked then would come to nothing
+            assert pair._settled(self.state, event) == (self.state, ())
         self.todo.extend(actions)
         return actions
 

@@ -15,7 +15,7 @@ from pipeline.runtime.settings import Settings
 
 
 def receiving(flying: list[Any]) -> Reception:
-    flights: Any = SimpleNamespace(flying=flying, is_behind=lambda _most: False)
+    flights: Any = SimpleNamespace(suspected=flying, is_behind=lambda _most: False)
     watch: Any = SimpleNamespace()
     return Reception(flights, watch, Journal("tiny", lambda _record: None), Settings(), lambda: 0.0)
 

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.names import Role
+from pipeline.runtime import request
 from pipeline.runtime.members import Fault, Seat
 from pipeline.runtime.request import (
     ATTEMPTS_MAX,
@@ -26,6 +28,7 @@ from pipeline.runtime.request import (
     Release,
     RequestAction,
     RequestEvent,
+    RequestState,
     RequestTick,
     Send,
     Taste,
@@ -215,6 +218,13 @@ def test_replicas_vote_and_a_third_opinion_settles(verdicts: list[bool], last: R
     assert actions == (last,) if last else isinstance(actions[-1], Abstain)
 
 
+def without_shortcuts(state: RequestState, event: RequestEvent, available: Available) -> object:
+    """What the machine comes to by its general rules alone."""
+    with patch.object(request, "_simply_answered", return_value=None), patch.object(request, "_simply_sent") as sent:
+        sent.return_value = None
+        return request_step(state, event, available)
+
+
 @dataclass
 class Life:
     """A request among members that come and go; it checks every action against what it may be."""
@@ -245,7 +255,9 @@ class Life:
         return Available(serving, others, self.taster)
 
     def feed(self, event: RequestEvent) -> None:
+        at_length = without_shortcuts(self.state, event, self.available())
         self.state, actions = request_step(self.state, event, self.available())
+        assert (self.state, actions) == at_length
         assert not (self.finals and actions), "something after the last word"
         for action in actions:
             self.check(action)

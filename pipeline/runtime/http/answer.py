@@ -8,7 +8,7 @@ import orjson
 
 from pipeline.core.tensors import Array
 from pipeline.runtime.http.request import InferRequest
-from pipeline.runtime.http.tensors import DATATYPES
+from pipeline.runtime.http.tensors import DATATYPE_OF
 from pipeline.runtime.service import Answer
 
 _LITTLE = {"<", "|"} | ({"="} if np.little_endian else set())
@@ -36,7 +36,7 @@ def write_answer(model: str, version: str, request: InferRequest, answer: Answer
 
 
 def _output(name: str, array: Array, as_bytes: bool, raw: list[bytes]) -> dict[str, Any]:
-    output: dict[str, Any] = {"name": name, "datatype": DATATYPES[array.dtype.name], "shape": array.shape}
+    output: dict[str, Any] = {"name": name, "datatype": DATATYPE_OF[array.dtype], "shape": array.shape}
     if as_bytes:
         raw.append(_little(array).tobytes())
         output["parameters"] = {"binary_data_size": array.nbytes}

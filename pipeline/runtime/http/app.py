@@ -15,6 +15,7 @@ from pipeline.core.errors import UsageError
 from pipeline.core.printable import printable
 from pipeline.runtime.http.admin import Admin
 from pipeline.runtime.http.admission import host_admitted, origin_admitted
+from pipeline.runtime.http.connection import WHOLE, answer_at_once
 from pipeline.runtime.http.infer import Inference
 from pipeline.runtime.http.metadata import Metadata
 from pipeline.runtime.http.metrics import HttpCounts
@@ -75,11 +76,12 @@ class Front:
             reply = None
             await self._cold_reply(scope, receive, send, started_s)
         elif scope["method"] == "POST":
-            reply = await self._inference.reply(parts, headers, receive)
+            reply = await self._inference.reply(parts, headers, receive, WHOLE in scope)
         else:
             reply = error_reply(405, "Inference is asked for by POST.", ((b"allow", b"POST"),))
         if reply is not None:
-            await self._send(reply, send)
+            if self._service.draining() or WHOLE not in scope or not answer_at_once(scope[WHOLE], reply):
+                await self._send(reply, send)
             self._done(scope, reply.status, started_s, reply)
 
     async def _cold_reply(self, scope: Scope, receive: Receive, send: Send, started_s: float) -> None:

@@ -5,11 +5,12 @@ from asyncio import Transport
 from asyncio.events import TimerHandle
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pipeline.runtime.http.reply import Reply, error_reply
 from pipeline.runtime.http.settings import Limits
 
+WHOLE = "hotspare.whole"  # in the scope of a request that is here with its body: the cycle that answers it
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
@@ -91,8 +92,9 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole."""
+        """Note that the request is whole: nobody need wait for its body."""
         self._in_message = False
+        self.scope[WHOLE] = self.cycle  # type: ignore[literal-required]
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -176,6 +178,24 @@ class Connection(HttpToolsProtocol):
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(reply.body)
         self.transport.write(b"".join([STATUS_LINE[reply.status], *lines, length, reply.body]))
         self.transport.close()
+
+
+def answer_at_once(cycle: RequestResponseCycle, reply: Reply) -> bool:
+    """Send a whole reply in one piece; False where it must go the long way, piece by piece, because a client is slow.
+
+    uvicorn writes head and body one after the other: two packets, of which each wakes the client. Names and values of
+    our own headers need no check.
+    """
+    if cycle.flow.write_paused or cycle.disconnected or cycle.response_started or not cycle.keep_alive:
+        return False
+    lines = [b"%s: %s\r\n" % pair for pair in (*cycle.default_headers, *reply.headers)]
+    length = b"content-length: %d\r\n\r\n" % len(reply.body)
+    cycle.transport.write(b"".join([STATUS_LINE[reply.status], *lines, length, reply.body]))
+    cycle.waiting_for_100_continue = False
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
 
 
 def _without_upgrade(data: bytes) -> bytes:

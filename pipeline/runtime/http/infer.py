@@ -50,21 +50,35 @@ class Inference:
         self._held_bytes = 0  # of bodies, beyond each one's first piece
         self._held_bytes_max = max(front.limits.bodies_bytes_max, front.limits.body_bytes_max)
 
-    async def reply(self, path: list[str], headers: dict[bytes, bytes], receive: Any) -> Reply | None:
+    async def reply(
+        self, path: list[str], headers: dict[bytes, bytes], receive: Any, is_whole: bool = False
+    ) -> Reply | None:
         """Answer ``/v2/models/{model}[/versions/{version}]/infer``; None when the client went away.
 
         Anything that is refused before its body was read closes the connection: the rest of the body is not a request.
+        ``is_whole``: the body is there already.
         """
-        early = self._refused_early(path, headers)
+        early = self._refused_early(headers)
         if early is not None:
             return early
+        model = self._find(path)
+        if model is None:
+            return _unknown(path)
+        if is_whole:
+            return await self._answer(model, headers, await self._body(receive, []))
         held_bytes: list[int] = []
         try:
-            return await self._answer(path, headers, receive, held_bytes)
+            async with asyncio.timeout(self._limits.body_s_max):
+                body = await self._body(receive, held_bytes)
+        except TimeoutError:
+            return error_reply(408, f"The body took longer than {self._limits.body_s_max:g} s.", (_CLOSE,))
+        else:
+            model = self._find(path)  # a swap may have happened meanwhile
+            return _unknown(path) if model is None else await self._answer(model, headers, body)
         finally:
             self._held_bytes -= sum(held_bytes)
 
-    def _refused_early(self, path: list[str], headers: dict[bytes, bytes]) -> Reply | None:
+    def _refused_early(self, headers: dict[bytes, bytes]) -> Reply | None:
         if self._needs_token:
             refusal = token_refusal(self._tokens, FOR_INFERENCE, headers.get(b"authorization"))
             if refusal is not None:
@@ -77,7 +91,7 @@ class Inference:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > self._limits.body_bytes_max:
             return self._too_large()
-        return None if self._find(path) is not None else _unknown(path)
+        return None
 
     def _find(self, path: list[str]) -> ServedModel | None:
         return find_model(self._service, path[0], path[2] if len(path) > 1 else None)
@@ -87,18 +101,10 @@ class Inference:
         return error_reply(413, f"The body is larger than {most} bytes; send fewer rows a request.", (_CLOSE,))
 
     async def _answer(
-        self, path: list[str], headers: dict[bytes, bytes], receive: Any, held_bytes: list[int]
+        self, model: ServedModel, headers: dict[bytes, bytes], body: bytes | Reply | None
     ) -> Reply | None:
-        try:
-            async with asyncio.timeout(self._limits.body_s_max):
-                body = await self._body(receive, held_bytes)
-        except TimeoutError:
-            return error_reply(408, f"The body took longer than {self._limits.body_s_max:g} s.", (_CLOSE,))
         if not isinstance(body, bytes):
             return body
-        model = self._find(path)  # after the body came: a swap may have happened meanwhile
-        if model is None:
-            return _unknown(path)
         try:
             request = read_request(self._plan(model), body, _head_bytes(headers), self._limits.tensors_max)
             self._check_rows(request)

@@ -19,6 +19,9 @@ DATATYPES: Mapping[str, str] = {
     "float64": "FP64",
     **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+DATATYPE_OF = {
+    np.dtype(order + np.dtype(name).str[1:]): datatype for name, datatype in DATATYPES.items() for order in "<>"
+}
 _DTYPES = {datatype: np.dtype(dtype).newbyteorder("<") for dtype, datatype in DATATYPES.items()}
 # Python types a JSON number of a datatype may have: true is no number, 1.5 no integer.
 _JSON_TYPES: Mapping[str, frozenset[type]] = {
