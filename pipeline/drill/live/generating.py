@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.canonical import readable_json
+from pipeline.core.environment import for_children
 from pipeline.core.errors import InternalError
 from pipeline.core.files import write_atomic
 from pipeline.core.schema import plain
@@ -26,7 +27,7 @@ def generating(plan: Plan, folder: Path) -> Iterator[float]:
     module = "pipeline.drill.live.load"
     command = [sys.executable, "-m", module, str(folder / PLAN_FILE), str(folder / RECORD_FILE)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, env=for_children()
     ) as process:
         try:
             _expect(process, "ready")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
+from pipeline.core.environment import for_children
 from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
 from pipeline.drill.orders import OrderBook
@@ -24,6 +25,7 @@ from pipeline.runtime.members import MemberState, Tier
 _START_S = 30.0
 _LOOK_EVERY_S = 0.02
 _LOG_TOLD = 1500
+_BUSY_S = 0.25
 _END_S = 5.0
 _WAITS = {Tier.HOT: MemberState.READY, Tier.WARM: MemberState.STAGED, Tier.COLD: MemberState.DOWN}
 
@@ -137,6 +139,7 @@ class Hotspare:
         self.book = OrderBook(self.folder / "orders")
         self.seen: list[Seen] = []
         self.ready_s = 0.0
+        self._known: Sequence[Mapping[str, Any]] = ()
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
 
@@ -159,7 +162,7 @@ class Hotspare:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **self.environment},
+            env={**for_children(), **self.environment},
             cwd=self.room,
             start_new_session=True,  # a Ctrl-C is for the drill, which ends the server in order
         )
@@ -197,9 +200,9 @@ class Hotspare:
             raise InternalError(f"The server ended by itself ({self._process.returncode}): {log[-600:]}")
         return get(self.port, "/v2/health/ready")[0] == 200
 
-    def status(self) -> Mapping[str, Any]:
+    def status(self, timeout_s: float = 1.0) -> Mapping[str, Any]:
         """Return the pair's part of /status.json; empty while nobody answers."""
-        code, body = get(self.port, "/status.json")
+        code, body = get(self.port, "/status.json", timeout_s)
         if code != 200:
             return {}
         told = json.loads(body)
@@ -209,7 +212,11 @@ class Hotspare:
 
     def members(self) -> Sequence[Mapping[str, Any]]:
         """Return what /status.json tells of the members."""
-        members: Sequence[Mapping[str, Any]] = self.status().get("members", ())
+        return self._kept(self.status())
+
+    def _kept(self, status: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        members: Sequence[Mapping[str, Any]] = status.get("members", ())
+        self._known = members or self._known
         return members
 
     def ready_members(self) -> int:
@@ -229,8 +236,15 @@ class Hotspare:
         return self.pids(role)[0]
 
     def pids(self, role: Role) -> list[int]:
-        """Return the processes of a role's workers; raises InternalError when none is up."""
-        found = [int(one["pid"]) for one in self.members() if one["seat"]["role"] == role and one["pid"]]
+        """Return the processes of a role's workers; raises InternalError when none is up.
+
+        A server too busy to say is not waited for: those that it named last are taken, as far as they live.
+        """
+        members = self._kept(self.status(_BUSY_S))
+        found = [int(one["pid"]) for one in members or self._known if one["seat"]["role"] == role and one["pid"]]
+        if not members:
+            alive = self.family()
+            found = [pid for pid in found if pid in alive]
         if not found:
             raise InternalError(f"No {role} is up; read its log.")
         return found

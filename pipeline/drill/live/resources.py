@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core.environment import for_children
 from pipeline.core.errors import FileAccess, InternalError, Unreachable
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -18,15 +19,14 @@ _REMOVE_S = 3.0
 def tiny_disk(folder: Path, kilobytes: int = 64) -> Iterator[None]:
     """Mount a small tmpfs at ``folder``; raises Unreachable where that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False, env=for_children())
     if mounted.returncode != 0:
         raise Unreachable("A tmpfs cannot be mounted here (it needs root); the run with a full disk is left out.")
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, env=for_children())
 
 
 def fill_disk(folder: Path) -> Path:

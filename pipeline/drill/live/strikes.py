@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.bundle.golden import read_golden
+from pipeline.core.environment import for_children
 from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
 from pipeline.drill.corruption import corrupted
@@ -248,7 +249,8 @@ def _starve(_scene: Scene, strike: Strike) -> Iterator[None]:
     count = int(strike.amount("processes", 2 * (os.cpu_count() or 1)))
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+            command = [sys.executable, "-c", "while True: pass"]
+            busy = subprocess.Popen(command, start_new_session=True, env=for_children())
             stack.callback(busy.wait)
             stack.callback(busy.kill)
         yield

@@ -211,7 +211,7 @@ class _Play:
         if strike.fault is FaultKind.SERVER_DEATH:
             self._count()  # the next server counts from nothing
         doing: AbstractContextManager[None] = struck(self.scene, strike)
-        due_ms = self.now_ms()
+        due_ms = float(strike.at_ms) if strike.fault is FaultKind.POISON else self.now_ms()  # the load sends poison
         try:
             stack.enter_context(doing)
         except (InternalError, ProcessLookupError) as error:
