@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pair_world import World
 
 from pipeline.core.names import Role
+from pipeline.runtime import pair as room
 from pipeline.runtime.members import Fault, MemberState, Seat, Tier
 from pipeline.runtime.pair import (
     DrainAsked,
@@ -114,6 +115,12 @@ class Pairs(RuleBasedStateMachine):
         if member.state not in LIVE:
             for event in (Failed(seat, member.incarnation, Fault.KILLED), Ready(seat, member.incarnation)):
                 assert step(self.world.state, event) == (self.world.state, ())
+
+    @rule(wait=st.integers(0, 700_000))
+    def a_calm_tick_changes_nothing_but_the_time(self, wait: int) -> None:
+        state, tick = self.world.state, Tick(self.world.now_ms + wait)
+        if room.is_calm(state):
+            assert step(state, tick) == room._settled(room._taken(state, tick)[0], tick)
 
     @rule(number=NEXT, dies_after=DIES_AFTER)
     def a_request_was_to_blame(self, number: int, dies_after: int | None) -> None:
