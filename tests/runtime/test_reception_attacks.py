@@ -44,3 +44,12 @@ def test_suspects_that_wait_are_not_digested_anew_for_every_arrival(monkeypatch:
     likes = [desk._is_like_a_suspect(row(number)) for number in (5, 50, 500)]
     assert likes == [True, True, False]
     assert len(digested) == 100 + 3
+
+
+def test_a_lost_request_that_asks_the_same_as_a_suspect_is_told_apart_from_the_others() -> None:
+    suspect = SimpleNamespace(state=SimpleNamespace(phase=Phase.TASTING), inputs=row(7), digest="")
+    desk = receiving([suspect])
+    desk._flights.by_id = {1: suspect, 2: SimpleNamespace(inputs=row(7)), 3: SimpleNamespace(inputs=row(8))}
+    assert desk.like_suspects([2, 3, 4]) == {2}
+    suspect.state.phase = Phase.RUNNING
+    assert desk.like_suspects([2, 3]) == set()

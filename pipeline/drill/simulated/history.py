@@ -153,7 +153,9 @@ def _unanswered(history: _History) -> Iterator[str]:
         window = Span(one.due_ms, history.deadline_ms(one))
         if any(window.meets(span) for span in doubles):
             continue
-        if one.outcome is Outcome.LOST and any(_cost(history, strike, one) for strike in history.strikes):
+        if "before; it is not tried" in one.problem and any(span.begins_ms < window.ends_ms for span in doubles):
+            continue  # when nothing worked, it was taken for the cause
+        if one.outcome is not Outcome.ABSTAINED and any(_cost(history, strike, one) for strike in history.strikes):
             continue
         if history.settings.verify is not VerifyMode.OFF and _is_alone(history, window):
             continue
@@ -190,7 +192,7 @@ def _cost(history: _History, strike: Strike, request: Request) -> bool:
         was_in_flight = request.due_ms <= strike.at_ms <= window.ends_ms and "reset" in request.problem
         return was_in_flight or _was_down(history, strike, window)
     if strike.fault in FOR_GOOD:  # no worker can be started any more, so no taster either
-        return strike.at_ms <= window.ends_ms and "failed" in request.problem
+        return strike.at_ms <= window.ends_ms and ("failed" in request.problem or "poison" in request.problem)
     return False
 
 
@@ -235,6 +237,12 @@ def _takeovers(history: _History) -> Iterator[str]:
             yield f"no server was back within {_SERVER_BACK_MS:.0f} ms of {strike.at_ms} ms"
 
 
+def _falls_back(observed: Observed, span: Span) -> bool:
+    return any(
+        one.kind is MomentKind.FAILBACK and span.begins_ms <= one.at_ms <= span.ends_ms for one in observed.moments
+    )
+
+
 def _has_served(observed: Observed, from_ms: float, to_ms: float, not_role: Role | None) -> bool:
     return any(role is not None and role is not not_role and from_ms <= at <= to_ms for at, role, _ in observed.serving)
 
@@ -261,7 +269,11 @@ def _undisturbed(history: _History) -> Iterator[Strike]:
             and _serving_at(history.observed, strike.at_ms) is not strike.target
         ):
             continue  # it sleeps: nothing can be done to it
+        if history.settings.replicas > 1 and len(history.strikes) > 1:
+            continue  # the seat that is struck may be empty
         span = Span(strike.at_ms, strike.at_ms + budget_ms)
+        if history.settings.standby is not Tier.HOT and _falls_back(history.observed, span):
+            continue  # it is put to sleep before anybody can notice
         others = (
             other
             for one in history.strikes

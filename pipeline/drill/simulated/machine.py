@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from pipeline.core.errors import SurroundingsError
 from pipeline.core.tensors import Tensors
-from pipeline.drill.simulated.processes import Asked, Process, Stage, World
+from pipeline.drill.simulated.processes import Asked, Process, Stage
+from pipeline.drill.simulated.surroundings import Surroundings
 from pipeline.runtime.link import OnScrubbed, WorkerEvents
 from pipeline.runtime.machine import Link
 from pipeline.runtime.members import Seat
@@ -63,7 +64,7 @@ class Born:
 class SimulatedMachine:
     """All processes, and what one server asks of them; each server process has its own."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Surroundings) -> None:
         self.on_exit: Callable[[int, int | None], None] = lambda _pid, _status: None
         self.processes: dict[int, Process] = {}
         self.is_alive = True

@@ -1,7 +1,5 @@
 """Worker processes of the simulated world: verified, loaded, answering one request at a time, hit by every fault."""
 
-import asyncio
-import random
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,9 +11,8 @@ import numpy as np
 from pipeline.core.errors import GoldenMismatch, HotspareError, ModelError
 from pipeline.core.tensors import Array, Tensors
 from pipeline.drill.nouns import FaultKind, Strike
-from pipeline.drill.simulated.clock import VirtualLoop
-from pipeline.drill.simulated.disk import SimulatedDisk
-from pipeline.drill.simulated.models import INPUT, OUTPUT, Formula, corrupted
+from pipeline.drill.simulated.models import INPUT, OUTPUT, corrupted
+from pipeline.drill.simulated.surroundings import Surroundings
 from pipeline.runtime.link import OnScrubbed, WorkerEvents
 from pipeline.runtime.procfs import ProcessSample
 from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
@@ -56,42 +53,10 @@ class Asked:
     inputs: Tensors
 
 
-class World:
-    """What processes share: time, dice, the disk, and the strikes that hit whole roles."""
-
-    def __init__(self, loop: VirtualLoop, draw: random.Random) -> None:
-        self.loop = loop
-        self.draw = draw
-        self.disk = SimulatedDisk(loop.time)
-        self.formula = Formula()
-        self.exiting: dict[str, Strike] = {}  # role: every worker of it exits at each request
-        self.failing_starts: dict[str, int] = {}  # role: so many starts fail yet
-        self.starvation = 0.0  # how many times longer everything takes
-        self.oom_kills = 0
-        self.is_short_of_descriptors = False
-        self._pids = 1000
-
-    def next_pid(self) -> int:
-        """Return a process id that was never used."""
-        self._pids += 1
-        return self._pids
-
-    def pause(self, ms: float) -> "asyncio.Future[None]":
-        """Return what is done a while later."""
-        future = self.loop.create_future()
-        self.loop.call_later(ms / 1000, _wake, future)
-        return future
-
-
-def _wake(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 class Process:
     """One worker process. ``on_end(status)`` is called once, a little after it ended."""
 
-    def __init__(self, pid: int, spec: WorkerSpec, world: World, on_end: Callable[[int, int], None]) -> None:
+    def __init__(self, pid: int, spec: WorkerSpec, world: Surroundings, on_end: Callable[[int, int], None]) -> None:
         self.pid = pid
         self.spec = spec
         self.stage = Stage.VERIFYING

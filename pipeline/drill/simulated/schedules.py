@@ -90,6 +90,10 @@ def _settings(draw: Draw) -> tuple[tuple[str, str], ...]:
         found |= {"verify": VerifyMode.REPLICAS, "replicas": "2"}
     elif chance < 0.32:
         found["replicas"] = "2"
+    if draw.random() < 0.1:
+        found["batch_rows_max"] = "8"
+    if draw.random() < 0.1:
+        found["shadow_ratio"] = "0.2"
     if draw.random() < 0.15:
         found["failback"] = draw.choice((Failback.MANUAL, Failback.NEVER))
     return tuple((name, str(text)) for name, text in sorted(found.items()))

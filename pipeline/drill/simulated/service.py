@@ -12,7 +12,7 @@ from pipeline.drill.nouns import Moment
 from pipeline.drill.simulated.disk import ServersDisk
 from pipeline.drill.simulated.machine import SimulatedMachine
 from pipeline.drill.simulated.models import MODEL, places
-from pipeline.drill.simulated.processes import World
+from pipeline.drill.simulated.surroundings import Surroundings
 from pipeline.drill.told import told_moment, told_served
 from pipeline.runtime.journal import Journal
 from pipeline.runtime.pair_nouns import NoteKind
@@ -29,7 +29,7 @@ Done = Callable[[Answer | NotAnswered | None], None]  # None: the connection was
 class ServerProcess:
     """One life of the server: what it is given dies with it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Surroundings) -> None:
         self.machine = SimulatedMachine(world)
         self.disk = ServersDisk(world.disk)
         self.server: Server | None = None
@@ -40,7 +40,7 @@ class ServerProcess:
 class SimulatedService:
     """A keeper and its server. Requests that come while no server is up wait in the listening socket, as they do."""
 
-    def __init__(self, world: World, settings: Settings, began_ms: Callable[[], float]) -> None:
+    def __init__(self, world: Surroundings, settings: Settings, began_ms: Callable[[], float]) -> None:
         self.moments: list[Moment] = []
         self.serving: list[tuple[float, Role | None, int]] = []
         self.hedged = 0

@@ -7,8 +7,9 @@ from pipeline.core.errors import SignatureInvalid, Tampered, Untrusted
 from pipeline.core.names import Role
 from pipeline.drill.nouns import FaultKind, Moment, MomentKind, Strike
 from pipeline.drill.simulated.clients import Clients
-from pipeline.drill.simulated.processes import Process, World
+from pipeline.drill.simulated.processes import Process
 from pipeline.drill.simulated.service import SimulatedService
+from pipeline.drill.simulated.surroundings import Surroundings
 from pipeline.runtime.members import Seat
 
 POISON_REQUESTS = 2
@@ -40,7 +41,7 @@ def _nothing() -> None:
 class Striker:
     """Does what a script says, and notes when."""
 
-    world: World
+    world: Surroundings
     service: SimulatedService
     clients: Clients
     now_ms: Callable[[], float]

@@ -15,9 +15,9 @@ from pipeline.drill.pair_settings import pair_settings
 from pipeline.drill.simulated.clients import Clients
 from pipeline.drill.simulated.clock import VirtualLoop
 from pipeline.drill.simulated.models import bundle_of
-from pipeline.drill.simulated.processes import World
 from pipeline.drill.simulated.service import SimulatedService
 from pipeline.drill.simulated.strikes import Striker, poison_times
+from pipeline.drill.simulated.surroundings import Surroundings
 from pipeline.drill.simulated.trouble import FOR_GOOD, notice_ms
 from pipeline.runtime.members import MemberState, Tier
 from pipeline.runtime.service import PairStatus
@@ -56,7 +56,7 @@ class _Play:
         self._loop = loop
         self._began_s = 0.0
         self._settings: Settings = pair_settings(script.settings)
-        self._world = World(loop, draw)
+        self._world = Surroundings(loop, draw)
         self._service = SimulatedService(self._world, self._settings, self._now_ms)
         due_s = read_due_times(Path(script.load.log)) if script.load.arrivals is Arrivals.REPLAY else ()
         poison = poison_times(script.strikes)
