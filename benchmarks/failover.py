@@ -81,7 +81,7 @@ def run_once(campaign: Campaign, case: Case, system_name: str, seed: int) -> Run
             time.sleep(max(0.0, began_s + at_s - time.monotonic()))
             injected_s = time.monotonic()
             case.inject(scene)
-            asked = dependency.go_away() if dependency else None
+            asked = _taken_away(dependency) if dependency else None
             time.sleep(STEADY_AFTER_S)
             hedged, steady_ms = _hedges(system), 1000 * (time.monotonic() - began_s)
         record = read_record(folder / "record.json")
@@ -101,6 +101,12 @@ def _system(name: str, files: PairFiles, folder: Path, case: Case, dependency: D
         return Balanced(files, folder)
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{dependency.port}"} if dependency else {}
     return Hotspare(files, folder, case.options, environment)
+
+
+def _taken_away(dependency: Dependency) -> int:
+    """Take a dependency away and return how often it was asked."""
+    dependency.go_away()
+    return dependency.asked
 
 
 def _corruption(campaign: Campaign, seed: int) -> Corruption:

@@ -81,8 +81,8 @@ class Dependency:
     """A port that something could need, such as a registry's; counts who asks, and can go away."""
 
     def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.setblocking(False)
+        self.asked = 0
+        self._socket = _listening(0)
         self.port: int = self._socket.getsockname()[1]
 
     @property
@@ -90,15 +90,24 @@ class Dependency:
         """Return the address that a program would be configured with."""
         return f"http://127.0.0.1:{self.port}"
 
-    def go_away(self) -> int:
-        """Close the port and return how many had connected."""
-        asked = 0
-        with contextlib.suppress(BlockingIOError):
+    def go_away(self) -> None:
+        """Count who had connected, and close the port; one that is closed already stays so."""
+        with contextlib.suppress(OSError):  # nobody more waits
             while True:
                 self._socket.accept()[0].close()
-                asked += 1
+                self.asked += 1
         self._socket.close()
-        return asked
+
+    def come_back(self) -> None:
+        """Listen on the same port again."""
+        self._socket.close()
+        self._socket = _listening(self.port)
+
+
+def _listening(port: int) -> socket.socket:
+    made = socket.create_server(("127.0.0.1", port))
+    made.setblocking(False)
+    return made
 
 
 def is_root() -> bool:

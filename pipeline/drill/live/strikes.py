@@ -64,6 +64,7 @@ class Scene:
     store: Dependency | None = None
     facts: dict[str, str] = field(default_factory=dict)
     corrupt: dict[Role, Path] = field(default_factory=dict)
+    given: dict[str, Order] = field(default_factory=dict)  # by address
 
     @property
     def orders(self) -> Path:
@@ -118,14 +119,20 @@ def _order_of(strike: Strike) -> Order:
 
 
 @contextlib.contextmanager
-def _ordered(scene: Scene, strike: Strike, order: Order) -> Iterator[None]:
-    """Give an order to the worker that is there now, not to its successor."""
-    address = process_address(scene.system.pid(_target(strike)))
+def _given(scene: Scene, address: str, order: Order) -> Iterator[None]:
+    """Give an order, and take it back unless another one to the same address came meanwhile."""
+    scene.given[address] = order
     scene.system.book.give(address, order)
     try:
         yield
     finally:
-        scene.system.book.withdraw(address)
+        if scene.given[address] is order:
+            scene.system.book.withdraw(address)
+
+
+def _ordered(scene: Scene, strike: Strike, order: Order) -> AbstractContextManager[None]:
+    """Give an order to the worker that is there now, not to its successor."""
+    return _given(scene, process_address(scene.system.pid(_target(strike))), order)
 
 
 @contextlib.contextmanager
@@ -146,14 +153,8 @@ def _stop(scene: Scene, strike: Strike) -> Iterator[None]:
         os.close(pid)
 
 
-@contextlib.contextmanager
-def _exit_loop(scene: Scene, strike: Strike) -> Iterator[None]:
-    address = model_address(scene.served.model_bytes(_target(strike)))
-    scene.system.book.give(address, Order(OrderKind.EXIT))
-    try:
-        yield
-    finally:
-        scene.system.book.withdraw(address)
+def _exit_loop(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+    return _given(scene, model_address(scene.served.model_bytes(_target(strike))), Order(OrderKind.EXIT))
 
 
 def _corrupt_weights(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
@@ -161,14 +162,9 @@ def _corrupt_weights(scene: Scene, strike: Strike) -> AbstractContextManager[Non
     return _ordered(scene, strike, Order(OrderKind.CORRUPT_WEIGHTS, model=model))
 
 
-@contextlib.contextmanager
-def _start_fails(scene: Scene, strike: Strike) -> Iterator[None]:
-    address = start_address(scene.served.model_bytes(_target(strike)))
-    scene.system.book.give(address, Order(OrderKind.FAIL_START, times=int(strike.amount("times", 1))))
-    try:
-        yield
-    finally:
-        scene.system.book.withdraw(address)
+def _start_fails(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+    order = Order(OrderKind.FAIL_START, times=int(strike.amount("times", 1)))
+    return _given(scene, start_address(scene.served.model_bytes(_target(strike))), order)
 
 
 @contextlib.contextmanager
@@ -312,9 +308,11 @@ def _dependency_down(which: str) -> Callable[[Scene, Strike], AbstractContextMan
         dependency: Dependency | None = getattr(scene, which)
         if dependency is None:
             raise InternalError(f"No {which} was set up for this play; this is a bug.")
-        asked = dependency.go_away()
-        scene.facts[f"{which} asked before"] = str(asked)
-        yield
+        dependency.go_away()
+        try:
+            yield
+        finally:
+            dependency.come_back()
 
     return down
 

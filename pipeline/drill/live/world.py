@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -121,7 +121,7 @@ def _scene(
     if FaultKind.DISK_FULL in faults:
         stack.enter_context(tiny_disk(served.state))
     group = stack.enter_context(memory_group(_group_name(folder))) if FaultKind.OUT_OF_MEMORY in faults else None
-    registry, store = (_dependency(kind in faults) for kind in (FaultKind.REGISTRY_DOWN, FaultKind.STORE_DOWN))
+    registry, store = (_dependency(one in faults, stack) for one in (FaultKind.REGISTRY_DOWN, FaultKind.STORE_DOWN))
     environment = {} if registry is None else {"MLFLOW_TRACKING_URI": registry.url}
     environment |= {} if store is None else {"MLFLOW_S3_ENDPOINT_URL": store.url}
     system = Hotspare(
@@ -140,8 +140,12 @@ def _group_name(folder: Path) -> str:
     return f"hotspare-drill-{os.getpid()}-{folder.name}"
 
 
-def _dependency(is_needed: bool) -> Dependency | None:
-    return Dependency() if is_needed else None
+def _dependency(is_needed: bool, stack: ExitStack) -> Dependency | None:
+    if not is_needed:
+        return None
+    made = Dependency()
+    stack.callback(made.go_away)
+    return made
 
 
 @dataclass
@@ -210,10 +214,9 @@ class _Play:
         strike = self.script.strikes[number]
         if strike.fault is FaultKind.SERVER_DEATH:
             self._count()  # the next server counts from nothing
-        doing: AbstractContextManager[None] = struck(self.scene, strike)
         due_ms = float(strike.at_ms) if strike.fault is FaultKind.POISON else self.now_ms()  # the load sends poison
         try:
-            stack.enter_context(doing)
+            stack.enter_context(struck(self.scene, strike))
         except (InternalError, ProcessLookupError) as error:
             self.struck.append(Moment(due_ms, MomentKind.UNDONE, f"{strike.fault} could not be done: {error}"))
         self._note(MomentKind.STRUCK, number, due_ms)
@@ -313,9 +316,13 @@ def _requests(exchanges: Sequence[Exchange], outcomes: Sequence[Outcome], questi
 
 def _facts(play: _Play) -> dict[str, str]:
     """Return what a report says of where and with what this was played."""
+    depends = {"registry": play.scene.registry, "store": play.scene.store}
+    for one in filter(None, depends.values()):
+        one.go_away()
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "ready after": f"{play.scene.system.ready_s:.2f} s",
+        **{f"times that the {name} was asked": str(one.asked) for name, one in depends.items() if one is not None},
         **{f"{role} bundle": bundle.bundle_id for role, bundle in play.scene.served.bundles.items()},
     }

@@ -1,0 +1,73 @@
+"""Shortages that a drill makes: how they begin, how they end."""
+
+import contextlib
+import os
+import socket
+
+import pytest
+
+from pipeline.core.errors import InternalError, Unreachable
+from pipeline.drill.live import resources
+from pipeline.drill.live.resources import Dependency, fill_disk, memory_group, tiny_disk
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system or a group of its own")
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5.0):
+        return True
+    return False
+
+
+def test_a_dependency_counts_who_asked_goes_away_and_comes_back_where_it_was():
+    dependency = Dependency()
+    assert answers(dependency.port)
+    assert answers(dependency.port)
+    dependency.go_away()
+    assert dependency.asked == 2
+    assert not answers(dependency.port)
+    dependency.go_away()
+    dependency.come_back()
+    assert answers(dependency.port)
+    assert dependency.url.endswith(str(dependency.port))
+    dependency.go_away()
+    assert dependency.asked == 3
+
+
+@needs_root
+def test_a_tiny_disk_fills_up_and_is_gone_afterwards(tmp_path):
+    place = tmp_path / "state"
+    with tiny_disk(place, kilobytes=64):
+        filler = fill_disk(place)
+        assert 0 < filler.stat().st_size <= 64 << 10
+        with pytest.raises(OSError, match="No space"):
+            (place / "more").write_bytes(b"x" * 5000)
+        filler.unlink()
+        (place / "more").write_bytes(b"x" * 5000)
+        assert os.path.ismount(place)
+    assert not os.path.ismount(place)
+
+
+def test_a_disk_that_may_not_be_mounted_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "mount").write_text("#!/bin/sh\nexit 32\n")
+    (tmp_path / "mount").chmod(0o755)
+    with pytest.raises(Unreachable, match="needs root"), tiny_disk(tmp_path / "state"):
+        pass
+
+
+@needs_root
+def test_a_memory_group_is_removed_even_after_an_exception():
+    with pytest.raises(KeyboardInterrupt), memory_group(f"hotspare-test-{os.getpid()}") as group:
+        assert group.is_dir()
+        raise KeyboardInterrupt
+    assert not group.exists()
+
+
+@needs_root
+def test_a_memory_group_that_somebody_is_in_is_said(monkeypatch):
+    monkeypatch.setattr(resources, "_REMOVE_S", 0.0)
+    with pytest.raises(InternalError, match="cannot be removed"), memory_group(f"hotspare-test-{os.getpid()}") as group:
+        (group / "inner").mkdir()
+    (group / "inner").rmdir()
+    group.rmdir()
