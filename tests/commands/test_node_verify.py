@@ -2,15 +2,17 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attested import DRILL, attest
 from sealed import Sealed, reference, sealed, tiny_channel, write_channel
 
 from pipeline.bundle.channel import Revocations
 from pipeline.bundle.floor import floor_path, raise_floor, read_floor
 from pipeline.cli import main
-from pipeline.core.names import Format
+from pipeline.core.names import Format, Role
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def _tamper(pair: Sealed) -> list[str]:
 
 
 def _unpin(pair: Sealed) -> list[str]:
-    text = pair.trust.read_text().replace("[bundle, channel]", "[bundle]")
+    text = pair.trust.read_text().replace("[bundle, channel, drill]", "[bundle]")
     pair.trust.write_text(text)
     return with_channel(pair)
 
@@ -141,3 +143,39 @@ def test_verifying_loads_no_numpy_no_engine_and_nothing_of_the_build_side(pair: 
     assert "cryptography" in loaded
     heavy = {"numpy", "ai_edge_litert", "onnxruntime", "tensorflow", "mlflow", "model_signing", "dvc", "rich", "onnx"}
     assert loaded & heavy == set()
+
+
+def attested(pair: Sealed, **changes: object) -> list[str]:
+    ids = {Role.PRIMARY: reference(Format.ONNX).bundle_id, Role.BACKUP: reference(Format.TFLITE).bundle_id}
+    (pair.folder / "drill.json").write_bytes(attest("tiny", ids, pair.key, pair.trust, **changes))
+    return ["--drill", str(pair.folder / "drill.json")]
+
+
+@pytest.mark.parametrize("channel", [[], ["--channel"]])
+def test_a_drill_of_this_bundle_is_verified_and_told(pair: Sealed, capsys, channel: list[str]) -> None:
+    more = with_channel(pair) if channel else []
+    assert verify(pair, *attested(pair), *more) == 0
+    assert "drill       passed, live" in capsys.readouterr().out
+    assert verify(pair, "--json", *attested(pair)) == 0
+    told = json.loads(capsys.readouterr().out)["drill"]
+    assert (told["passed"], told["drills"], told["rto_ms_p95"]) == (True, {"kill": True}, 31.5)
+
+
+def test_a_drill_that_failed_is_told_as_such(pair: Sealed, capsys) -> None:
+    missed = replace(DRILL, passed=False, misses=("lost_max: 1 > 0",))
+    assert verify(pair, *attested(pair, passed=False, drills=(missed,))) == 0
+    assert "MISSED ITS OBJECTIVES" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", ["other bundles", "other roles", "tampered", "missing"])
+def test_a_drill_that_is_not_this_bundles_is_refused(pair: Sealed, capsys, case: str) -> None:
+    ids = {Role.PRIMARY: reference(Format.TFLITE).bundle_id, Role.BACKUP: "ee" * 32}
+    ids |= {Role.PRIMARY: "dd" * 32} if case == "other bundles" else {}
+    data = attest("tiny", ids, pair.key, pair.trust)
+    place = pair.folder / "drill.json"
+    if case != "missing":
+        place.write_bytes(data.replace(b"A", b"B", 1) if case == "tampered" else data)
+    assert verify(pair, "--drill", str(place), *with_channel(pair)) in (30, 31, 32, 33, 43)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1

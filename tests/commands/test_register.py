@@ -13,15 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from attested import attest
 
-from pipeline.bundle.attestation import (
-    ATTESTATION_FILE,
-    PREDICATE_TYPE,
-    Drilled,
-    DrillStatement,
-    Predicate,
-    subjects,
-)
+from pipeline.bundle.attestation import ATTESTATION_FILE, Drilled
 from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import load_channel, verify_bundle
@@ -30,7 +24,7 @@ from pipeline.commands.build import promote as promote_command
 from pipeline.commands.build import promotion_effects, register
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_hex
-from pipeline.core.clock import to_text, utc_now
+from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, MissingStageError, PromotionRefused
 from pipeline.core.names import Format, Role, Scheme
 from pipeline.core.recipe import Metric
@@ -42,7 +36,6 @@ from pipeline.registry.memory import MemoryRegistry
 from pipeline.score.scorecard import Decision, Fidelity, Scorecard, Scored, Size, TaskScore, Timings
 from pipeline.score.selection import SELECTION_FILE, Selected, Verdict
 from pipeline.score.store import write_scored
-from pipeline.seal.attestation import sign_attestation
 from pipeline.seal.keys import load_private_key
 
 RECIPE = """
@@ -151,17 +144,14 @@ def _pack_and_drill(**changes: object) -> None:
 
 
 def _drill(bundle_ids: dict[str, str], **changes: object) -> None:
-    folder, now = layout.drill_dir("toy"), to_text(utc_now())
+    folder = layout.drill_dir("toy")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.html").write_text("<!doctype html><title>drill</title>")
     (folder / "metrics.json").write_text(json.dumps({"rto_ms_p95": 31.5, "kill-primary": {"lost": 0}}))
     (folder / "drill.json").write_text(json.dumps({"schema_version": 1}))
-    drills = (Drilled("kill-primary", "ab" * 32, 1, True, 300, 0, 0, 31.5),)
     digest = sha256_hex((folder / "drill.json").read_bytes())
-    told = Predicate("toy", "live", now, now, True, drills, digest, "a test", {"processors": "2"}, 31.5)
-    pair = subjects("toy", {Role(role): bundle_id for role, bundle_id in bundle_ids.items()})
-    statement = DrillStatement(pair, PREDICATE_TYPE, replace(told, **changes))
-    signed = sign_attestation(statement, load_private_key(), load_policy(layout.TRUST_POLICY))
+    ids = {Role(role): bundle_id for role, bundle_id in bundle_ids.items()}
+    signed = attest("toy", ids, load_private_key(), layout.TRUST_POLICY, **{"report_sha256": digest, **changes})
     (folder / ATTESTATION_FILE).write_bytes(signed)
 
 
