@@ -5,12 +5,14 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
+from string import Template
 
 import pytest
 import yaml
 
 from pipeline.core import errors
-from pipeline.core.recipe import load_recipe
+from pipeline.core.recipe import load_recipe, parse_recipe
+from pipeline.drill.script import load_script
 
 ROOT = Path(__file__).parent.parent.parent
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
@@ -146,6 +148,24 @@ def test_recipes_spell_every_key_that_a_stage_watches() -> None:
         assert watched <= yaml.safe_load(recipe.read_text()).keys(), recipe.name
     scaffold = (ROOT / "pipeline/commands/build/scaffold/recipe.yaml").read_text()
     assert {key for key in watched if f"\n{key}:" not in scaffold} == set()
+
+
+def test_the_drills_that_recipes_list_are_there_and_can_be_held_by_anybody() -> None:
+    listed = {
+        name for path in (ROOT / "recipes/models").glob("*.yaml") for name in load_recipe(path.stem, path.parent).drills
+    }
+    listed |= set(parse_recipe(_scaffolded_recipe(), "scaffold").drills)
+    assert listed
+    for name in sorted(listed):
+        script = load_script(ROOT / f"recipes/drills/{name}.drill")
+        assert script.needs == (), name
+        assert script.transcript, f"{name}: run hotspare drill --rewrite"
+
+
+def _scaffolded_recipe() -> str:
+    text = (ROOT / "pipeline/commands/build/scaffold/recipe.yaml").read_text()
+    values = {"model": "m", "file": "model.onnx", "format": "onnx", "metric": "auc", "max_loss": "0.01", "seed": "0"}
+    return Template(text).substitute(values, variants="  dense: {}", schemes="  onnx: [f32, w8a8]")
 
 
 def test_locks_hold_hashes_and_name_no_host() -> None:
