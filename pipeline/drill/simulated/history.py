@@ -191,7 +191,7 @@ def _cost(history: _History, strike: Strike, request: Request) -> bool:
     if strike.fault is FaultKind.SERVER_DEATH:
         was_in_flight = request.due_ms <= strike.at_ms <= window.ends_ms and "reset" in request.problem
         return was_in_flight or _was_down(history, strike, window)
-    if strike.fault in FOR_GOOD:  # no worker can be started any more, so no taster either
+    if strike.fault in FOR_GOOD or strike.fault is FaultKind.DESCRIPTORS:  # no taster can be started
         return strike.at_ms <= window.ends_ms and ("failed" in request.problem or "poison" in request.problem)
     return False
 

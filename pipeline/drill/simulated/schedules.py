@@ -49,9 +49,9 @@ def random_script(seed: int) -> Script:
 
 
 def _load(draw: Draw) -> Load:
-    seconds = draw.choice((0.5, 0.6, 0.8))
+    seconds = draw.choice((0.5, 0.6, 0.7))
     arrivals = draw.choice((Arrivals.POISSON, Arrivals.POISSON, Arrivals.CONSTANT))
-    rate_per_s = float(round((REQUESTS_MIN + 10) / seconds))
+    rate_per_s = float(round((REQUESTS_MIN + 4) / seconds))
     deadline_ms = draw.choice((400.0, 1000.0, 1000.0))
     load = Load(arrivals, rate_per_s, seconds, deadline_ms, draw.randrange(1000))
     while len(due_times(load)) < REQUESTS_MIN:

@@ -17,6 +17,7 @@ _HARMLESS_ALONE = FOR_GOOD | {
     FaultKind.DISK_FULL, FaultKind.DESCRIPTORS, FaultKind.DROPPED, FaultKind.DELAYED, FaultKind.RESET,
     FaultKind.REGISTRY_DOWN, FaultKind.STORE_DOWN, FaultKind.CLOCK_BACK, FaultKind.START_FAILS,
 }  # fmt: skip
+_FAILS_REQUESTS = (FaultKind.ERRORS, FaultKind.MALFORMED, FaultKind.WRONG_DTYPE, FaultKind.NAN)
 _SLACK_MS = 60.0  # ticks, transits, and how a process ended: together
 _FOREVER = float("inf")
 
@@ -104,6 +105,9 @@ def trouble_of(strike: Strike, observed: Observed, settings: Settings) -> list[S
         last_ms = strike.at_ms + strike.amount("poison_requests", 2) * strike.amount("every_ms", 250.0)
         return [Span(strike.at_ms, calm_ms(observed, last_ms + 500))]  # whichever side is asked
     noticed_ms = strike.at_ms + notice_ms(strike, settings)
+    if settings.standby is not Tier.HOT and strike.fault in _FAILS_REQUESTS:
+        # Nobody else can be asked while a few errors are no fault yet: such a request waits until its deadline.
+        return [Span(strike.at_ms, noticed_ms + _SLACK_MS, strike.target, is_fatal=True)]
     over_ms = max(noticed_ms, ends_ms) if strike.fault is FaultKind.EXIT else noticed_ms
     until = over_ms if over_ms == _FOREVER else calm_ms(observed, over_ms)
     return [Span(strike.at_ms, until + _SLACK_MS, strike.target)]
