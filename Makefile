@@ -50,4 +50,4 @@ lock: env ## renew the locked versions and their hashes
 	done
 
 clean: ## remove what the stages wrote; keys and the MLflow store stay
-	rm -rf artifacts/trained artifacts/variants artifacts/candidates artifacts/scorecards artifacts/selections artifacts/bundles artifacts/drills artifacts/reports
+	rm -rf artifacts/trained artifacts/variants artifacts/candidates artifacts/scorecards artifacts/selections artifacts/bundles artifacts/drills artifacts/tried_drills artifacts/reports

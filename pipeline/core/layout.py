@@ -49,7 +49,7 @@ def drill_dir(model: str, root: Path = ARTIFACTS) -> Path:
 
 def tried_drill_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``drill`` for other scripts than the recipe's, and by simulated drills: no stage's output."""
-    return root / "drills" / "_tried" / model  # no model's name begins with an underscore
+    return root / "tried_drills" / model
 
 
 def report_dir(model: str, root: Path = ARTIFACTS) -> Path:
