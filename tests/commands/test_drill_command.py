@@ -213,6 +213,12 @@ def damage_bundle() -> None:
         (None, ["drill", "other"], RecipeError.exit_code, "recipes here: tiny"),
         (None, ["drill", "tiny", "--script", "no/such.drill"], RecipeError.exit_code, "no/such.drill"),
         (None, ["drill", "tiny", "--script", "no/such.json"], RecipeError.exit_code, "no/such.json"),
+        (
+            lambda: Path("Mine 1.drill").write_text(KILL),
+            ["drill", "tiny", "--script", "Mine 1.drill"],
+            UsageError.exit_code,
+            "'Mine 1' is no name",
+        ),
         (remove_bundle, ["drill", "tiny"], MissingStageError.exit_code, "hotspare pack tiny"),
         (damage_bundle, ["drill", "tiny"], 30, "tiny-backup"),
         (lambda: Path("rows.npz").unlink(), ["drill", "tiny"], MissingStageError.exit_code, "rows.npz"),

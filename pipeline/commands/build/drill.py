@@ -1,6 +1,7 @@
 """``hotspare drill MODEL``: rehearse disasters on the packed pair, judge, report, attest."""
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from pipeline.core.canonical import readable_json, sha256_hex
 from pipeline.core.clock import from_text, to_text, utc_now
 from pipeline.core.errors import DrillFailed, MissingStageError, RecipeError, UsageError
 from pipeline.core.files import read_bytes, replacing_dir, write_atomic
-from pipeline.core.names import Role
+from pipeline.core.names import DRILL_NAME, Role
 from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.drill.chaos_journal import journal
 from pipeline.drill.chaos_toolkit import parse_experiment
@@ -124,6 +125,11 @@ def _scripts(names: Sequence[str], recipe: Recipe) -> list[Script]:
     twice = sorted({one.name for one in scripts if [other.name for other in scripts].count(one.name) > 1})
     if twice:
         raise UsageError(f"The script {twice[0]} is named twice; use --repeats to play one several times.")
+    odd = next((one.name for one in scripts if not re.fullmatch(DRILL_NAME, one.name)), None)
+    if odd is not None:
+        raise UsageError(
+            f"{odd!r} is no name of a drill; name its file in small letters, digits and -, e.g. kill-9.drill."
+        )
     return scripts
 
 
