@@ -133,8 +133,12 @@ class Flights:
             self.by_id.pop(request_id, None)
         outcome = flight.future.result() if flight.future.done() and not flight.future.cancelled() else None
         if flight.blames and not (isinstance(outcome, NotAnswered) and outcome.kind is RefusalKind.BAD_REQUEST):
-            for blame in flight.blames:
-                self._ground.blame(blame)
+            self._blame(flight)
+
+    def _blame(self, flight: Flight) -> None:
+        blames, flight.blames = flight.blames, []
+        for blame in blames:
+            self._ground.blame(blame)
 
     def good(self, request_id: int, outputs: Mapping[str, Array]) -> None:
         """Take outputs that passed the guards."""
@@ -143,6 +147,8 @@ class Flights:
             seat, incarnation, term = flight.sent[request_id]
             flight.answers[seat, incarnation] = (outputs, term)
             self._advance(flight, AnswerGood(seat, incarnation, self._ground.now_ms()))
+            if flight.blames:  # in verify modes it may wait for a second opinion until its deadline
+                self._blame(flight)
 
     def bad(self, request_id: int, blame: Blame) -> None:
         """Take an error, or outputs that the guards withheld; whom to blame shows when another has tried."""
@@ -151,6 +157,8 @@ class Flights:
             seat, incarnation, _ = flight.sent[request_id]
             flight.blames.append(blame)
             self._advance(flight, AnswerBad(seat, incarnation, self._ground.now_ms(), blame.fault))
+            if flight.answers:
+                self._blame(flight)
 
     def lost(self, request_ids: list[int], suspect: bool) -> None:
         """Take that the worker which held these requests is gone."""

@@ -198,3 +198,9 @@ def test_an_exit_loop_of_every_replica_of_a_role_makes_no_request_poison() -> No
 def test_in_verify_modes_no_answer_bears_a_term_that_nobody_serves() -> None:
     script = drill(strike(FaultKind.SERVER_DEATH), strike(FaultKind.START_FAILS, 210, Role.BACKUP), verify="pair")
     assert broken(script, 1) == ()
+
+
+def test_in_verify_modes_a_broken_engine_is_found_before_its_requests_run_out_of_time() -> None:
+    script = drill(strike(FaultKind.MALFORMED, 60, lasts_ms=80), verify="pair", probe_every_ms="5000")
+    found = [one.at_ms for one in simulate(script, 1).moments if one.kind is MomentKind.DETECTED]
+    assert 60 < found[0] < 160

@@ -192,6 +192,8 @@ def _cost(history: _History, strike: Strike, request: Request) -> bool:
         was_in_flight = request.due_ms <= strike.at_ms <= window.ends_ms and "reset" in request.problem
         return was_in_flight or _was_down(history, strike, window)
     if strike.fault in FOR_GOOD or strike.fault is FaultKind.DESCRIPTORS:  # no taster can be started
+        if history.has(FaultKind.POISON):  # so poison that comes again is sent to members again
+            return strike.at_ms <= window.ends_ms
         return strike.at_ms <= window.ends_ms and ("failed" in request.problem or "poison" in request.problem)
     return False
 
