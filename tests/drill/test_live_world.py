@@ -1,6 +1,7 @@
 """The live world: what is played is real, comes out as in the simulated world, and nothing of it is left."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pipeline.core.errors import Expired, InternalError, NotAccepted, RolledBack
 from pipeline.core.names import Role
 from pipeline.drill.live import world
 from pipeline.drill.live.generating import generating
-from pipeline.drill.live.launching import PairFiles, standing_in
+from pipeline.drill.live.launching import Hotspare, PairFiles, standing_in
 from pipeline.drill.live.plan import Plan
 from pipeline.drill.live.releases import Copied, copied, flip_bit, put_in_place, tamper, truncate
 from pipeline.drill.live.world import live
@@ -129,13 +130,12 @@ def folder(tmp_path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @needs_root
-@pytest.mark.parametrize("error", [KeyboardInterrupt, InternalError])
-def test_a_play_that_is_interrupted_leaves_nothing(pair, rows, folder, monkeypatch, error):
+def test_a_play_that_is_interrupted_leaves_nothing(pair, rows, folder, monkeypatch):
     seen: list[object] = []
 
     def interrupted(self: object) -> None:
         seen.extend(left_behind(folder))
-        raise error("enough")
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(world._Play, "_settle", interrupted)
     strikes = (
@@ -145,9 +145,33 @@ def test_a_play_that_is_interrupted_leaves_nothing(pair, rows, folder, monkeypat
         Strike(80, FaultKind.STOP, Role.BACKUP),
         Strike(100, FaultKind.OUT_OF_MEMORY, Role.PRIMARY),
     )
-    with pytest.raises(error):
+    with pytest.raises(KeyboardInterrupt):
         live(script(*strikes), pair, folder, rows)
     assert len(seen) >= 6  # it was all there
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_this_process_does_so_by_an_exception_while_a_play_goes_on(number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as raised, world._ended_by_signals():
+        os.kill(os.getpid(), number)
+    assert raised.value.code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_of_a_server_too_busy_to_say_the_workers_are_those_that_it_named_last_and_that_live(tmp_path, monkeypatch):
+    system = Hotspare(PairFiles(tmp_path, tmp_path, tmp_path), tmp_path)
+    monkeypatch.setattr(system, "family", lambda: [12, 13])
+    named = [(11, Role.PRIMARY), (12, Role.PRIMARY), (13, Role.BACKUP), (None, Role.BACKUP)]
+    status = {"members": [{"pid": pid, "seat": {"role": role, "replica": 0}} for pid, role in named]}
+    monkeypatch.setattr(system, "status", lambda _timeout_s=1.0: status)
+    assert system.pids(Role.PRIMARY) == [11, 12]
+    assert system.pid(Role.BACKUP) == 13
+    monkeypatch.setattr(system, "status", lambda _timeout_s=1.0: {})
+    assert system.pids(Role.PRIMARY) == [12]
+    monkeypatch.setattr(system, "family", list)
+    with pytest.raises(InternalError, match="No backup is up"):
+        system.pid(Role.BACKUP)
 
 
 @pytest.mark.slow
