@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.drill.live.toxics import Proxy
 
-
 HUNG_UP = (ConnectionResetError, BrokenPipeError)  # the second where the reset was heard before
 
 
