@@ -15,26 +15,6 @@ _THREAD_S = 0.02  # what was given to another thread takes so long, and then hap
 _STALLS = 0.5  # how often a process that is short of processor time wakes up late
 
 
-class _Due:
-    """What the simulation itself does at a moment: nobody cancels it, so it is lighter than a handle."""
-
-    __slots__ = ("_args", "_call", "_complain")
-    _cancelled = False
-
-    def __init__(
-        self, call: Callable[..., object], args: tuple[Any, ...], complain: Callable[[Exception], None]
-    ) -> None:
-        self._call = call
-        self._args = args
-        self._complain = complain
-
-    def _run(self) -> None:
-        try:
-            self._call(*self._args)
-        except Exception as error:  # noqa: BLE001 - as a loop does: it is told, and the others go on
-            self._complain(error)
-
-
 class VirtualLoop(asyncio.BaseEventLoop):
     """A loop without sockets, signals or threads; what is due at one moment happens in the order it was asked for.
 
@@ -44,12 +24,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def __init__(self, draw: random.Random, began_s: float = 1000.0) -> None:
         super().__init__()
-        self._ready: deque[asyncio.Handle | _Due]
+        self._ready: deque[asyncio.Handle]
         self.stall_ms = 0.0
         self.problems: list[str] = []
         self._draw = draw
         self._now_s = began_s
-        self._timers: list[tuple[float, int, asyncio.TimerHandle | _Due]] = []
+        self._timers: list[tuple[float, int, asyncio.Handle]] = []
         self._order = itertools.count()
         self._shared = contextvars.copy_context()
         self.set_exception_handler(self._complain)
@@ -77,11 +57,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
     def do_at(self, when_s: float, call: Callable[..., object], *args: object) -> None:
-        """Do something of the simulation's own at a moment."""
-        heapq.heappush(self._timers, (when_s, next(self._order), _Due(call, args, self._tell)))
-
-    def _tell(self, error: Exception) -> None:
-        self.problems.append(repr(error))
+        """Do something of the simulation's own at a moment: nobody cancels it, so it is lighter than a timer."""
+        handle = asyncio.Handle(call, args, self, self._shared)
+        heapq.heappush(self._timers, (when_s, next(self._order), handle))
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Leave it where it is: it is passed over when its time comes."""
@@ -111,19 +89,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]  # noqa: ARG002
         """Call a function a little later, as if another thread had worked at it."""
-        future = self.create_future()
-        self.call_later(_THREAD_S, self._worked, future, func, args)
-        return future
+        return self.create_task(self._worked(func, args))
 
-    def _worked(self, future: "asyncio.Future[Any]", func: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        if future.cancelled():
-            return
-        try:
-            result = func(*args)
-        except Exception as error:  # noqa: BLE001 - as an executor does: it is raised where it is awaited
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+    async def _worked(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        await asyncio.sleep(_THREAD_S)
+        return func(*args)
 
     def _complain(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
