@@ -39,6 +39,7 @@ class Exploration:
     requests: int
     strikes: int
     seconds: float
+    cpu_seconds: float  # of all processes: what it would take on processors that nobody else uses
     failures: tuple[Failure, ...]
 
 
@@ -47,6 +48,7 @@ class _Played:
     seed: int
     requests: int
     strikes: int
+    cpu_seconds: float
     violations: tuple[str, ...]
 
 
@@ -61,9 +63,8 @@ def explore(seeds: Iterable[int], processes: int = 1) -> Exploration:
         played = [_played(seed) for seed in chosen]
     seconds = time.perf_counter() - began
     failures = tuple(_failure(one) for one in played if one.violations)
-    return Exploration(
-        len(played), sum(one.requests for one in played), sum(one.strikes for one in played), seconds, failures
-    )
+    requests, strikes = sum(one.requests for one in played), sum(one.strikes for one in played)
+    return Exploration(len(played), requests, strikes, seconds, sum(one.cpu_seconds for one in played), failures)
 
 
 def broken(script: Script, seed: int) -> tuple[str, ...]:
@@ -72,12 +73,13 @@ def broken(script: Script, seed: int) -> tuple[str, ...]:
 
 
 def _played(seed: int) -> _Played:
+    began = time.process_time()
     gc.disable()  # a play makes few cycles; collecting them after it is a third faster
     script = random_script(seed)
     observed = simulate(script, seed)
     found = violations(script, observed)
     gc.enable()
-    return _Played(seed, len(observed.requests), len(script.strikes), found)
+    return _Played(seed, len(observed.requests), len(script.strikes), time.process_time() - began, found)
 
 
 def _failure(played: _Played) -> Failure:
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         print(failure.script)
     print(
         f"{found.schedules} schedules, {found.requests} requests, {found.strikes} strikes in {found.seconds:.1f} s "
-        f"({args.processes} processes): {len(found.failures)} broken"
+        f"({args.processes} processes, {found.cpu_seconds:.1f} s of processor time): {len(found.failures)} broken"
     )
     return 1 if found.failures else 0
 
