@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pipeline.core.errors import Unreachable
 from pipeline.core.names import Role
-from pipeline.drill.live.launching import PairFiles, Seen, free_port, get, until
+from pipeline.drill.live.launching import PairFiles, Seen
+from pipeline.drill.live.processes import free_port, get, until
 from pipeline.drill.orders import OrderBook
 
 HERE = Path(__file__).parent

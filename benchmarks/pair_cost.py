@@ -32,8 +32,9 @@ from pipeline.core.files import write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import plain, read
 from pipeline.drill.live.judging import Questions, ask_offline
-from pipeline.drill.live.launching import Hotspare, PairFiles, free_port, get, until
+from pipeline.drill.live.launching import Hotspare, PairFiles
 from pipeline.drill.live.plan import Plan
+from pipeline.drill.live.processes import free_port, get, until
 from pipeline.runtime.loading import load_ready
 from pipeline.runtime.procfs import sample
 

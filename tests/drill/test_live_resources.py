@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import InternalError, Unreachable
 from pipeline.drill.live import resources
-from pipeline.drill.live.resources import Dependency, fill_disk, memory_group, tiny_disk
+from pipeline.drill.live.resources import Dependency, fill_disk, idle_connections, memory_group, tiny_disk
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system or a group of its own")
 
@@ -71,3 +71,16 @@ def test_a_memory_group_that_somebody_is_in_is_said(monkeypatch):
         (group / "inner").mkdir()
     (group / "inner").rmdir()
     group.rmdir()
+
+
+def test_idle_connections_are_open_until_the_end_and_fewer_where_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with idle_connections(server.getsockname()[1], 20) as opened:
+            assert opened == 20
+            accepted = [server.accept()[0] for _ in range(20)]
+        assert [one.recv(1) for one in accepted] == [b""] * 20
+        for one in accepted:
+            one.close()
+        port = server.getsockname()[1]
+    with idle_connections(port, 20) as opened:
+        assert opened == 0

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from pipeline.core.names import Role
-from pipeline.drill.live.launching import Seen, end_all, standing_in
+from pipeline.drill.live.launching import Seen
+from pipeline.drill.live.processes import end_all, standing_in
 from pipeline.drill.live.watching import Footprint, Sampler, at_s, is_server_death, moments_of, served_by
 from pipeline.drill.nouns import Moment, MomentKind
 from pipeline.drill.told import told_moment, told_served

@@ -17,10 +17,11 @@ from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import Expired, InternalError, NotAccepted, RolledBack, SignatureInvalid, Tampered, UsageError
 from pipeline.core.names import Role
-from pipeline.drill.live import world
+from pipeline.drill.live import playing, world
 from pipeline.drill.live.generating import generating
-from pipeline.drill.live.launching import Hotspare, PairFiles, standing_in
+from pipeline.drill.live.launching import Hotspare, PairFiles
 from pipeline.drill.live.plan import Plan
+from pipeline.drill.live.processes import standing_in
 from pipeline.drill.live.releases import Copied, copied, flip_bit, put_in_place, tamper, truncate
 from pipeline.drill.live.world import live
 from pipeline.drill.nouns import FaultKind, Load, MomentKind, Outcome, Script, Strike
@@ -137,7 +138,7 @@ def test_a_play_that_is_interrupted_leaves_nothing(pair, rows, folder, monkeypat
         seen.extend(left_behind(folder))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(world._Play, "_settle", interrupted)
+    monkeypatch.setattr(playing.Play, "settle", interrupted)
     strikes = (
         Strike(10, FaultKind.CPU_STARVATION, amounts=(("processes", 1),)),
         Strike(50, FaultKind.DISK_FULL),

@@ -1,17 +1,15 @@
 """What is put under load, as processes; nothing of it is left when it is stopped."""
 
-import http.client
 import json
 import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
@@ -19,12 +17,10 @@ from typing import Any, Protocol, TextIO, cast
 from pipeline.core.environment import for_children
 from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
+from pipeline.drill.live.processes import descendants, end_all, free_port, get, standing_in, until
 from pipeline.drill.orders import OrderBook
 from pipeline.runtime.members import MemberState, Tier
 
-_START_S = 30.0
-_LOOK_EVERY_S = 0.02
-_LOG_TOLD = 1500
 _BUSY_S = 0.25
 _END_S = 5.0
 _WAITS = {Tier.HOT: MemberState.READY, Tier.WARM: MemberState.STAGED, Tier.COLD: MemberState.DOWN}
@@ -83,37 +79,6 @@ class System(Protocol):
     def stop(self) -> None:
         """End every process."""
         ...
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def get(port: int, path: str, timeout_s: float = 1.0) -> tuple[int, bytes]:
-    """Return (status, body) of a GET; (0, b"") when nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read()
-    except (OSError, http.client.HTTPException):
-        return 0, b""
-    finally:
-        connection.close()
-
-
-def until(what: str, holds: Callable[[], bool], within_s: float = _START_S, log: Path | None = None) -> None:
-    """Wait for a state; raises InternalError, with the end of the log, when it does not come."""
-    end = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > end:
-            told = log.read_text()[-_LOG_TOLD:] if log is not None and log.exists() else "no log"
-            raise InternalError(f"{what} did not happen within {within_s:g} s; its log ends: {told}")
-        time.sleep(_LOOK_EVERY_S)
 
 
 @dataclass
@@ -288,51 +253,3 @@ class Hotspare:
             end_all(self.family)
             if self._listener is not None:
                 self._listener.join(_END_S)
-
-
-def standing_in(folder: Path) -> list[int]:
-    """Return the processes whose working directory is ``folder``, zombies aside."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it has just ended, or is not ours
-    return found
-
-
-def end_all(family: Callable[[], list[int]], within_s: float = _END_S) -> None:
-    """Kill a family until nobody of it is left: one that dies may just have started another.
-
-    Raises InternalError when somebody cannot be killed.
-    """
-    until_s = time.monotonic() + within_s
-    while left := family():
-        if time.monotonic() > until_s:
-            raise InternalError(f"The processes {left} could not be ended; look what the kernel says of them.")
-        for pid in left:
-            end(pid)
-        time.sleep(0.005)
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes below one, deepest last."""
-    found = [int(child) for task in _tasks(pid) for child in task.split()]
-    return [*found, *(below for child in found for below in descendants(child))]
-
-
-def _tasks(pid: int) -> Iterator[str]:
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            yield path.read_text()
-        except OSError:
-            continue  # it has just ended
-
-
-def end(pid: int) -> None:
-    """Kill a process of ours if it still is there, a stopped one too."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

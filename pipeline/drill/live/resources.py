@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from pipeline.core.errors import FileAccess, InternalError, Unreachable
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _REMOVE_S = 3.0
+_OWN_FILES = 256
 
 
 @contextlib.contextmanager
@@ -75,6 +78,35 @@ def limit_memory(group: Path, pid: int, megabytes: int) -> None:
         raise FileAccess(f"{group} limits no memory; enable the memory controller.")
     limit.write_text(str(megabytes << 20))
     (group / "cgroup.procs").write_text(str(pid))
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep so many processes busy."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+            stack.callback(busy.wait)
+            stack.callback(busy.kill)
+        yield
+
+
+@contextlib.contextmanager
+def idle_connections(port: int, most: int) -> Iterator[int]:
+    """Open connections that ask nothing, and keep them; yields how many there are, fewer than ``most`` when refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most + _OWN_FILES
+    if soft < wanted:
+        most_allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_allowed, hard))
+    with contextlib.ExitStack() as stack:
+        opened = 0
+        with contextlib.suppress(OSError):
+            for _ in range(most):
+                connection = socket.create_connection(("127.0.0.1", port), timeout=1.0)
+                stack.callback(connection.close)
+                opened += 1
+        yield opened
 
 
 class Dependency:

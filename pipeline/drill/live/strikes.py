@@ -5,26 +5,19 @@ A strike is begun by its context manager and taken back by leaving it, at its ti
 
 import contextlib
 import os
-import resource
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.bundle.golden import read_golden
-from pipeline.core.environment import for_children
 from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
 from pipeline.drill.corruption import corrupted
 from pipeline.drill.faulty_clock import set_back
-from pipeline.drill.live.judging import POISON, Questions
-from pipeline.drill.live.launching import Hotspare
-from pipeline.drill.live.releases import Channels, Copied, flip_bit, put_in_place, tamper, truncate
-from pipeline.drill.live.resources import Dependency, fill_disk, limit_memory
+from pipeline.drill.live.judging import POISON
+from pipeline.drill.live.releases import Channels, flip_bit, put_in_place, tamper, truncate
+from pipeline.drill.live.resources import Dependency, busy_processes, fill_disk, idle_connections, limit_memory
+from pipeline.drill.live.scene import Scene
 from pipeline.drill.live.toxics import Proxy
 from pipeline.drill.nouns import FaultKind, Script, Strike
 from pipeline.drill.orders import EVERYBODY, Order, OrderKind, model_address, process_address, start_address
@@ -47,29 +40,6 @@ _ORDERED = {
     FaultKind.SLOW: OrderKind.SLOW,
     FaultKind.WRONG_ANSWERS: OrderKind.WRONG_ANSWERS,
 }
-
-
-@dataclass
-class Scene:
-    """What strikes may use: the running server, what it serves, what it is asked, and what was made for this play."""
-
-    system: Hotspare
-    served: Copied
-    questions: Questions
-    folder: Path
-    seed: int
-    proxy: Proxy | None = None
-    memory_group: Path | None = None
-    registry: Dependency | None = None
-    store: Dependency | None = None
-    facts: dict[str, str] = field(default_factory=dict)
-    corrupt: dict[Role, Path] = field(default_factory=dict)
-    given: dict[str, Order] = field(default_factory=dict)  # by address
-
-    @property
-    def orders(self) -> Path:
-        """Return the folder of orders."""
-        return self.system.folder / "orders"
 
 
 def prepare(scene: Scene, script: Script) -> None:
@@ -240,16 +210,8 @@ def _channels(scene: Scene) -> Channels:
 # Around the server.
 
 
-@contextlib.contextmanager
-def _starve(_scene: Scene, strike: Strike) -> Iterator[None]:
-    count = int(strike.amount("processes", 2 * (os.cpu_count() or 1)))
-    with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            command = [sys.executable, "-c", "while True: pass"]
-            busy = subprocess.Popen(command, start_new_session=True, env=for_children())
-            stack.callback(busy.wait)
-            stack.callback(busy.kill)
-        yield
+def _starve(_scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+    return busy_processes(int(strike.amount("processes", 2 * (os.cpu_count() or 1))))
 
 
 @contextlib.contextmanager
@@ -264,24 +226,9 @@ def _fill_disk(scene: Scene, _strike: Strike) -> Iterator[None]:
 @contextlib.contextmanager
 def _use_up_descriptors(scene: Scene, strike: Strike) -> Iterator[None]:
     """Open idle connections until the server refuses more, at most as many as its limit of descriptors."""
-    _allow_many_files()
-    most = int(strike.amount("connections", DESCRIPTORS_MAX))
-    with contextlib.ExitStack() as stack:
-        opened = 0
-        with contextlib.suppress(OSError):
-            for _ in range(most):
-                connection = socket.create_connection(("127.0.0.1", scene.system.port), timeout=1.0)
-                stack.callback(connection.close)
-                opened += 1
+    with idle_connections(scene.system.port, int(strike.amount("connections", DESCRIPTORS_MAX))) as opened:
         scene.facts["idle connections"] = str(opened)
         yield
-
-
-def _allow_many_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 2 * DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, 2 * DESCRIPTORS_MAX)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _proxy(scene: Scene) -> Proxy:
