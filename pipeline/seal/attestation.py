@@ -19,9 +19,7 @@ def require_drill_key(private_key: ec.EllipticCurvePrivateKey, policy: TrustPoli
         )
 
 
-def sign_attestation(
-    statement: DrillStatement, private_key: ec.EllipticCurvePrivateKey, policy: TrustPolicy
-) -> bytes:
+def sign_attestation(statement: DrillStatement, private_key: ec.EllipticCurvePrivateKey, policy: TrustPolicy) -> bytes:
     """Return the bytes of ``attestation.json``; what our own verifier would refuse is never handed out.
 
     Raises KeyFileError when the policy does not pin the key for drills, else what ``verify_attestation`` raises.

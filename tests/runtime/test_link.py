@@ -92,6 +92,7 @@ def test_a_workers_life_is_told_in_order(linked: Callable[[Body], None]) -> None
         link.load()
         link.set_term(4)
         link.quit()
+        await asyncio.sleep(0)  # what is sent in one turn of the loop leaves at its end
         assert [worker.hear().kind for _ in range(3)] == [Kind.LOAD, Kind.TERM, Kind.QUIT]
         worker.connection.close()
         assert (await heard.until(3))[2] == ("lost",)
@@ -113,6 +114,7 @@ def test_a_frame_that_comes_byte_by_byte_is_one_frame(linked: Callable[[Body], N
 def test_large_tensors_go_there_and_back_and_the_slot_is_free_again(linked: Callable[[Body], None]) -> None:
     async def body(worker: StandIn, link: WorkerLink, heard: Heard) -> None:
         link.infer(7, 3, {"x": BIG})
+        await asyncio.sleep(0)
         frame = worker.hear()
         assert (frame.kind, frame.term, frame.request_id) == (Kind.INFER, 3, 7)
         assert link.pending == 1

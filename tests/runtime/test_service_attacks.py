@@ -66,7 +66,7 @@ def test_a_module_planted_where_the_service_stands_is_not_run_by_the_next_keeper
     served.wait_for_ready(2)
     assert not marker.exists()
     os.kill(served.keeper, signal.SIGTERM)
-    until(served.is_gone)
+    served.until_gone()
 
 
 def test_a_client_that_opens_all_connections_it_can_does_not_keep_a_worker_from_starting(service: Starter) -> None:
@@ -122,7 +122,7 @@ def test_when_the_channel_has_ended_nothing_is_loaded_any_more_and_what_runs_ser
     clients.assert_nothing_lost()
     os.kill(served.server, signal.SIGKILL)
     assert served.process.wait(30) == Expired.exit_code
-    until(served.is_gone)
+    served.until_gone()
 
 
 def test_a_channel_renewed_in_time_is_no_alarm(service: Starter, pair: Sealed, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_sigterm_lets_what_was_accepted_be_answered_and_leaves_nothing(
     for thread in asking:
         thread.join()
     assert replies == [200] * 6
-    until(served.is_gone)
+    served.until_gone()
 
 
 def counts(served: Service) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def test_without_its_keeper_the_service_goes_on_and_another_keeper_brings_a_kill
     assert served.until_whole()["term"] > before
     until(lambda: is_whole(served))
     os.kill(served.keeper, signal.SIGTERM)
-    until(served.is_gone)
+    served.until_gone()
 
 
 @pytest.mark.parametrize("is_taken_over", [False, True])
@@ -76,7 +76,7 @@ def test_a_keeper_and_then_its_server_killed_leave_exactly_one_of_each(service: 
     served.until_whole()
     until(lambda: is_whole(served))
     os.kill(served.keeper, signal.SIGTERM)
-    until(served.is_gone)
+    served.until_gone()
 
 
 def test_where_keeper_and_server_are_killed_at_once_no_worker_outlives_them(service: Starter) -> None:
@@ -87,4 +87,4 @@ def test_where_keeper_and_server_are_killed_at_once_no_worker_outlives_them(serv
     os.kill(server, signal.SIGSTOP)  # at once: else it may start another keeper between the two
     kill(keeper)
     kill(server)
-    until(served.is_gone)
+    served.until_gone()

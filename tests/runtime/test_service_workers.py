@@ -38,7 +38,7 @@ def test_both_sides_answer_and_every_process_says_what_it_is(service: Starter) -
     np.testing.assert_allclose(reply.outputs, expected(ROWS[:3], Role.BACKUP), atol=1e-6)
     assert reply.term > term
     assert served.stop() == 0
-    until(served.is_gone)
+    served.until_gone()
 
 
 @pytest.mark.parametrize("role", list(Role))
