@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from serving import ROWS, Clients, Starter, expected, until
+from serving import ROWS, Clients, Starter, expected
 
 from pipeline.core.names import Role
 
