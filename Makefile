@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TF_CPP_MIN_LOG_LEVEL := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test test-fast test-all lint format lock clean
+.PHONY: help env repro test test-fast soak test-all lint format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: env ## every test a contributor needs, at most 10 minutes
 
 test-fast: env ## the tests that start nothing heavy, at most a minute
 	pytest -n 2 -m "not slow and not long"
+
+soak: env ## three minutes of load with a fault every quarter of a minute: nothing lost, nothing wrong
+	pytest tests/benchmarks/test_soak.py -k three_minutes_of_faults
 
 test-all: env ## everything, the long kill and clean-environment runs too
 	pytest

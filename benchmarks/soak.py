@@ -36,7 +36,7 @@ from pipeline.drill.orders import EVERYBODY
 DRAWN = ("kill", "stop", "hang", "errors", "slow", "nan", "shape", "dtype", "resume", "poison")
 GROWTH_MB_MAX = 8.0
 DESCRIPTORS_MORE_MAX = 4
-SETTLE_S = 15.0
+SETTLE_S = 60.0  # on a machine that does much else beside
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Soak:
     seed: int
     has_faults: bool
     stress: int
-    options: tuple[str, ...] = ()
+    deadline_ms: float = 1000.0
 
 
 def segments(soak: Soak) -> Iterator[Segment]:
     """Run a soak; yields each segment as it ends."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hotspare-soak-")))
-        system = Hotspare(soak.files.copied(folder), folder, soak.options)
+        system = Hotspare(soak.files.copied(folder), folder, ("--deadline-ms", f"{soak.deadline_ms:.0f}"))
         stack.callback(system.stop)
         system.start()
         stack.enter_context(stressed(soak.stress))
@@ -121,7 +121,8 @@ def _plan(soak: Soak, port: int, case: Case, at_s: float, number: int) -> Plan:
     extras = tuple(Extra(at_s + 0.1 * n, poison_body(soak.questions)) for n in range(1, case.poison_requests + 1))
     path = f"/v2/models/{soak.questions.model}/infer"
     seed = 1000 * soak.seed + number
-    return Plan(port, path, soak.questions.bodies, soak.rate, soak.segment_s, seed, extras=extras)
+    bodies = soak.questions.bodies
+    return Plan(port, path, bodies, soak.rate, soak.segment_s, seed, deadline_ms=soak.deadline_ms, extras=extras)
 
 
 def settled(system: Hotspare) -> None:
