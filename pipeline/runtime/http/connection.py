@@ -7,10 +7,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from pipeline.runtime.http.reply import Reply, error_reply
+from pipeline.runtime.http.reply import CLOSE, Reply, error_reply
 from pipeline.runtime.http.settings import Limits
 
 WHOLE = "hotspare.whole"  # in the scope of a request that is here with its body: the cycle that answers it
+_OK = 200
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
@@ -184,9 +185,12 @@ def answer_at_once(cycle: RequestResponseCycle, reply: Reply) -> bool:
     """Send a whole reply in one piece; False where it must go the long way, piece by piece, because a client is slow.
 
     uvicorn writes head and body one after the other: two packets, of which each wakes the client. Names and values of
-    our own headers need no check.
+    our own headers need no check. What ends the connection goes the long way, and so does the answer to HEAD, whose
+    body a client would take for the answer to its next request.
     """
     if cycle.flow.write_paused or cycle.disconnected or cycle.response_started or not cycle.keep_alive:
+        return False
+    if reply.status != _OK and (cycle.scope["method"] == "HEAD" or CLOSE in reply.headers):
         return False
     lines = [b"%s: %s\r\n" % pair for pair in (*cycle.default_headers, *reply.headers)]
     length = b"content-length: %d\r\n\r\n" % len(reply.body)

@@ -7,7 +7,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.names import Role
 from pipeline.runtime.http.admission import FOR_INFERENCE, token_refusal
 from pipeline.runtime.http.answer import Body, write_answer
-from pipeline.runtime.http.reply import JSON_TYPE, Headers, Reply, error_reply
+from pipeline.runtime.http.reply import CLOSE, JSON_TYPE, Headers, Reply, error_reply
 from pipeline.runtime.http.request import InferRequest, RequestPlan, plan_requests, read_request
 from pipeline.runtime.http.settings import FrontSettings
 from pipeline.runtime.http.tokens import TokenUse
@@ -25,7 +25,6 @@ STATUS_OF = {
 # A client that asks again at once would only lengthen the queue.
 _RETRY_S = {RefusalKind.OVERLOADED: 1, RefusalKind.UNAVAILABLE: 1}
 _OCTETS_TYPE = (b"content-type", b"application/octet-stream")
-_CLOSE = (b"connection", b"close")
 _LENGTH_DIGITS_MAX = 15
 
 
@@ -71,7 +70,7 @@ class Inference:
             async with asyncio.timeout(self._limits.body_s_max):
                 body = await self._body(receive, held_bytes)
         except TimeoutError:
-            return error_reply(408, f"The body took longer than {self._limits.body_s_max:g} s.", (_CLOSE,))
+            return error_reply(408, f"The body took longer than {self._limits.body_s_max:g} s.", (CLOSE,))
         else:
             model = self._find(path)  # a swap may have happened meanwhile
             return _unknown(path) if model is None else await self._answer(model, headers, body)
@@ -87,7 +86,7 @@ class Inference:
             sentence = "The server is ending; ask another, or this one again in a moment."
             return error_reply(503, sentence, ((b"retry-after", b"1"),))
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return error_reply(415, "Compressed bodies are not read; send the body as it is.", (_CLOSE,))
+            return error_reply(415, "Compressed bodies are not read; send the body as it is.", (CLOSE,))
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > self._limits.body_bytes_max:
             return self._too_large()
@@ -98,7 +97,7 @@ class Inference:
 
     def _too_large(self) -> Reply:
         most = self._limits.body_bytes_max
-        return error_reply(413, f"The body is larger than {most} bytes; send fewer rows a request.", (_CLOSE,))
+        return error_reply(413, f"The body is larger than {most} bytes; send fewer rows a request.", (CLOSE,))
 
     async def _answer(
         self, model: ServedModel, headers: dict[bytes, bytes], body: bytes | Reply | None
@@ -126,7 +125,7 @@ class Inference:
                 return self._too_large()
             if self._held_bytes > self._held_bytes_max:
                 sentence = "Too many large bodies arrive at once; try again."
-                return error_reply(503, sentence, ((b"retry-after", b"1"), _CLOSE))
+                return error_reply(503, sentence, ((b"retry-after", b"1"), CLOSE))
             message = await receive()
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
@@ -197,4 +196,4 @@ def _head_bytes(headers: dict[bytes, bytes]) -> int | None:
 def _unknown(path: list[str]) -> Reply:
     of_version = f" of version {path[2]!r}" if len(path) > 1 else ""
     sentence = f"No model {path[0]!r}{of_version} is served here; GET /v2/models/NAME describes one that is."
-    return error_reply(404, sentence, (_CLOSE,))
+    return error_reply(404, sentence, (CLOSE,))

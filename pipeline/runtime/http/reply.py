@@ -10,6 +10,7 @@ from pipeline.core.printable import printable
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = (b"content-type", b"application/json")
+CLOSE = (b"connection", b"close")
 
 
 @dataclass(frozen=True)

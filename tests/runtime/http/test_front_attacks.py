@@ -117,6 +117,32 @@ def test_a_flood_of_pipelined_requests_is_not_kept_in_memory():
     assert answer.count(b"HTTP/1.1 200") == begun and answer.startswith(b"HTTP/1.1 200")  # what was taken is answered
 
 
+async def _said(data):
+    async with held_front() as (port, service):
+        service.let_go.set()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        answer = await ended(reader)
+        writer.close()
+        return answer
+
+
+@pytest.mark.parametrize("host", [b"localhost", b"elsewhere.example"])
+def test_a_body_after_head_is_not_sent_to_pass_for_the_answer_to_the_next_request(host):
+    head = b"HEAD /v2/models/tiny/infer HTTP/1.1\r\nhost: %s\r\n\r\n" % host
+    answer = asyncio.run(_said(head + REQUEST.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)))
+    _, _, second = answer.partition(b"\r\n\r\n")
+    assert second.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("extra", [b"content-encoding: gzip\r\n", b""])
+def test_no_request_is_answered_after_one_whose_answer_said_close(extra):
+    path = b"tiny" if extra else b"nope"
+    refused = b"POST /v2/models/%s/infer HTTP/1.1\r\nhost: localhost\r\n%scontent-length: 2\r\n\r\n{}" % (path, extra)
+    answer = asyncio.run(_said(refused + REQUEST))
+    assert b"connection: close\r\n" in answer and answer.count(b"HTTP/1.1 ") == 1
+
+
 def test_what_follows_a_chunked_body_is_no_header():
     async def run(trailers):
         async with held_front() as (port, service):
