@@ -52,6 +52,11 @@ def tried_drill_dir(model: str, root: Path = ARTIFACTS) -> Path:
     return root / "tried_drills" / model
 
 
+def campaign_dir(campaign: str, model: str, is_live: bool = True, root: Path = ARTIFACTS) -> Path:
+    """Written by ``drill --campaign``: ``runs.jsonl``, ``campaign.json``, ``previous.json``, ``index.html``."""
+    return root / "campaigns" / (campaign if is_live else f"{campaign}.simulated") / model
+
+
 def report_dir(model: str, root: Path = ARTIFACTS) -> Path:
     """Written by ``report``: ``index.html``."""
     return root / "reports" / model

@@ -15,6 +15,7 @@ from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.commands.build.console import progress, show_json, show_table
+from pipeline.commands.build.drill_campaign import hold_campaign
 from pipeline.core import layout
 from pipeline.core.canonical import readable_json, sha256_hex
 from pipeline.core.clock import from_text, to_text, utc_now
@@ -80,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="live: real processes under load (default) · simulated: virtual time, milliseconds",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="plays of each script, each with new dice")
+    parser.add_argument(
+        "--campaign", metavar="NAME",
+        help="hold a campaign of recipes/campaigns; goes on with an interrupted one; without MODEL, for all its models",
+    )  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="forget what an interrupted campaign has played")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes")
     parser.add_argument(
         "--participant", action="append", default=[], metavar="NAME", help="who took part, for the report"
@@ -98,6 +104,10 @@ def run(args: argparse.Namespace) -> int:
         return _list(args)
     if args.rewrite:
         return _rewrite(args)
+    if args.campaign is not None:
+        return hold_campaign(
+            args, load_scripts(SCRIPTS), _player, lambda model: _pair(model, is_attested=False).bundles
+        )
     if args.model is None:
         raise UsageError("Name a model to drill, e.g. `hotspare drill credit`, or ask for --list.")
     if not 1 <= args.repeats <= _REPEATS_MAX:
@@ -160,6 +170,10 @@ def _pair(model: str, is_attested: bool) -> _Pair:
         require_drill_key(key, policy)
     bundles = {role: verify_bundle(layout.bundle_dir(model, role), policy, now) for role in Role}
     return _Pair(policy, bundles, key)
+
+
+def _bundles(model: str) -> dict[Role, VerifiedBundle]:
+    return _pair(model, is_attested=False).bundles
 
 
 def _hold(

@@ -1,0 +1,119 @@
+"""What a strategy costs and what it buys: time to restore against memory and processor time."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from pipeline.drill.measures import Measures
+from pipeline.runtime.journal import quantile
+
+HEADERS = (
+    "strategy", "settings", "plays", "RTO median", "RTO p95", "redundant p95", "worst answer", "lost", "wrong",
+    "memory", "CPU",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """All plays of one strategy; times are of strikes, over drills and loads.
+
+    ``memory_mb`` is the median of the plays' peaks, ``cpu_ratio`` the median share of one processor; None where no
+    play measured it (the simulated world has none). ``is_beaten``: another strategy is at least as good in all of
+    them, and in lost and wrong, and better in one.
+    """
+
+    name: str
+    settings: str
+    plays: int
+    strikes: int
+    unrestored: int
+    rto_ms_median: float | None
+    rto_ms_p95: float | None
+    redundancy_ms_p95: float | None
+    worst_ms: float
+    sent: int
+    lost: int
+    wrong: int
+    abstained: int
+    memory_mb: float | None
+    cpu_ratio: float | None
+    left_out: int = 0
+    is_beaten: bool = False
+
+
+def compared(plays: Mapping[str, Sequence[Measures]], settings: Mapping[str, str]) -> tuple[Strategy, ...]:
+    """Return each strategy's figures, in the order given."""
+    rows = [_summed_up(name, settings.get(name, ""), measures) for name, measures in plays.items()]
+    return tuple(_marked(row, rows) for row in rows)
+
+
+def markdown(rows: Sequence[Strategy]) -> str:
+    """Return the table as Markdown; ▸ marks what no other strategy beats in everything at once."""
+    ruler = ["---", "---", *("--:" for _ in HEADERS[2:])]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (HEADERS, ruler, *map(cells_of, rows)))
+
+
+def cells_of(row: Strategy) -> tuple[str, ...]:
+    """Return one row in words."""
+    return (
+        f"{'' if row.is_beaten else '▸ '}{row.name}",
+        row.settings or "as written",
+        str(row.plays),
+        *(_ms(None if row.unrestored else value) for value in (row.rto_ms_median, row.rto_ms_p95)),
+        _ms(row.redundancy_ms_p95),
+        _ms(row.worst_ms),
+        f"{row.lost} of {row.sent}",
+        str(row.wrong),
+        "–" if row.memory_mb is None else f"{row.memory_mb:.0f} MB",
+        "–" if row.cpu_ratio is None else f"{row.cpu_ratio:.0%}",
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} ms"
+
+
+def _summed_up(name: str, settings: str, plays: Sequence[Measures]) -> Strategy:
+    played = [one for one in plays if not one.left_out]
+    strikes = [strike for one in played for strike in one.strikes]
+    rto_ms = sorted(one.rto_ms for one in strikes if one.rto_ms is not None)
+    redundancy_ms = sorted(one.redundancy_ms for one in played if one.redundancy_ms is not None)
+    return Strategy(
+        name=name,
+        settings=settings,
+        plays=len(played),
+        strikes=len(strikes),
+        unrestored=len(strikes) - len(rto_ms),
+        rto_ms_median=round(median(rto_ms), 1) if rto_ms else None,
+        rto_ms_p95=round(quantile(rto_ms, 0.95), 1) if rto_ms else None,
+        redundancy_ms_p95=round(quantile(redundancy_ms, 0.95), 1) if redundancy_ms else None,
+        worst_ms=round(max((one.worst_ms for one in played), default=0.0), 1),
+        sent=sum(one.sent for one in played),
+        lost=sum(one.lost for one in played),
+        wrong=sum(one.wrong for one in played),
+        abstained=sum(one.abstained for one in played),
+        memory_mb=_median(one.memory_mb for one in played),
+        cpu_ratio=_median(one.cpu_ratio for one in played),
+        left_out=len(plays) - len(played),
+    )
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = [one for one in values if one > 0]
+    return round(median(known), 4) if known else None
+
+
+def _marked(row: Strategy, rows: Sequence[Strategy]) -> Strategy:
+    return replace(row, is_beaten=any(_beats(other, row) for other in rows))
+
+
+def _beats(one: Strategy, other: Strategy) -> bool:
+    pairs = list(zip(_costs(one), _costs(other), strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _costs(row: Strategy) -> tuple[float, ...]:
+    """Return what should be small; what was not restored counts as never."""
+    rto_ms = float("inf") if row.unrestored or row.rto_ms_p95 is None else row.rto_ms_p95
+    sent = max(row.sent, 1)
+    return (rto_ms, row.lost / sent, row.wrong / sent, row.memory_mb or 0.0, row.cpu_ratio or 0.0)
