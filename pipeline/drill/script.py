@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.core.errors import RecipeError, UsageError
 from pipeline.core.files import read_bytes
+from pipeline.core.printable import printable
 from pipeline.drill import script_words as words_of
 from pipeline.drill.nouns import Load, Objectives, Script, Strike
 from pipeline.drill.pair_settings import pair_settings
@@ -17,6 +18,8 @@ SHOWABLE = ("serving", "diagnosed", "redundancy", "lost", "verdict")
 NEEDS = ("root",)
 
 _REQUESTS_MAX = 1_000_000
+_STRIKES_MAX = 1000
+_REPLICAS_MAX = 16  # of each role, each a process with a model of its own
 
 
 @dataclass
@@ -43,13 +46,14 @@ def parse_script(text: str, name: str) -> Script:
     lines = text.removeprefix("\ufeff").split("\n")
     ruler = next((number for number, line in enumerate(lines) if line.strip() == RULER), len(lines))
     draft = _Draft()
+    _check_characters(draft, lines)
     _read_rule(draft, lines[0])
     for number, line in enumerate(lines[1:ruler], 2):
         _read_line(draft, number, line.strip())
     _check_whole(draft)
     if draft.problems:
         listing = "\n  - ".join(sorted(draft.problems, key=_line_number))
-        raise RecipeError(f"{name}: {len(draft.problems)} problem(s) in this drill script:\n  - {listing}")
+        raise RecipeError(f"{printable(name)}: {len(draft.problems)} problem(s) in this drill script:\n  - {listing}")
     return replace(
         draft.script,
         name=name,
@@ -61,6 +65,14 @@ def parse_script(text: str, name: str) -> Script:
 
 def _line_number(problem: str) -> int:
     return int(problem.removeprefix("line ").partition(":")[0])
+
+
+def _check_characters(draft: _Draft, lines: Sequence[str]) -> None:
+    """Say where characters stand that nobody sees, and that could steer a terminal or turn a sentence round."""
+    for number, line in enumerate(lines, 1):
+        shown = line.strip().replace("\t", " ")
+        if printable(shown) != shown:
+            draft.place(number).says(f"it holds characters that cannot be shown: {words_of.show(shown)}")
 
 
 def _trimmed(lines: Sequence[str]) -> str:
@@ -138,20 +150,30 @@ def _check_whole(draft: _Draft) -> None:
     load = draft.script.load
     if load.rate_per_s * load.seconds > _REQUESTS_MAX:
         draft.place(1).says(f"the load has more than {_REQUESTS_MAX} requests")
+    _check_strikes(draft, 1000 * load.seconds)
+    if not any(problem.startswith(f"line {draft.settings_line}:") for problem in draft.problems):
+        _check_settings(draft)
+
+
+def _check_strikes(draft: _Draft, end_ms: float) -> None:
+    if len(draft.strikes) > _STRIKES_MAX:
+        draft.place(draft.strikes[_STRIKES_MAX][0]).says(f"a script has at most {_STRIKES_MAX} strikes")
     before = 0
     for number, strike in draft.strikes:
-        if strike.at_ms >= 1000 * load.seconds:
-            draft.place(number).says(
-                f"it strikes at {strike.at_ms} ms, and the load ends at {1000 * load.seconds:g} ms"
-            )
+        if strike.at_ms >= end_ms:
+            draft.place(number).says(f"it strikes at {strike.at_ms} ms, and the load ends at {end_ms:g} ms")
         if strike.at_ms < before:
             draft.place(number).says("strikes stand in the order of time")
         before = max(before, strike.at_ms)
-    if not any(problem.startswith(f"line {draft.settings_line}:") for problem in draft.problems):
-        try:
-            pair_settings(draft.script.settings)
-        except UsageError as error:
-            draft.place(draft.settings_line).says(str(error).rstrip("."))
+
+
+def _check_settings(draft: _Draft) -> None:
+    place = draft.place(draft.settings_line)
+    try:
+        if pair_settings(draft.script.settings).replicas > _REPLICAS_MAX:
+            place.says(f"a drill has at most {_REPLICAS_MAX} replicas")
+    except UsageError as error:
+        place.says(str(error).rstrip("."))
 
 
 def format_script(script: Script) -> str:
@@ -195,7 +217,7 @@ def load_script(path: Path) -> Script:
     try:
         return parse_script(content.decode(), path.stem)
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text; save it as such.") from error
+        raise RecipeError(f"{printable(str(path))} is not UTF-8 text; save it as such.") from error
 
 
 def load_scripts(folder: Path) -> list[Script]:

@@ -10,6 +10,23 @@ from pipeline.drill.nouns import Arrivals, FaultKind, Load, Strike
 from pipeline.drill.script_words import Place
 
 _SECONDS_MAX = 86_400.0
+_DEADLINE_MS_MAX = 3_600_000.0  # a request that is never answered is waited for so long
+
+# From least to most, of every figure that a fault takes: a script may come from a stranger, and a drill may run as
+# root; and a strike of no process at all proves nothing.
+AMOUNT_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "ms": (0.0, 1e11),  # three years
+    "jitter_ms": (0.0, 1e9),
+    "ramp_ms": (0.0, 1e9),
+    "bias": (-1e15, 1e15),
+    "spare_mb": (1, 1 << 20),
+    "grow_mb": (1, 4096),  # at each request
+    "processes": (1, 256),
+    "connections": (1, 1 << 16),
+    "poison_requests": (1, 1000),
+    "every_ms": (0.0, 1e8),
+    "times": (1, 1000),
+}
 
 
 def read_settings(place: Place, words: Sequence[str], before: Collection[str] = ()) -> dict[str, str]:
@@ -28,7 +45,10 @@ def read_load(place: Place, words: Sequence[str]) -> Load:
         return Load()
     load = Load(Arrivals(arrivals[0]))
     if rest and "/" in rest[0]:
-        load = replace(load, rate_per_s=words_of.amount(place, "the rate", rest.pop(0), "/s") or load.rate_per_s)
+        rate = words_of.amount(place, "the rate", rest.pop(0), "/s")
+        if rate == 0:
+            place.says("a rate is more than 0/s")
+        load = replace(load, rate_per_s=rate or load.rate_per_s)
     elif load.arrivals is not Arrivals.REPLAY:
         place.says("a load names its rate, e.g. 100/s")
     for name, text in words_of.couples(place, rest, ("for", "seed", "deadline", "log")).items():
@@ -51,7 +71,7 @@ def _seed(place: Place, load: Load, text: str) -> Load:
 
 
 def _deadline(place: Place, load: Load, text: str) -> Load:
-    deadline = words_of.amount(place, "the deadline", text, "ms")
+    deadline = words_of.amount(place, "the deadline", text, "ms", maximum=_DEADLINE_MS_MAX)
     if deadline == 0:
         place.says("a deadline is longer than 0 ms")
     return load if deadline is None else replace(load, deadline_ms=deadline)
@@ -72,13 +92,13 @@ def read_strike(place: Place, words: Sequence[str]) -> Strike | None:
         return None
     at_ms = words_of.whole(place, "the moment", words[0], "ms")
     if words[1] not in [*FaultKind]:
-        place.says(f"{words[1]!r} is no fault{words_of.nearest(words[1], FaultKind)}")
+        place.says(f"{words_of.show(words[1])} is no fault{words_of.nearest(words[1], FaultKind)}")
         return None
     fault, rest = FaultKind(words[1]), list(words[2:])
     target = Role(rest.pop(0)) if rest and rest[0] in [*Role] else None
     lasts_ms = _lasts(place, fault, rest)
     amounts = words_of.named(place, rest, FACTS[fault].amounts, f"figure of {fault}", set())
-    figures = {name: words_of.amount(place, name, text, "", signed=True) for name, text in amounts.items()}
+    figures = {name: words_of.amount(place, name, text, "", *AMOUNT_BOUNDS[name]) for name, text in amounts.items()}
     _check_aim(place, fault, target)
     kept = tuple((name, figure) for name, figure in figures.items() if figure is not None)
     return None if at_ms is None else Strike(at_ms, fault, target, lasts_ms, kept)

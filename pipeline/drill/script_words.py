@@ -60,7 +60,7 @@ def figure(value: float) -> str:
 
 
 def amount(
-    place: Place, what: str, text: str, unit: str, signed: bool = False, maximum: float = _FIGURE_MAX
+    place: Place, what: str, text: str, unit: str, minimum: float = 0.0, maximum: float = _FIGURE_MAX
 ) -> float | None:
     """Read a finite number with its unit; None, and a problem, for anything else."""
     match = _FIGURE.fullmatch(text)
@@ -68,9 +68,8 @@ def amount(
         place.says(f"{what} is a number{f' with {unit}, e.g. 100{unit}' if unit else ''}; found {show(text)}")
         return None
     value = float(match[1])
-    if not math.isfinite(value) or abs(value) > maximum or (value < 0 and not signed):
-        least = f"{-maximum:g}" if signed else "0"
-        place.says(f"{what} is from {least} to {maximum:g}; found {show(text)}")
+    if not math.isfinite(value) or not minimum <= value <= maximum:
+        place.says(f"{what} is from {minimum:g} to {maximum:g}; found {show(text)}")
         return None
     return value + 0.0  # no negative zero
 

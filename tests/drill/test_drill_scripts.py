@@ -10,29 +10,31 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import RecipeError
 from pipeline.core.names import Role
+from pipeline.core.printable import printable
 from pipeline.drill.fault_facts import FACTS
 from pipeline.drill.nouns import Arrivals, FaultKind, Load, Objectives, Script, Strike
 from pipeline.drill.script import NEEDS, SHOWABLE, format_script, load_scripts, parse_script
+from pipeline.drill.script_lines import AMOUNT_BOUNDS
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "drills"
 LEAST = "# A rule.\nload poisson 100/s for 3s\n"
 
 figures = st.integers(1, 10_000).map(float) | st.floats(1e-6, 1e6)
 words = st.text("abcdefghij/._-", min_size=1, max_size=12)
-lines = st.text(max_size=40).map(lambda text: " ".join(text.split()))
+lines = st.text(max_size=40).map(lambda text: " ".join(printable(text).split()))
 
 
 @st.composite
 def strikes(draw: st.DrawFn) -> Strike:
     fault = draw(st.sampled_from(FaultKind))
     facts = FACTS[fault]
-    names = draw(st.lists(st.sampled_from(facts.amounts), unique=True)) if facts.amounts else []
+    names = draw(st.lists(st.sampled_from(sorted(facts.amounts)), unique=True)) if facts.amounts else []
     return Strike(
         at_ms=draw(st.integers(0, 2999)),
         fault=fault,
         target=draw(st.sampled_from(Role)) if facts.is_aimed else None,
         lasts_ms=draw(st.none() | st.integers(1, 10_000)) if facts.can_end else None,
-        amounts=tuple((name, draw(figures | figures.map(lambda one: -one))) for name in names),
+        amounts=tuple((name, draw(st.floats(*AMOUNT_BOUNDS[name])) + 0.0) for name in names),
     )
 
 
@@ -163,6 +165,23 @@ def test_every_problem_is_told_at_once_with_its_line() -> None:
         ("load constant 1/s for 1s", "one load"),
         ("expect", "names objectives"),
         ("expect localisation_min=1.5", "from 0 to 1"),
+        # A strike that does nothing would pass, one without bounds would take the machine down.
+        ("at 1ms cpu-starvation processes=0", "processes is from 1 to 256"),
+        ("at 1ms cpu-starvation processes=0.9", "processes is from 1 to 256"),
+        ("at 1ms cpu-starvation processes=1000000", "processes is from 1 to 256"),
+        ("at 1ms poison poison_requests=0", "poison_requests is from 1"),
+        ("at 1ms poison poison_requests=1e12", "poison_requests is from 1"),
+        ("at 1ms start-fails primary times=0", "times is from 1"),
+        ("at 1ms slow primary ms=-5", "ms is from 0"),
+        ("at 1ms clock-back ms=1e15", "ms is from 0"),
+        ("at 1ms descriptors connections=1e15", "connections is from 1"),
+        ("at 1ms out-of-memory primary grow_mb=1e15", "grow_mb is from 1"),
+        ("pair replicas=100000", "at most 16 replicas"),
+        ("at 1ms kill primary\n" * 1001, "at most 1000 strikes"),
+        ("# \x1b]0;pwned\x07", "cannot be shown"),
+        ("# \u202etxen", "cannot be shown"),
+        ("# a\0b", "cannot be shown"),
+        ("----\n\x1b[2Jserving: primary", "cannot be shown"),
     ],
 )
 def test_what_makes_no_sense_is_refused(line: str, said: str) -> None:
@@ -175,6 +194,8 @@ def test_what_makes_no_sense_is_refused(line: str, said: str) -> None:
     [
         ("load poisson 100 for 3s", "rate"),
         ("load poisson -1/s for 3s", "from 0"),
+        ("load poisson 0/s for 3s", "more than 0/s"),
+        ("load poisson 100/s for 3s deadline 1e15ms", "the deadline is from 0"),
         ("load replay for 3s", "log FILE"),
         ("load poisson 100/s for 3s log times", "log FILE"),
         ("load poisson 100/s for 0s", "longer than 0 s"),
@@ -233,6 +254,10 @@ def test_shipped_drills_are_short_and_expect_something_of_their_own() -> None:
         assert script.rule.endswith(".")
         assert script.transcript.endswith("verdict: passed")
         assert script.objectives != Objectives()
+
+
+def test_every_figure_of_a_fault_has_its_bounds() -> None:
+    assert {name for one in FACTS.values() for name in one.amounts} == set(AMOUNT_BOUNDS)
 
 
 def test_every_fault_has_its_facts() -> None:

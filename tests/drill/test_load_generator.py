@@ -45,11 +45,24 @@ def test_a_request_log_is_replayed_from_its_first_request_on(tmp_path: Path):
     assert schedule(plan(arrivals=Arrivals.REPLAY, due_s=due_s, seconds=1.0)) == [(0.0, 0), (0.25, 1)]
 
 
-@pytest.mark.parametrize("text", ["", "soon\n", "nan\n", "1\ninf\n"])
+@pytest.mark.parametrize("text", ["", "soon\n", "nan\n", "1\ninf\n", "-1e308\n1e308\n"])
 def test_a_request_log_without_times_is_refused(tmp_path: Path, text: str):
     (tmp_path / "log").write_text(text)
     with pytest.raises(DataError):
         read_due_times(tmp_path / "log")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "/", "/nowhere"])
+def test_a_request_log_that_is_no_file_is_refused_unread(path: str):
+    with pytest.raises(DataError, match="no file"):
+        read_due_times(Path(path))
+
+
+def test_a_file_that_is_no_request_log_is_not_told_to_whoever_wrote_the_script(tmp_path: Path):
+    (tmp_path / "shadow").write_text("1.0\nroot:$6$secret:1:0:::::\n")
+    with pytest.raises(DataError) as refused:
+        read_due_times(tmp_path / "shadow")
+    assert "secret" not in str(refused.value) and refused.value.__cause__ is None
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40, len(OK) - 1])

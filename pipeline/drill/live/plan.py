@@ -7,8 +7,12 @@ import numpy as np
 
 from pipeline.core.errors import DataError, InternalError
 from pipeline.core.files import read_bytes, read_json
+from pipeline.core.printable import printable
 from pipeline.core.schema import read
 from pipeline.drill.nouns import Arrivals
+
+_LOG_BYTES_MAX = 32 << 20
+_LOG_TIMES_MAX = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,19 @@ def _times(plan: Plan) -> list[float]:
 
 
 def read_due_times(log: Path) -> tuple[float, ...]:
-    """Read a request log: one due time in seconds a line, the first one being the start. Raises DataError."""
+    """Read a request log: one due time in seconds a line, the first one being the start.
+
+    Raises DataError, which tells no content: a script can name any file that whoever plays it may read.
+    """
+    place = printable(str(log))
+    if not log.is_file() or log.stat().st_size > _LOG_BYTES_MAX:
+        raise DataError(f"{place} is no file of at most {_LOG_BYTES_MAX} bytes; give one time in seconds a line.")
     try:
         times = sorted(float(line) for line in read_bytes(log, DataError).decode().splitlines() if line.strip())
-    except ValueError as error:
-        raise DataError(f"{log}: {error}; give one time in seconds a line.") from error
-    if not times or not np.isfinite(times).all():
-        raise DataError(f"{log} holds no times of requests; give one time in seconds a line.")
+    except ValueError:
+        times = []
+    if not times or len(times) > _LOG_TIMES_MAX or not np.isfinite([*times, times[-1] - times[0]]).all():
+        raise DataError(f"{place} holds something else than times of requests; give one time in seconds a line.")
     return tuple(at_s - times[0] for at_s in times)
 
 
