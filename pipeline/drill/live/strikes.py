@@ -13,6 +13,7 @@ from pipeline.bundle.golden import read_golden
 from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
 from pipeline.drill.corruption import corrupted
+from pipeline.drill.fault_facts import FACTS, amount
 from pipeline.drill.faulty_clock import set_back
 from pipeline.drill.live.judging import POISON
 from pipeline.drill.live.releases import Channels, flip_bit, put_in_place, tamper, truncate
@@ -22,10 +23,6 @@ from pipeline.drill.live.toxics import Proxy
 from pipeline.drill.nouns import FaultKind, Script, Strike
 from pipeline.drill.orders import EVERYBODY, Order, OrderKind, model_address, process_address, start_address
 
-POISON_REQUESTS = 2
-POISON_EVERY_MS = 250.0
-SPARE_MB = 96
-GROW_MB = 32
 DESCRIPTORS_MAX = 1024  # of the server's processes, where a script uses them up
 NET = frozenset({FaultKind.DROPPED, FaultKind.DELAYED, FaultKind.RESET})
 CHANNEL = frozenset({FaultKind.EXPIRED, FaultKind.ROLLED_BACK, FaultKind.STALE_MODEL})
@@ -59,10 +56,10 @@ def prepare(scene: Scene, script: Script) -> None:
 def poison_times(script: Script) -> tuple[float, ...]:
     """Return when poison requests are due, in ms."""
     return tuple(
-        one.at_ms + number * one.amount("every_ms", POISON_EVERY_MS)
+        one.at_ms + number * amount(one, "every_ms")
         for one in script.strikes
         if one.fault is FaultKind.POISON
-        for number in range(int(one.amount("poison_requests", POISON_REQUESTS)))
+        for number in range(int(amount(one, "poison_requests")))
     )
 
 
@@ -79,12 +76,13 @@ def _target(strike: Strike) -> Role:
 
 
 def _order_of(strike: Strike) -> Order:
+    said = {name: amount(strike, name) for name in FACTS[strike.fault].amounts}
     return Order(
         _ORDERED[strike.fault],
-        ms=strike.amount("ms", 500.0 if strike.fault is FaultKind.SLOW else 0.0),
-        jitter_ms=strike.amount("jitter_ms", 0.0),
-        ramp_ms=strike.amount("ramp_ms", 0.0),
-        bias=strike.amount("bias", 0.2),
+        ms=said.get("ms", 0.0),
+        jitter_ms=said.get("jitter_ms", 0.0),
+        ramp_ms=said.get("ramp_ms", 0.0),
+        bias=said.get("bias", 0.0),
     )
 
 
@@ -133,7 +131,7 @@ def _corrupt_weights(scene: Scene, strike: Strike) -> AbstractContextManager[Non
 
 
 def _start_fails(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
-    order = Order(OrderKind.FAIL_START, times=int(strike.amount("times", 1)))
+    order = Order(OrderKind.FAIL_START, times=int(amount(strike, "times")))
     return _given(scene, start_address(scene.served.model_bytes(_target(strike))), order)
 
 
@@ -143,8 +141,8 @@ def _out_of_memory(scene: Scene, strike: Strike) -> Iterator[None]:
     if scene.memory_group is None:
         raise InternalError("No memory group was made for this play; this is a bug.")
     pid = scene.system.pid(_target(strike))
-    limit_memory(scene.memory_group, pid, int(strike.amount("spare_mb", SPARE_MB)))
-    order = Order(OrderKind.GROW, grow_mb=int(strike.amount("grow_mb", GROW_MB)))
+    limit_memory(scene.memory_group, pid, int(amount(strike, "spare_mb")))
+    order = Order(OrderKind.GROW, grow_mb=int(amount(strike, "grow_mb")))
     scene.system.book.give(process_address(pid), order)
     yield
 
@@ -226,7 +224,7 @@ def _fill_disk(scene: Scene, _strike: Strike) -> Iterator[None]:
 @contextlib.contextmanager
 def _use_up_descriptors(scene: Scene, strike: Strike) -> Iterator[None]:
     """Open idle connections until the server refuses more, at most as many as its limit of descriptors."""
-    with idle_connections(scene.system.port, int(strike.amount("connections", DESCRIPTORS_MAX))) as opened:
+    with idle_connections(scene.system.port, int(amount(strike, "connections"))) as opened:
         scene.facts["idle connections"] = str(opened)
         yield
 
@@ -242,7 +240,7 @@ def _drop(scene: Scene, _strike: Strike) -> AbstractContextManager[None]:
 
 
 def _delay(scene: Scene, strike: Strike) -> AbstractContextManager[None]:
-    return _proxy(scene).delaying(strike.amount("ms", 50.0), strike.amount("jitter_ms", 0.0))
+    return _proxy(scene).delaying(amount(strike, "ms"), amount(strike, "jitter_ms"))
 
 
 def _reset(scene: Scene, _strike: Strike) -> AbstractContextManager[None]:
@@ -266,7 +264,7 @@ def _dependency_down(which: str) -> Callable[[Scene, Strike], AbstractContextMan
 
 @contextlib.contextmanager
 def _clock_back(scene: Scene, strike: Strike) -> Iterator[None]:
-    set_back(scene.orders, strike.amount("ms", 3_600_000.0))
+    set_back(scene.orders, amount(strike, "ms"))
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from pipeline.core.names import Role
+from pipeline.drill.fault_facts import amount
 from pipeline.drill.nouns import FaultKind, MomentKind, Observed, Outcome, Request, Script, Strike
 from pipeline.drill.pair_settings import pair_settings
 from pipeline.drill.simulated.trouble import FOR_GOOD, Span, calm_ms, notice_ms, strikes_role, trouble_of
@@ -184,7 +185,7 @@ def _cost(history: _History, strike: Strike, request: Request) -> bool:
     if strike.fault in (FaultKind.DROPPED, FaultKind.RESET):
         return window.meets(Span(strike.at_ms, ends_ms))
     if strike.fault is FaultKind.DELAYED:
-        there_and_back = 2 * (strike.amount("ms", 50.0) + strike.amount("jitter_ms", 0.0))
+        there_and_back = 2 * (amount(strike, "ms") + amount(strike, "jitter_ms"))
         return there_and_back + _LAST_CHANCE_MS > history.script.load.deadline_ms and window.meets(
             Span(strike.at_ms, ends_ms)
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.core.errors import GoldenMismatch, HotspareError, ModelError
 from pipeline.core.tensors import Array, Tensors
+from pipeline.drill.fault_facts import amount
 from pipeline.drill.nouns import FaultKind, Strike
 from pipeline.drill.simulated.models import INPUT, OUTPUT, corrupted
 from pipeline.drill.simulated.surroundings import Surroundings
@@ -19,7 +20,6 @@ from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
 
 _RSS_BYTES = 100 << 20
 _EXIT_FAILED = 3 << 8  # a wait status: exit code 3
-_BIAS = 0.2
 _SCRUB_MS = 20.0
 _RELEASE_MS = 0.2  # from a process's end to the end of its connection
 
@@ -253,8 +253,8 @@ class Process:
                 self._work(float("inf"), lambda: self._answer(asked))
                 return
             if strike.fault is FaultKind.SLOW:
-                wait_ms = strike.amount("ms", 200.0) + self._world.draw.random() * strike.amount("jitter_ms", 0.0)
-                wait_ms += strike.amount("ramp_ms", 0.0) * (self._runs - 1)
+                wait_ms = amount(strike, "ms") + self._world.draw.random() * amount(strike, "jitter_ms")
+                wait_ms += amount(strike, "ramp_ms") * (self._runs - 1)
                 self._work(wait_ms + takes_ms, lambda: self._answer(asked), is_idle=True)
                 return
         self._work(takes_ms, lambda: self._answer(asked))
@@ -277,8 +277,8 @@ class Process:
             self._tell(asked, right, None)
 
     def _grow(self, strike: Strike) -> bool:
-        self._grown_mb += strike.amount("grow_mb", 32.0)
-        return self._grown_mb > strike.amount("spare_mb", 96.0)
+        self._grown_mb += amount(strike, "grow_mb")
+        return self._grown_mb > amount(strike, "spare_mb")
 
     def _tell(self, asked: Asked, outputs: Mapping[str, Array] | None, error: str | None) -> None:
         if not self._is_cut_off and self._events is not None:
@@ -290,7 +290,7 @@ _SPOILED: dict[FaultKind, Callable[[Array, Array, Strike], Array]] = {
     FaultKind.NAN: lambda _rows, values, _strike: np.full_like(values, np.nan),
     FaultKind.WRONG_DTYPE: lambda _rows, values, _strike: values.astype(np.float64),
     FaultKind.WRONG_ANSWERS: lambda _rows, values, strike: np.asarray(
-        values + np.asarray(strike.amount("bias", _BIAS), values.dtype)
+        values + np.asarray(amount(strike, "bias"), values.dtype)
     ),
     FaultKind.CORRUPT_WEIGHTS: lambda rows, values, _strike: corrupted(rows, values),
 }

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import SignatureInvalid, Tampered, Untrusted
 from pipeline.core.names import Role
+from pipeline.drill.fault_facts import amount
 from pipeline.drill.nouns import FaultKind, Moment, MomentKind, Strike
 from pipeline.drill.simulated.clients import Clients
 from pipeline.drill.simulated.processes import Process
 from pipeline.drill.simulated.service import SimulatedService
 from pipeline.drill.simulated.surroundings import Surroundings
 from pipeline.runtime.members import Seat
-
-POISON_REQUESTS = 2
-POISON_EVERY_MS = 250.0
 
 TakeBack = Callable[[], None]
 _BROKEN: Mapping[FaultKind, type[Untrusted]] = {
@@ -26,10 +24,10 @@ _BROKEN: Mapping[FaultKind, type[Untrusted]] = {
 def poison_times(strikes: tuple[Strike, ...]) -> tuple[float, ...]:
     """Return when poison requests are due, in ms."""
     return tuple(
-        one.at_ms + number * one.amount("every_ms", POISON_EVERY_MS)
+        one.at_ms + number * amount(one, "every_ms")
         for one in strikes
         if one.fault is FaultKind.POISON
-        for number in range(int(one.amount("poison_requests", POISON_REQUESTS)))
+        for number in range(int(amount(one, "poison_requests")))
     )
 
 
@@ -92,7 +90,7 @@ class Striker:
     def fail_starts(self, strike: Strike) -> TakeBack:
         """Let the next starts of a role fail."""
         role = strike.target or Role.PRIMARY
-        self.world.failing_starts[role] = self.world.failing_starts.get(role, 0) + int(strike.amount("times", 1))
+        self.world.failing_starts[role] = self.world.failing_starts.get(role, 0) + int(amount(strike, "times"))
         return _nothing
 
     def stale(self, strike: Strike) -> TakeBack:
@@ -116,7 +114,7 @@ class Striker:
     def starve(self, strike: Strike) -> TakeBack:
         """Take the processors away: workers wait for one, the server wakes up late."""
         before, loop = self.world.starvation, self.world.loop
-        self.world.starvation = strike.amount("processes", 8.0)
+        self.world.starvation = amount(strike, "processes")
         loop.stall_ms = 2 * self.world.starvation
 
         def take_back() -> None:
@@ -147,7 +145,7 @@ class Striker:
 
     def delay(self, strike: Strike) -> TakeBack:
         """Let bytes come later."""
-        network, ms, jitter_ms = self.clients.network, strike.amount("ms", 50.0), strike.amount("jitter_ms", 0.0)
+        network, ms, jitter_ms = self.clients.network, amount(strike, "ms"), amount(strike, "jitter_ms")
         network.delay_ms += ms
         network.jitter_ms += jitter_ms
 
@@ -170,7 +168,7 @@ class Striker:
 
     def set_clock_back(self, strike: Strike) -> TakeBack:
         """Set the wall clock back."""
-        disk, ms = self.world.disk, strike.amount("ms", 3_600_000.0)
+        disk, ms = self.world.disk, amount(strike, "ms")
         disk.clock_back_ms += ms
 
         def take_back() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.names import Role
-from pipeline.drill.fault_facts import FACTS
+from pipeline.drill.fault_facts import FACTS, amount
 from pipeline.drill.nouns import FaultKind, MomentKind, Observed, Strike
 from pipeline.runtime.members import Tier
 from pipeline.runtime.settings import Settings
@@ -59,9 +59,10 @@ def notice_ms(strike: Strike, settings: Settings) -> float:
         FaultKind.NAN: canary_ms,
         FaultKind.WRONG_ANSWERS: canary_ms,
         FaultKind.CORRUPT_WEIGHTS: canary_ms,
-        FaultKind.OUT_OF_MEMORY: canary_ms * (2 + strike.amount("spare_mb", 96.0) // strike.amount("grow_mb", 32.0)),
     }
-    if strike.fault is FaultKind.SLOW and strike.amount("ms", 200.0) > settings.evict_after_ms + _SLACK_MS:
+    if strike.fault is FaultKind.OUT_OF_MEMORY:
+        return canary_ms * (2 + amount(strike, "spare_mb") // amount(strike, "grow_mb"))
+    if strike.fault is FaultKind.SLOW and amount(strike, "ms") > settings.evict_after_ms + _SLACK_MS:
         return budgets[FaultKind.HANG]
     return budgets.get(strike.fault, _FOREVER)
 
@@ -102,7 +103,7 @@ def trouble_of(strike: Strike, observed: Observed, settings: Settings) -> list[S
     if strike.fault is FaultKind.SERVER_DEATH:
         return [Span(strike.at_ms, calm_ms(observed, strike.at_ms + 1))]
     if strike.fault is FaultKind.POISON:
-        last_ms = strike.at_ms + strike.amount("poison_requests", 2) * strike.amount("every_ms", 250.0)
+        last_ms = strike.at_ms + amount(strike, "poison_requests") * amount(strike, "every_ms")
         return [Span(strike.at_ms, calm_ms(observed, last_ms + 500))]  # whichever side is asked
     noticed_ms = strike.at_ms + notice_ms(strike, settings)
     if settings.standby is not Tier.HOT and strike.fault in _FAILS_REQUESTS:
