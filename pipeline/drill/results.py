@@ -313,6 +313,16 @@ def _text(text: str) -> str:
     return printable_lines(text)
 
 
+def script_sha256(script: Script) -> str:
+    """Return the digest of a script, with every objective that it was judged by, as an attestation names it."""
+    return sha256_hex(format_script(script).encode("utf-8"))
+
+
+def due_scripts(scripts: Iterable[Script], of_model: recipes.Objectives) -> dict[str, str]:
+    """Return the digests that a drill of these scripts would attest today, by name."""
+    return {script.name: script_sha256(_tightened(script, of_model)) for script in scripts}
+
+
 def statement_of(report: DrillReport) -> DrillStatement:
     """Return what is attested of a report: its verdicts, its worst figures and its digest."""
     predicate = Predicate(
@@ -333,7 +343,7 @@ def statement_of(report: DrillReport) -> DrillStatement:
 def _attested(result: DrillResult) -> Drilled:
     return Drilled(
         name=result.name,
-        script_sha256=sha256_hex(result.text.encode("utf-8")),
+        script_sha256=script_sha256(result.script),
         repeats=len(result.repeats),
         passed=result.passed,
         requests=_total(result, "sent"),

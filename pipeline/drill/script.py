@@ -13,6 +13,7 @@ from pipeline.drill.pair_settings import pair_settings
 from pipeline.drill.script_lines import read_load, read_settings, read_strike
 from pipeline.drill.script_words import Place
 
+SCRIPTS = Path("recipes/drills")
 RULER = "----"
 SHOWABLE = ("serving", "diagnosed", "redundancy", "lost", "verdict")
 NEEDS = ("root",)

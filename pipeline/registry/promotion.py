@@ -1,7 +1,7 @@
 """Promotion, pure: a policy and measured facts in; promote, or refuse with every reason, out."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -103,7 +103,8 @@ class Rehearsal:
     passed: bool
     ended_at: datetime
     rto_ms_p95: float | None
-    drills: frozenset[str] = frozenset()
+    scripts: Mapping[str, str] = field(default_factory=dict)
+    """What was played: the sha256 of every script, by name."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class Facts:
     rehearsal: Rehearsal | None = None
     drills: tuple[str, ...] = ()
     """What the recipe wants to be drilled."""
+    scripts: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of those scripts as they are now, by name; a drill of others under the same names does not count."""
 
     @property
     def pair(self) -> Pair:
@@ -206,12 +209,14 @@ def _drilled(gates: Gates, facts: Facts) -> Iterator[Gate]:
     if held is None:
         yield Gate("drill", False, f"no drill of this pair is attested; {advice}")
         return
-    missing = [name for name in facts.drills if name not in held.drills]
+    missing = [name for name in facts.drills if name not in held.scripts]
+    changed = [name for name, digest in facts.scripts.items() if held.scripts.get(name, digest) != digest]
     flaws = {
         "of another pair": held.pair != facts.pair,
         "in the simulated world alone": not held.is_live,
         "that missed its objectives": not held.passed,
         f"without {', '.join(missing)}": bool(missing),
+        f"by other scripts than those of now ({', '.join(changed)})": bool(changed),
     }
     told = " and ".join(flaw for flaw, holds in flaws.items() if holds)
     yield Gate("drill", not told, f"the attested drill is one {told}; {advice}" if told else "this pair passed it")

@@ -48,8 +48,8 @@ class Drill:
         """Return what the gates of promotion look at."""
         told = self.statement.predicate
         pair = Pair(self.statement.bundle_id(Role.PRIMARY), self.statement.bundle_id(Role.BACKUP))
-        drills = frozenset(one.name for one in told.drills)
-        return Rehearsal(pair, told.world == "live", told.passed, self.statement.ended_at, told.rto_ms_p95, drills)
+        scripts = {one.name: one.script_sha256 for one in told.drills}
+        return Rehearsal(pair, told.world == "live", told.passed, self.statement.ended_at, told.rto_ms_p95, scripts)
 
     def tags(self) -> dict[str, str]:
         """Return what a version that was drilled says of it."""
@@ -104,8 +104,8 @@ class Build:
         """Return both bundles, the primary first."""
         return self.primary, self.backup
 
-    def facts(self) -> Facts:
-        """Return what the gates of promotion look at."""
+    def facts(self, scripts: Mapping[str, str] | None = None) -> Facts:
+        """Return what the gates of promotion look at; ``scripts`` are the digests of the recipe's drills as of now."""
         return Facts(
             self.model,
             self.recipe.budgets.loss_max_abs,
@@ -115,6 +115,7 @@ class Build:
             self.loaded_at,
             self.drill.rehearsal if self.drill else None,
             self.recipe.drills,
+            scripts or {},
         )
 
     @property

@@ -27,9 +27,11 @@ from pipeline.core.canonical import sha256_hex
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, MissingStageError, PromotionRefused
 from pipeline.core.names import Format, Role, Scheme
-from pipeline.core.recipe import Metric
+from pipeline.core.recipe import Metric, Objectives
 from pipeline.core.records import CANDIDATES_FILE, CandidateRecord, Candidates, write_record
 from pipeline.core.tensors import encode_npz
+from pipeline.drill.results import due_scripts
+from pipeline.drill.script import load_script, parse_script
 from pipeline.engines.open import open_session
 from pipeline.registry import access
 from pipeline.registry.memory import MemoryRegistry
@@ -479,6 +481,23 @@ def test_a_drill_that_does_not_suffice_registers_and_promotes_nothing(
     assert words in capsys.readouterr().err
     assert not layout.channel_dir("toy").exists()
     assert len(registry.versions("toy")) == 2
+
+
+def test_a_drill_of_a_weaker_script_under_a_listed_name_promotes_nothing_until_the_real_one_is_held(
+    project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipes/models/toy.yaml").write_text(f"{RECIPE}drills: [kill]\nobjectives: {{rto_ms_max: 50}}\n")
+    Path("recipes/drills").mkdir()
+    place = Path("recipes/drills/kill.drill")
+    place.write_text("# A rule.\nload poisson 100/s for 3s\nat 500ms kill primary\n")
+    due = due_scripts([load_script(place)], Objectives(rto_ms_max=50.0))["kill"]
+    calm = due_scripts([parse_script("# A rule.\nload poisson 100/s for 3s\n", "kill")], Objectives())["kill"]
+    _drill(_bundle_ids(), drills=(Drilled("kill", calm, 1, True, 300, 0, 0, 31.5),))
+    assert main(["register"]) == PromotionRefused.exit_code
+    assert main(["promote", "toy"]) == PromotionRefused.exit_code
+    assert capsys.readouterr().err.count("by other scripts than those of now (kill)") == 2
+    _drill(_bundle_ids(), drills=(Drilled("kill", due, 1, True, 300, 0, 0, 31.5),))
+    assert main(["register"]) == 0
 
 
 def test_the_drill_of_an_older_pair_opens_no_gate_and_marks_no_version(

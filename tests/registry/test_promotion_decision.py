@@ -133,11 +133,21 @@ def test_either_key_alone_asks_for_a_drill(gates: Gates) -> None:
 
 def test_a_drill_that_left_out_what_the_recipe_wants_drilled_refuses_and_names_it() -> None:
     wanting = replace(FACTS, drills=("kill", "stop", "hang"))
-    refused = decide(ASKS_FOR_DRILL, replace(wanting, rehearsal=replace(DRILLED, drills=frozenset({"kill"}))))
+    refused = decide(ASKS_FOR_DRILL, replace(wanting, rehearsal=replace(DRILLED, scripts={"kill": "11" * 32})))
     assert isinstance(refused, Refuse)
     assert "without stop, hang" in refused.reasons[0]
-    whole = replace(DRILLED, drills=frozenset({"kill", "stop", "hang", "more"}))
+    whole = replace(DRILLED, scripts=dict.fromkeys(("kill", "stop", "hang", "more"), "11" * 32))
     assert isinstance(decide(ASKS_FOR_DRILL, replace(wanting, rehearsal=whole)), Promote)
+
+
+def test_a_drill_of_weaker_scripts_under_the_names_that_the_recipe_lists_refuses_and_names_them() -> None:
+    wanting = replace(FACTS, drills=("kill", "stop"), scripts={"kill": "11" * 32, "stop": "22" * 32})
+    weaker = replace(DRILLED, scripts={"kill": "11" * 32, "stop": "33" * 32})
+    refused = decide(ASKS_FOR_DRILL, replace(wanting, rehearsal=weaker))
+    assert isinstance(refused, Refuse)
+    assert "by other scripts than those of now (stop)" in refused.reasons[0]
+    same = replace(DRILLED, scripts={"kill": "11" * 32, "stop": "22" * 32, "more": "44" * 32})
+    assert isinstance(decide(ASKS_FOR_DRILL, replace(wanting, rehearsal=same)), Promote)
 
 
 def test_a_drill_exactly_at_its_bounds_passes() -> None:

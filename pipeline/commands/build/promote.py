@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from pipeline.bundle.policy import load_policy
 from pipeline.commands.build.console import show_json, show_table
+from pipeline.commands.build.judging import judged
 from pipeline.commands.build.promotion_effects import current_channel, one_at_a_time, plan_promotion, promote
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import MissingStageError, PromotionRefused, UsageError
 from pipeline.registry.access import open_registry
 from pipeline.registry.loading import experiment_name, load_build, project_root, read_lineage
-from pipeline.registry.promotion import Gate, Issue, Keep, Refuse, decide
+from pipeline.registry.promotion import Gate, Issue, Keep, Refuse
 from pipeline.registry.promotion import load_policy as load_promotion_policy
 from pipeline.registry.record import Build
 from pipeline.registry.store import Registry, version_of
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"This runs inside the dvc experiment {experiment}, which promotes nothing; apply it first.")
     policy, trust, now = load_promotion_policy(), load_policy(layout.TRUST_POLICY), utc_now()
     build = load_build(args.model, read_lineage(None), now)
-    verdict = decide(policy, build.facts())
+    verdict = judged(policy, build)
     if isinstance(verdict, Refuse):
         raise PromotionRefused(f"{args.model} is not promoted; the pair promoted before stays.", verdict.reasons)
     root = project_root(os.environ)

@@ -7,13 +7,14 @@ from datetime import datetime
 
 from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.commands.build.console import show_json, show_table
+from pipeline.commands.build.judging import judged
 from pipeline.commands.build.promotion_effects import align, current_channel, one_at_a_time, promote
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import PromotionRefused
 from pipeline.registry.access import open_registry
 from pipeline.registry.loading import experiment_name, load_build, packed_models, project_root, read_lineage
-from pipeline.registry.promotion import Issue, Mode, PromotionPolicy, Refuse, decide
+from pipeline.registry.promotion import Issue, Mode, PromotionPolicy, Refuse
 from pipeline.registry.promotion import load_policy as load_promotion_policy
 from pipeline.registry.record import Build
 from pipeline.registry.registering import Registered, log_build, log_drill, register_build
@@ -81,7 +82,7 @@ def _promote(registry: Registry, build: Build, policy: PromotionPolicy, trust: T
     current = current_channel(build.model, trust)
     if current is not None:
         align(registry, build.model, current)
-    verdict = decide(policy, build.facts())
+    verdict = judged(policy, build)
     if isinstance(verdict, Refuse):
         return Fate("not promoted", verdict.reasons)
     if policy.mode is Mode.MANUAL and (
