@@ -4,6 +4,7 @@ import json
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from pipeline.core.errors import (
     KeyFileError,
     MissingStageError,
     RecipeError,
+    Tampered,
     TrustPolicyError,
     UsageError,
 )
@@ -257,6 +259,37 @@ def test_a_report_that_cannot_be_written_leaves_the_last_one(
         patch.setattr(drill, "render_drill", _die)
         main(["drill", "tiny"])
     assert (STAGE / "drill.json").read_bytes() == before
+
+
+def test_a_pair_exchanged_while_it_is_drilled_is_not_attested_under_the_ids_of_the_old_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exchanged(script: Script, *_: object) -> Observed:
+        return replace(kill(script), facts={"primary bundle": "ee" * 32})
+
+    monkeypatch.setattr(drill, "play", exchanged)
+    monkeypatch.setattr(drill, "scoring", lambda *_: None)
+    assert main(["drill", "tiny"]) == Tampered.exit_code
+    assert "exchanged while it was drilled" in refused(capsys)
+    assert not STAGE.exists()
+
+
+@pytest.mark.parametrize("out", [".", "artifacts", "rows.npz"])
+def test_a_folder_of_other_things_is_not_replaced_by_a_report(
+    project: Path, plays: list[tuple[str, World, int]], capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    assert main(["drill", "tiny", "--out", out]) == UsageError.exit_code
+    assert "other things than a drill" in refused(capsys)
+    assert plays == [] and Path("recipes/models/tiny.yaml").is_file() and Path("rows.npz").is_file()
+    Path("empty").mkdir()
+    assert main(["drill", "tiny", "--out", "empty"]) == main(["drill", "tiny", "--out", "empty"]) == 0
+
+
+def test_a_participant_whose_name_is_no_text_does_not_cost_the_report(
+    project: Path, plays: list[tuple[str, World, int]]
+) -> None:
+    assert main(["drill", "tiny", "--participant", "\udcff<b>"]) == 0
+    assert r"\udcff&lt;b&gt;" in (STAGE / "index.html").read_text()
 
 
 def _die(*_: object) -> str:

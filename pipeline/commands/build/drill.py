@@ -19,9 +19,10 @@ from pipeline.commands.build.drill_campaign import hold_campaign
 from pipeline.core import layout
 from pipeline.core.canonical import readable_json, sha256_hex
 from pipeline.core.clock import from_text, to_text, utc_now
-from pipeline.core.errors import DrillFailed, MissingStageError, RecipeError, UsageError
+from pipeline.core.errors import DrillFailed, MissingStageError, RecipeError, Tampered, UsageError
 from pipeline.core.files import read_bytes, replacing_dir, write_atomic
 from pipeline.core.names import DRILL_NAME, Role
+from pipeline.core.printable import printable
 from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.drill.chaos_journal import journal
 from pipeline.drill.chaos_toolkit import parse_experiment
@@ -114,16 +115,24 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--repeats {args.repeats}: give a number from 1 to {_REPEATS_MAX}.")
     recipe, world = load_recipe(args.model), World(args.world)
     scripts = _scripts(args.script or recipe.drills, recipe)
-    pair = _pair(recipe.model, is_attested=world is World.LIVE and not args.unsigned)
-    report = _hold(recipe, scripts, world, args, pair)
     is_stage = world is World.LIVE and not args.script
     usual = layout.drill_dir(recipe.model) if is_stage else layout.tried_drill_dir(recipe.model)
-    folder = args.out or usual
+    folder = usual if args.out is None else _replaceable(args.out)
+    pair = _pair(recipe.model, is_attested=world is World.LIVE and not args.unsigned)
+    report = _hold(recipe, scripts, world, args, pair)
     _write(folder, report, pair)
     _show(args, report, folder)
     if not report.passed:
         raise DrillFailed(f"A drill of {report.model} missed an objective; see {folder / PAGE_FILE}.", report.misses)
     return 0
+
+
+def _replaceable(folder: Path) -> Path:
+    """Return a folder that a report may take the place of; what else lies there is not ours to remove."""
+    folder = folder.resolve()
+    if folder.exists() and not (folder / REPORT_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder} holds other things than a drill, and would be replaced; name a new folder.")
+    return folder
 
 
 def _scripts(names: Sequence[str], recipe: Recipe) -> list[Script]:
@@ -181,7 +190,7 @@ def _hold(
 ) -> DrillReport:
     started_at = utc_now()
     of_model = dict.fromkeys(recipe.drills, recipe.objectives)
-    results = hold(scripts, args.repeats, _player(recipe, world), of_model, _watch)
+    results = hold(scripts, args.repeats, _of(pair, _player(recipe, world)), of_model, _watch)
     return DrillReport(
         schema_version=1,
         model=recipe.model,
@@ -194,8 +203,24 @@ def _hold(
         candidates={role: bundle.candidate for role, bundle in pair.bundles.items()},
         results=results,
         machine=machine_facts(),
-        participants=tuple(args.participant),
+        participants=tuple(map(printable, args.participant)),
     )
+
+
+def _of(pair: _Pair, once: Play) -> Play:
+    """Hold every play to the pair that is attested: a stage that packs anew meanwhile changes what is drilled."""
+
+    def same(script: Script, number: int) -> Observed:
+        observed = once(script, number)
+        for role, bundle in pair.bundles.items():
+            drilled = observed.facts.get(f"{role} bundle") if observed.world == World.LIVE else None
+            if drilled not in (None, bundle.bundle_id):
+                raise Tampered(
+                    f"The {role}'s bundle was exchanged while it was drilled; drill again when it is packed."
+                )
+        return observed
+
+    return same
 
 
 def _player(recipe: Recipe, world: World) -> Play:
@@ -276,10 +301,10 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         show_json([{"name": one.name, "rule": one.rule, "needs": one.needs} for one in scripts])
         return 0
-    width = max(len(one.name) for one in scripts)
+    width = max(len(printable(one.name)) for one in scripts)
     for one in scripts:
         needs = f" (needs {', '.join(one.needs)})" if one.needs else ""
-        print(f"{'*' if one.name in chosen else ' '} {one.name:<{width}}  {one.rule}{needs}")
+        print(f"{'*' if one.name in chosen else ' '} {printable(one.name):<{width}}  {one.rule}{needs}")
     if args.model:
         print(f"* what `hotspare drill {args.model}` plays")
     return 0
