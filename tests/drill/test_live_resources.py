@@ -3,11 +3,16 @@
 import contextlib
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from pipeline.core.environment import SIGNING_KEY
 from pipeline.core.errors import InternalError, Unreachable
 from pipeline.drill.live import resources
+from pipeline.drill.live.processes import until
 from pipeline.drill.live.resources import Dependency, fill_disk, idle_connections, memory_group, tiny_disk
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system or a group of its own")
@@ -84,3 +89,28 @@ def test_idle_connections_are_open_until_the_end_and_fewer_where_nobody_listens(
         port = server.getsockname()[1]
     with idle_connections(port, 20) as opened:
         assert opened == 0
+
+
+def test_busy_processes_have_no_signing_key_and_end_with_a_drill_that_is_killed():
+    code = (
+        "import sys, time\n"
+        "from pipeline.drill.live.processes import descendants\n"
+        "from pipeline.drill.live.resources import busy_processes\n"
+        "import os\n"
+        "with busy_processes(1):\n"
+        "    print(*descendants(os.getpid()), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, SIGNING_KEY: "a secret"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as drill:
+        busy = int(drill.stdout.readline())
+        until("A busy process", lambda: b"while os.getppid" in Path(f"/proc/{busy}/cmdline").read_bytes())
+        assert b"a secret" not in Path(f"/proc/{busy}/environ").read_bytes()
+        drill.kill()
+    until("The end of a busy process", lambda: not computes(busy))
+
+
+def computes(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

@@ -16,6 +16,12 @@ from pipeline.core.errors import FileAccess, InternalError, Unreachable
 _CGROUPS = Path("/sys/fs/cgroup")
 _REMOVE_S = 3.0
 _OWN_FILES = 256
+_BUSY = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1_000_000):
+        pass
+"""
 
 
 @contextlib.contextmanager
@@ -82,10 +88,11 @@ def limit_memory(group: Path, pid: int, megabytes: int) -> None:
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Keep so many processes busy."""
+    """Keep so many processes busy; they end with this one, however it ends."""
+    command = [sys.executable, "-c", _BUSY, str(os.getpid())]
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+            busy = subprocess.Popen(command, start_new_session=True, env=for_children())
             stack.callback(busy.wait)
             stack.callback(busy.kill)
         yield
