@@ -14,7 +14,7 @@ from pipeline.core.errors import FileAccess, InternalError
 from pipeline.core.files import disk_errors, read_bytes, write_atomic
 from pipeline.core.schema import SchemaProblems, plain, read
 from pipeline.drill.campaign_recipe import Cell
-from pipeline.drill.nouns import Observed
+from pipeline.drill.nouns import Observed, Script
 from pipeline.drill.results import Play, Repeat, examined
 from pipeline.drill.script import format_script
 
@@ -83,9 +83,8 @@ class Runs:
 
         Raises FileAccess when the file cannot be read or written.
         """
-        if not self._path.exists():
-            return
-        for line in read_bytes(self._path, FileAccess).split(b"\n"):
+        lines = read_bytes(self._path, FileAccess).split(b"\n") if self._path.exists() else []
+        for line in lines:
             with contextlib.suppress(ValueError, SchemaProblems):
                 self._keep(read(Run, json.loads(line)))
         self._write()
@@ -116,17 +115,18 @@ class Runs:
 
     def add(self, todo: Todo, observed: Observed) -> Run:
         """Judge a play and write its line through to the disk."""
-        cell, load = todo.cell, todo.cell.script.load
-        seeded = replace(cell.script, load=replace(load, seed=load.seed + todo.number))
-        repeat = examined(seeded, observed, self._ground.beside(cell))
-        slim = replace(repeat, measures=replace(repeat.measures, spans=()))  # a campaign keeps figures, no drawings
-        run = Run(todo.made_of, cell.name, todo.number, slim)
+        run = Run(todo.made_of, todo.cell.name, todo.number, self.judged(todo, observed))
         self._keep(run)
         with disk_errors(self._path), self._path.open("ab") as file:
             file.write(_line(run))
             file.flush()
             os.fsync(file.fileno())
         return run
+
+    def judged(self, todo: Todo, observed: Observed) -> Repeat:
+        """Measure and judge a play by its script and what the model's recipe asks beside."""
+        repeat = examined(_seeded(todo), observed, self._ground.beside(todo.cell))
+        return replace(repeat, measures=replace(repeat.measures, spans=()))  # figures alone: nothing is drawn of them
 
     def _keep(self, run: Run) -> None:
         cell = self._cells.get(run.made_of)
@@ -145,12 +145,16 @@ def play_all(runs: Runs, play: Play, watch: Callable[[Sequence[Todo]], Iterable[
 
 def _played(todo: Todo, play: Play) -> Observed:
     """Play once; a pair that could not even be started costs its cell, not the night."""
-    load = todo.cell.script.load
-    seeded = replace(todo.cell.script, load=replace(load, seed=load.seed + todo.number))
     try:
-        return play(seeded, todo.number)
+        return play(_seeded(todo), todo.number)
     except InternalError as error:
         return Observed("", (), (), (), left_out=f"It broke: {error}")
+
+
+def _seeded(todo: Todo) -> Script:
+    """Return the script with a load of its own for each repeat."""
+    script = todo.cell.script
+    return replace(script, load=replace(script.load, seed=script.load.seed + todo.number))
 
 
 def _line(run: Run) -> bytes:

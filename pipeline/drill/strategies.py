@@ -108,6 +108,9 @@ def _marked(row: Strategy, rows: Sequence[Strategy]) -> Strategy:
 
 
 def _beats(one: Strategy, other: Strategy) -> bool:
+    """Tell whether one is as good in everything and better in something; what was not measured is not compared."""
+    if (one.memory_mb is None) != (other.memory_mb is None) or (one.cpu_ratio is None) != (other.cpu_ratio is None):
+        return False
     pairs = list(zip(_costs(one), _costs(other), strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 

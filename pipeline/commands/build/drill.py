@@ -46,6 +46,7 @@ from pipeline.drill.results import (
 )
 from pipeline.drill.rewriting import rewrite
 from pipeline.drill.script import load_script, load_scripts
+from pipeline.drill.script_words import nearest
 from pipeline.report.drill_page import Signed, render_drill
 from pipeline.report.drill_words import milliseconds
 from pipeline.seal.attestation import require_drill_key, sign_attestation
@@ -109,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
         return hold_campaign(
             args, load_scripts(SCRIPTS), _player, lambda model: _pair(model, is_attested=False).bundles
         )
+    if args.fresh:
+        raise UsageError("--fresh forgets an interrupted campaign; name it with --campaign.")
     if args.model is None:
         raise UsageError("Name a model to drill, e.g. `hotspare drill credit`, or ask for --list.")
     if not 1 <= args.repeats <= _REPEATS_MAX:
@@ -161,8 +164,9 @@ def _script(name: str) -> Script:
         return load_script(path)
     place = SCRIPTS / f"{name}.drill"
     if not place.is_file():
-        known = ", ".join(sorted(path.stem for path in SCRIPTS.glob("*.drill"))) or "none"
-        raise UsageError(f"There is no drill {name!r} in {SCRIPTS}; there are {known}.")
+        known = sorted(path.stem for path in SCRIPTS.glob("*.drill"))
+        listed = ", ".join(known) or "none"
+        raise UsageError(f"There is no drill {name!r} in {SCRIPTS}{nearest(name, known)}; there are {listed}.")
     return load_script(place)
 
 
@@ -275,7 +279,8 @@ def _show(args: argparse.Namespace, report: DrillReport, folder: Path) -> None:
         show_json({**told, "metrics": metrics(report), "report": str(folder / PAGE_FILE)})
         return
     headers = ["drill", "verdict", "repeats", "detected", "restored", "redundant", "lost", "wrong", "worst"]
-    title = f"{report.model}: {len(report.results)} drills in the {report.world} world"
+    count = len(report.results)
+    title = f"{report.model}: {count} drill{'s' if count > 1 else ''} in the {report.world} world"
     show_table(title, headers, [_cells(result) for result in report.results])
     print(folder / PAGE_FILE)
 
@@ -314,6 +319,8 @@ def _rewrite(args: argparse.Namespace) -> int:
     """Record transcripts anew; without --script those of all scripts in ``recipes/drills``."""
     names = args.script or [str(path) for path in sorted(SCRIPTS.glob("*.drill"))]
     places = [Path(name) if Path(name).suffix == ".drill" else SCRIPTS / f"{name}.drill" for name in names]
+    if not places:
+        raise UsageError(f"There is no drill script in {SCRIPTS}; change into a project's folder, or name one.")
     changed = [place for place in progress(places, "recording") if rewrite(place)]
     if args.json:
         show_json({"scripts": len(places), "changed": [str(place) for place in changed]})
