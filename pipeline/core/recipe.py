@@ -294,8 +294,9 @@ def load_recipe(model: str, root: Path = RECIPES) -> Recipe:
     Raises RecipeError when it is missing, malformed, or names another model than its file does.
     """
     path = root / f"{model}.yaml"
-    known = ", ".join(sorted(item.stem for item in root.glob("*.yaml"))) or "none"
-    recipe = parse_recipe(read_bytes(path, RecipeError, f"recipes here: {known}"), str(path))
+    known = ", ".join(sorted(item.stem for item in root.glob("*.yaml")))
+    advice = f"recipes here: {known}" if known else "change into a project's folder, or make one with `hotspare init`"
+    recipe = parse_recipe(read_bytes(path, RecipeError, advice), str(path))
     if recipe.model != model:
         raise RecipeError(f"{path}: model: {recipe.model!r} does not match the file's name; make them equal.")
     return recipe

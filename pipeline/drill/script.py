@@ -232,5 +232,7 @@ def load_scripts(folder: Path) -> list[Script]:
     if problems:
         raise RecipeError("\n".join(problems))
     if not found:
-        raise RecipeError(f"There is no drill script (*.drill) in {folder}; write one, or copy recipes/drills.")
+        raise RecipeError(
+            f"There is no drill script (*.drill) in {folder}; change into a project's folder, or write one there."
+        )
     return found

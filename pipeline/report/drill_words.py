@@ -99,7 +99,7 @@ def figures(told: Measures) -> Iterator[tuple[str, str]]:
     for name in ("lost", "wrong", "refused", "late", "degraded", "hedged", "resent", "duplicated"):
         yield name, f"{getattr(told, name):,}"
     yield "withheld", f"{told.abstained:,}"
-    yield "of a term that was over", f"{told.stale:,}"
+    yield "answers of a term that was over", f"{told.stale:,}"
     for name in ("failovers", "failbacks", "restarts", "quarantines", "outages"):
         yield name, f"{getattr(told, name):,}"
     yield "false alarms", f"{told.false_alarms:,}"
@@ -107,7 +107,7 @@ def figures(told: Measures) -> Iterator[tuple[str, str]]:
     allowed = f"{100 * (1 - told.slo_ratio):.3g}\u00a0%"
     yield f"error budget ({allowed}) burnt", f"{100 * told.budget_burnt:,.0f}\u00a0%"
     if told.accuracy_loss is not None:
-        yield "metric lost while degraded", f"{told.accuracy_loss:+.4f}".replace("-", "−")
+        yield "metric lost while degraded (float minus backup)", f"{told.accuracy_loss:+.4f}".replace("-", "−")
     if told.memory_mb:
         yield "memory of the pair, at most", f"{told.memory_mb:,.0f} MB"
         yield "processor, on average", f"{100 * told.cpu_ratio:.0f}\u00a0% of one"
@@ -214,7 +214,7 @@ def _observation(result: DrillResult) -> str:
     if told.left_out:
         return f"{result.name}: not played here: {told.left_out}"
     found = f"{told.right:,} of {told.sent:,} requests answered rightly, {told.degraded:,} of them by the backup"
-    felt = f"service restored after {milliseconds(told.rto_ms)}" if told.rto_ms else "no request noticed a fault"
+    felt = f"service restored after {milliseconds(told.rto_ms)}" if told.rto_ms else "no request noticed the fault"
     restored = "service was not restored" if told.unrestored else felt
     return f"{result.name}: {found}; {restored}; failovers: {told.failovers}, restarts: {told.restarts}."
 

@@ -66,6 +66,7 @@ def _described(drill: DrillStatement) -> dict[str, object]:
 def _told(drill: DrillStatement) -> list[str]:
     found = drill.predicate
     rto = "not all restored" if found.rto_ms_p95 is None else f"restored within {found.rto_ms_p95:.0f} ms (95 %)"
+    rto = "no request noticed (95 %)" if found.rto_ms_p95 == 0 else rto
     verdict = "passed" if found.passed else "MISSED ITS OBJECTIVES"
     names = ", ".join(one.name if one.passed else f"{one.name} (missed)" for one in found.drills)
     return [f"drill       {verdict}, {found.world}, {found.ended_at}: {names}; {rto}"]
