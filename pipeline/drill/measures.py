@@ -96,6 +96,7 @@ class Measures:
     left_out: str = ""
     strikes: tuple[StrikeMeasures, ...] = ()
     spans: tuple[Span, ...] = ()
+    memory_rest_mb: float = 0.0
 
     @property
     def degraded_ratio(self) -> float:
@@ -169,6 +170,7 @@ def measure(script: Script, observed: Observed, slo_ratio: float = SLO_RATIO, la
         left_out=observed.left_out,
         strikes=strikes,
         spans=_spans(strikes, moments, asked, late_ms),
+        memory_rest_mb=observed.memory_rest_mb,
     )
 
 

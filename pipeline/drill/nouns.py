@@ -202,6 +202,7 @@ class Observed:
     degraded_score: float | None = None  # the task's metric over the questions that the backup answered
     float_score: float | None = None  # the float model's, over the same questions
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, bundle ids: for the report
+    memory_rest_mb: float = 0.0  # of all processes of the pair before the load: what it takes all day
 
     def strikes(self) -> Iterator[Moment]:
         """Yield what the drill did, in order."""

@@ -9,17 +9,21 @@ from pipeline.runtime.journal import quantile
 
 HEADERS = (
     "strategy", "settings", "plays", "RTO median", "RTO p95", "redundant p95", "worst answer", "lost", "wrong",
-    "memory", "CPU",
+    "memory at rest", "at most", "CPU",
 )  # fmt: skip
+
+
+_MEASURED = ("memory_rest_mb", "cpu_ratio")
 
 
 @dataclass(frozen=True)
 class Strategy:
     """All plays of one strategy; times are of strikes, over drills and loads.
 
-    ``memory_mb`` is the median of the plays' peaks, ``cpu_ratio`` the median share of one processor; None where no
-    play measured it (the simulated world has none). ``is_beaten``: another strategy is at least as good in all of
-    them, and in lost and wrong, and better in one.
+    ``memory_rest_mb`` is the median before the load, ``memory_mb`` the median of the plays' peaks (a cold standby is
+    loaded by then), ``cpu_ratio`` the median share of one processor; None where no play measured it (the simulated
+    world has none). ``is_beaten``: another strategy is at least as good in RTO, lost, wrong, memory at rest and
+    processor, and better in one of them.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Strategy:
     lost: int
     wrong: int
     abstained: int
+    memory_rest_mb: float | None
     memory_mb: float | None
     cpu_ratio: float | None
     left_out: int = 0
@@ -64,9 +69,14 @@ def cells_of(row: Strategy) -> tuple[str, ...]:
         _ms(row.worst_ms),
         f"{row.lost} of {row.sent}",
         str(row.wrong),
-        "–" if row.memory_mb is None else f"{row.memory_mb:.0f} MB",
+        _mb(row.memory_rest_mb),
+        _mb(row.memory_mb),
         "–" if row.cpu_ratio is None else f"{row.cpu_ratio:.0%}",
     )
+
+
+def _mb(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} MB"
 
 
 def _ms(value: float | None) -> str:
@@ -92,6 +102,7 @@ def _summed_up(name: str, settings: str, plays: Sequence[Measures]) -> Strategy:
         lost=sum(one.lost for one in played),
         wrong=sum(one.wrong for one in played),
         abstained=sum(one.abstained for one in played),
+        memory_rest_mb=_median(one.memory_rest_mb for one in played),
         memory_mb=_median(one.memory_mb for one in played),
         cpu_ratio=_median(one.cpu_ratio for one in played),
         left_out=len(plays) - len(played),
@@ -109,7 +120,7 @@ def _marked(row: Strategy, rows: Sequence[Strategy]) -> Strategy:
 
 def _beats(one: Strategy, other: Strategy) -> bool:
     """Tell whether one is as good in everything and better in something; what was not measured is not compared."""
-    if (one.memory_mb is None) != (other.memory_mb is None) or (one.cpu_ratio is None) != (other.cpu_ratio is None):
+    if any((getattr(one, name) is None) != (getattr(other, name) is None) for name in _MEASURED):
         return False
     pairs = list(zip(_costs(one), _costs(other), strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
@@ -119,4 +130,4 @@ def _costs(row: Strategy) -> tuple[float, ...]:
     """Return what should be small; what was not restored counts as never."""
     rto_ms = float("inf") if row.unrestored or row.rto_ms_p95 is None else row.rto_ms_p95
     sent = max(row.sent, 1)
-    return (rto_ms, row.lost / sent, row.wrong / sent, row.memory_mb or 0.0, row.cpu_ratio or 0.0)
+    return (rto_ms, row.lost / sent, row.wrong / sent, row.memory_rest_mb or 0.0, row.cpu_ratio or 0.0)

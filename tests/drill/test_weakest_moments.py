@@ -73,8 +73,8 @@ def test_a_trouble_is_never_made_longer_than_it_is_written(lasts_ms: int | None)
 
 
 def test_strategies_are_compared_by_what_they_cost_and_buy() -> None:
-    good, bad = measure(KILL, kill(KILL)), measure(KILL, replace(wrong(KILL), memory_mb=300.0))
-    free = replace(good, memory_mb=0.0, cpu_ratio=0.0)
+    good, bad = (measure(KILL, replace(seen, memory_rest_mb=150.0)) for seen in (kill(KILL), wrong(KILL)))
+    free = replace(good, memory_mb=0.0, memory_rest_mb=0.0, cpu_ratio=0.0)
     away = replace(good, left_out="It needs root.")
     rows = compared({"hot": [good, good, away], "odd": [bad], "idle": [free]}, {"odd": "standby=hot"})
     by_name = {one.name: one for one in rows}
@@ -85,5 +85,5 @@ def test_strategies_are_compared_by_what_they_cost_and_buy() -> None:
     lines = markdown(rows).splitlines()
     assert lines[0].startswith("| strategy | settings |")
     assert lines[2].startswith("| ▸ hot | as written | 2 |")
-    assert "212 MB" in lines[2]
+    assert "| 150 MB | 212 MB |" in lines[2]
     assert len({line.count("|") for line in lines}) == 1

@@ -205,10 +205,7 @@ def _show(result: CampaignResult, folder: Path) -> None:
     for name, rows in result.strategies.items():
         show_table(f"{name}: ▸ is beaten by no other in everything", HEADERS, map(cells_of, rows))
     for one in result.weakest:
-        before, now = (milliseconds(time) for time in (one.rto_ms_written, one.rto_ms))
-        print(
-            f"weakest moment of {one.name} ({one.plays} plays): {one.when}; restored after {now}, as written {before}"
-        )
+        print(f"weakest moment of {one.name}: {one.when}; {_found(one)}")
     if result.weakest:
         print(f"\n{max(result.weakest, key=lambda one: one.badness).script}")
     if result.comparison is not None:
@@ -218,6 +215,15 @@ def _show(result: CampaignResult, folder: Path) -> None:
             f"{len(told.improved)} better{'' if told.is_like_machine else '; times aside, on another machine'}."
         )
     print(folder / PAGE_FILE)
+
+
+def _found(one: WeakMoment) -> str:
+    """Return what was found, each figure with that of the drill as it is written."""
+    restored = "never restored" if one.rto_ms is None else f"restored after {milliseconds(one.rto_ms)}"
+    before = "never" if one.rto_ms_written is None else milliseconds(one.rto_ms_written)
+    worst = f"{milliseconds(one.worst_ms)} ({milliseconds(one.worst_ms_written)})"
+    lost = f"lost {one.lost} ({one.lost_written}), wrong {one.wrong} ({one.wrong_written})"
+    return f"{restored} (as written {before}), worst answer {worst}, {lost}"
 
 
 def _row(cell: CellResult) -> tuple[str, ...]:

@@ -65,9 +65,10 @@ def is_server_death(moment: Moment) -> bool:
 
 @dataclass
 class Footprint:
-    """What all processes of a pair took: memory at most (each page counted once), and processor time in all."""
+    """What all processes of a pair took: memory at most and at first (pages counted once), processor time in all."""
 
     memory_mb: float = 0.0
+    memory_rest_mb: float = 0.0
     cpu_s: float = 0.0
     seconds: float = 0.0
     _first_ms: dict[int, float] = field(default_factory=dict)
@@ -88,6 +89,8 @@ class Footprint:
                 self._last_ms[pid] = found.cpu_ms
                 memory_kb += _own_kb(pid, found.rss_bytes)
         self.memory_mb = max(self.memory_mb, memory_kb / 1024)
+        if is_first:
+            self.memory_rest_mb = memory_kb / 1024
         self.cpu_s = sum(last - self._first_ms[pid] for pid, last in self._last_ms.items()) / 1000
 
 

@@ -159,6 +159,7 @@ def _observed(play: Play, record: Record, given: Scoring | None) -> Observed:
         resent=play.counted["resent"],
         versions_behind=channels.behind(last[0].bundle_id) if channels and last else 0,
         memory_mb=round(took.memory_mb, 1) if took else 0.0,
+        memory_rest_mb=round(took.memory_rest_mb, 1) if took else 0.0,
         cpu_ratio=round(took.cpu_ratio, 4) if took else 0.0,
         degraded_score=scores.get("degraded_score"),
         float_score=scores.get("float_score"),
