@@ -1,16 +1,21 @@
 """Bugs planted into the production pair, and the drill that catches each: ``python tests/drill/mutations.py``.
 
+With a page's name the table is written into it, between its markers: ``… docs/drills.md``.
+
 A mutation replaces one piece of production code for one play. A sound pair keeps every promise in the same drill.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from pipeline.core.names import Role
 from pipeline.drill.nouns import FaultKind, Load, Script, Strike
+from pipeline.drill.reference import written
 from pipeline.drill.simulated.history import violations
 from pipeline.drill.simulated.world import simulate
 from pipeline.runtime.debts import Debts
@@ -119,3 +124,5 @@ def table() -> str:
 
 if __name__ == "__main__":
     print(table())
+    for page in map(Path, sys.argv[1:]):
+        page.write_text(written(page.read_text(), {"mutations": table()}))
