@@ -1,5 +1,6 @@
 """The README's command blocks, run as they stand."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_shell_block_of_the_readme_runs_in_order(tmp_path: Path, root: Path, fixture_models: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     (tmp_path / "fraud.tflite").write_bytes((fixture_models / "tiny_dense.tflite").read_bytes())
     np.savez(tmp_path / "rows.npz", **tiny_rows(4000, seed=2))
     environment = {
@@ -43,3 +44,5 @@ def test_every_shell_block_of_the_readme_runs_in_order(tmp_path: Path, root: Pat
     truth = np.load(project / "data/fraud/test.npz")["y"]
     assert np.mean((answers[:, 0] > 0.5) == truth) > 0.8
     assert list((project / "artifacts/reports/fraud").glob("index.html"))
+    for drilled in ("drills", "tried_drills"):
+        assert json.loads((project / "artifacts" / drilled / "fraud/metrics.json").read_text())["lost"] == 0
