@@ -1,6 +1,6 @@
 """The weakest moment of a drill: searched in the simulated world over when it strikes, and under which pair settings.
 
-A grid over a whole period of the probes, then over the gaps between strikes (against restarts) and over how long they
+A grid over a whole period of the probes and of the scrubs, then over the gaps between strikes (against restarts) and over how long they
 last (against the limits of hedging and eviction), then ever smaller steps around the worst. The same seed finds the
 same.
 """
@@ -18,7 +18,8 @@ from pipeline.drill.pair_settings import pair_settings
 from pipeline.drill.script import format_script
 from pipeline.runtime.settings import Settings
 
-_GRID = 20  # moments a probe period
+_GRID = 20  # moments a period
+_PERIOD_MS_MAX = 5000  # a longer one is not awaited by a drill
 _GAPS_MS = (0, 20, 50, 100, 150, 200, 300, 450, 650, 900)  # what a restart takes lies among them
 _LOADS = 2  # loads a point of the first grid
 _TAIL_MS = 1000  # of load after the last strike, so that restoring is seen
@@ -160,12 +161,14 @@ def _as_written(script: Script) -> _Point:
 
 
 def _moments(written: _Point, settings: Settings, loads: Sequence[int]) -> Callable[[_Point], Iterator[_Point]]:
-    """Return every phase of the probes, for every load."""
+    """Return every phase of the probes, and of the scrubs where they come often, for every load."""
+    periods = [settings.probe_every_ms, 1000 * settings.scrub_every_s]
 
     def points(_: _Point) -> Iterator[_Point]:
-        for phase in range(_GRID):
-            first_ms = written.first_ms + phase * settings.probe_every_ms // _GRID
-            yield from (replace(written, first_ms=first_ms, load_seed=load) for load in loads)
+        for period_ms in (one for one in periods if one <= _PERIOD_MS_MAX):
+            for phase in range(_GRID):
+                first_ms = written.first_ms + phase * period_ms // _GRID
+                yield from (replace(written, first_ms=first_ms, load_seed=load) for load in loads)
 
     return points
 

@@ -43,5 +43,4 @@ def _held(times: Times | None) -> str:
         return "–"
     if times.low_ms is None or times.high_ms is None:
         return words.milliseconds(times.worst_ms)
-    low, high = words.milliseconds(times.low_ms), words.milliseconds(times.high_ms)
-    return f"{words.milliseconds(times.median_ms)} ({low} to {high})"
+    return f"{words.milliseconds(times.median_ms)} ({times.low_ms:,.0f}–{times.high_ms:,.0f})"
