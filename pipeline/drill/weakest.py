@@ -1,8 +1,8 @@
 """The weakest moment of a drill: searched in the simulated world over when it strikes, and under which pair settings.
 
-A grid over a whole period of the probes and of the scrubs, then over the gaps between strikes (against restarts) and over how long they
-last (against the limits of hedging and eviction), then ever smaller steps around the worst. The same seed finds the
-same.
+A grid over a whole period of the probes and of the scrubs, then over the gaps between strikes (against restarts) and
+over how long they last (against the limits of hedging and eviction), then ever smaller steps around the worst. The same
+seed finds the same.
 """
 
 import itertools
