@@ -1,5 +1,6 @@
 """Reading what the stages left of one model, verified, into one value."""
 
+import math
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -104,7 +105,10 @@ def load_drill(model: str, policy: TrustPolicy) -> Drill | None:
     if statement.predicate.model != model or statement.predicate.report_sha256 != sha256_hex(report):
         raise Tampered(f"{folder / ATTESTATION_FILE} attests another report than {_DRILL_FILE}; {advice}.")
     figures = read_json(folder / _METRICS_FILE, Tampered, advice)
-    metrics = dict(_numbers(figures))
+    try:
+        metrics = dict(_numbers(figures))
+    except (OverflowError, RecursionError) as error:
+        raise Tampered(f"{folder / _METRICS_FILE} holds figures that no drill writes; {advice}.") from error
     return Drill(statement, sha256_hex(data), folder, metrics)
 
 
@@ -113,6 +117,8 @@ def _numbers(value: object, prefix: str = "") -> Iterator[tuple[str, float]]:
         for key, item in value.items():
             yield from _numbers(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, (int, float)):
+        if not math.isfinite(value):
+            raise OverflowError(prefix)
         yield prefix, float(value)
 
 

@@ -520,7 +520,13 @@ def test_without_a_drill_the_gate_says_what_to_run(
 
 @pytest.mark.parametrize(
     ("file", "data", "code"),
-    [("drill.json", b'{"schema_version":2}', 30), (ATTESTATION_FILE, b"{}", 32)],
+    [
+        ("drill.json", b'{"schema_version":2}', 30),
+        (ATTESTATION_FILE, b"{}", 32),
+        ("metrics.json", b'{"lost":1e999}', 30),
+        ("metrics.json", b'{"lost":NaN}', 30),
+        ("metrics.json", b'{"lost":%s}' % (b"9" * 400), 30),
+    ],
 )
 def test_a_forged_drill_is_an_error_before_anything_is_logged(
     project: Path, registry: MemoryRegistry, file: str, data: bytes, code: int

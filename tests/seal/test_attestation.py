@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sealed import sealed
 
 from pipeline.bundle.attestation import (
     PREDICATE_TYPE,
@@ -21,8 +22,11 @@ from pipeline.bundle.attestation import (
 )
 from pipeline.bundle.channel import CHANNEL_TYPE
 from pipeline.bundle.dsse import IN_TOTO
-from pipeline.bundle.policy import KeyUse, TrustPolicy
+from pipeline.bundle.policy import KeyUse, TrustPolicy, load_policy
+from pipeline.bundle.reading import SIGNATURE_FILE
+from pipeline.bundle.verify import verify_bundle
 from pipeline.core.canonical import canonical_json
+from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, Malformed, NotAccepted, SignatureInvalid, Untrusted
 from pipeline.core.names import Role
 from pipeline.seal.attestation import sign_attestation
@@ -173,6 +177,27 @@ def test_one_bundle_cannot_stand_for_both() -> None:
 def test_a_second_byte_form_of_a_signed_statement_is_refused() -> None:
     with pytest.raises(Malformed, match="one byte form"):
         verify_attestation(signed(json.dumps(content(), indent=1).encode()), TRUST)
+
+
+def test_a_signed_statement_with_text_that_has_no_bytes_is_refused() -> None:
+    half = json.dumps(changed(made_by="\ud800"), sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(Malformed, match="one byte form"):
+        verify_attestation(signed(half), TRUST)
+
+
+def test_a_bundles_signature_is_no_attestation_and_an_attestation_no_bundles_signature(tmp_path: Path) -> None:
+    files = sealed(tmp_path / "files")  # one key pinned for every use, as `hotspare keys new` writes it
+    trust, place = load_policy(files.trust), files.primary / SIGNATURE_FILE
+    of_bundle = json.loads(place.read_bytes())
+    envelope, key = of_bundle["dsseEnvelope"], of_bundle["verificationMaterial"]["publicKey"]["hint"]
+    bare = {**envelope, "signatures": [{**envelope["signatures"][0], "keyid": key}]}
+    with pytest.raises(Malformed, match="predicateType"):
+        verify_attestation(canonical_json(bare), trust)
+    attested = json.loads(sign_attestation(STATEMENT, files.key, trust))
+    of_bundle["dsseEnvelope"] = {**attested, "signatures": [{**attested["signatures"][0], "keyid": ""}]}
+    place.write_bytes(canonical_json(of_bundle))
+    with pytest.raises(Malformed, match="predicateType"):
+        verify_bundle(files.primary, trust, utc_now())
 
 
 def test_a_channel_envelope_is_no_attestation() -> None:
