@@ -13,6 +13,7 @@ HEADERS = (
 )  # fmt: skip
 
 
+_ALIKE_RATIO = 0.1
 _MEASURED = ("memory_rest_mb", "cpu_ratio")
 
 
@@ -23,7 +24,7 @@ class Strategy:
     ``memory_rest_mb`` is the median before the load, ``memory_mb`` the median of the plays' peaks (a cold standby is
     loaded by then), ``cpu_ratio`` the median share of one processor; None where no play measured it (the simulated
     world has none). ``is_beaten``: another strategy is at least as good in RTO, lost, wrong, memory at rest and
-    processor, and better in one of them.
+    processor, and better in one of them; a difference of less than a tenth counts as none.
     """
 
     name: str
@@ -123,11 +124,18 @@ def _beats(one: Strategy, other: Strategy) -> bool:
     if any((getattr(one, name) is None) != (getattr(other, name) is None) for name in _MEASURED):
         return False
     pairs = list(zip(_costs(one), _costs(other), strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    return not any(_is_less(b, a) for a, b in pairs) and any(_is_less(a, b) for a, b in pairs)
 
 
-def _costs(row: Strategy) -> tuple[float, ...]:
-    """Return what should be small; what was not restored counts as never."""
+def _is_less(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Tell whether a cost is smaller by more than a few plays leave to chance: a tenth, and the least that counts."""
+    (value, least), (more, _) = one, other
+    return more - value > max(least, _ALIKE_RATIO * value)
+
+
+def _costs(row: Strategy) -> tuple[tuple[float, float], ...]:
+    """Return what should be small, each with the least difference that counts; not restored counts as never."""
     rto_ms = float("inf") if row.unrestored or row.rto_ms_p95 is None else row.rto_ms_p95
     sent = max(row.sent, 1)
-    return (rto_ms, row.lost / sent, row.wrong / sent, row.memory_rest_mb or 0.0, row.cpu_ratio or 0.0)
+    shares = ((row.lost / sent, 0.0), (row.wrong / sent, 0.0))
+    return ((rto_ms, 10.0), *shares, (row.memory_rest_mb or 0.0, 1.0), (row.cpu_ratio or 0.0, 0.01))

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import drilled
 import pytest
-from drilled import KILL, kill
+from drilled import kill
 
 from pipeline.cli import main
 from pipeline.commands.build.drill_campaign import hold_campaign
@@ -44,6 +46,7 @@ matrices:
   prices: {drills: [kill-primary], strategies: [written, warm], is_judged: false}
 strategies: {warm: standby=warm}
 """
+KILL = replace(drilled.KILL, load=replace(drilled.KILL.load, rate_per_s=20.0))
 PLACE = layout.campaign_dir("nightly", "tiny")
 Asked = list[tuple[str, int]]
 

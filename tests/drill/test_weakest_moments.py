@@ -82,6 +82,9 @@ def test_strategies_are_compared_by_what_they_cost_and_buy() -> None:
     assert by_name["odd"].wrong > 0
     assert by_name["idle"].memory_mb is None
     assert [one.name for one in rows if one.is_beaten] == ["odd"]
+    near = compared({"hot": [good], "near": [replace(good, memory_rest_mb=156.0)]}, {})
+    far = compared({"hot": [good], "far": [replace(good, memory_rest_mb=175.0)]}, {})
+    assert [one.name for one in (*near, *far) if one.is_beaten] == ["far"]
     lines = markdown(rows).splitlines()
     assert lines[0].startswith("| strategy | settings |")
     assert lines[2].startswith("| ▸ hot | as written | 2 |")

@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from chromium import open_tab
 from drilled import IDS, KILL, PLACE, WRONG, kill, wrong
 
 from pipeline.core import recipe as recipes
@@ -58,3 +60,16 @@ def test_the_campaign_page_tells_cells_prices_weak_moments_and_what_became_worse
 
 def test_the_first_campaign_says_that_there_is_nothing_to_compare() -> None:
     assert "This is the first one" in render_campaign(replace(made_up(), comparison=None))
+
+
+@pytest.mark.slow
+def test_the_campaign_page_renders_in_chromium_without_errors_and_asks_for_nothing(page: str, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(page)
+    with open_tab(tmp_path) as tab:
+        tab.ask("Page.navigate", url=path.as_uri())
+        tab.wait("document.readyState === 'complete' && document.querySelectorAll('table').length === 4")
+        assert tab.errors == []
+        assert tab.run("performance.getEntriesByType('resource').map((entry) => entry.name)") == []
+        widest = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert tab.run(widest), "the page scrolls sideways"
