@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.core.printable import printable_lines
 from pipeline.drill.advice import NOTHING
 from pipeline.drill.flow import flow_chart
 from pipeline.drill.measures import LATE_MS
@@ -37,9 +38,15 @@ def render_drill(report: DrillReport, signed: Signed | None = None) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.globals.update(words=words)
     return environment.get_template("drill.html.j2").render(**_view(report, signed))
+
+
+def _shown(value: object) -> object:
+    """Spell out what could turn a sentence round or hide in it: titles, names and findings come from files."""
+    return printable_lines(value) if type(value) is str else value
 
 
 def _view(report: DrillReport, signed: Signed | None) -> Mapping[str, Any]:

@@ -49,6 +49,12 @@ def test_what_comes_from_recipes_scripts_and_logs_is_escaped(page: str) -> None:
     assert "<b>beyond" not in page
 
 
+def test_a_title_cannot_turn_the_words_after_it_round(report: DrillReport) -> None:
+    page = render_drill(replace(report, title="\u202edessap\x1b[2J", participants=("\u2066Eve",)))
+    assert "\u202e" not in page and "\u2066" not in page and "\x1b" not in page
+    assert r"\u202edessap\x1b[2J" in page
+
+
 def test_verdicts_are_words_and_not_colours_alone(page: str) -> None:
     verdicts = re.findall(r'class="verdict (met|missed)">(\w+)<', page)
     assert {"met", "missed"} == {kind for kind, _ in verdicts}
