@@ -216,7 +216,8 @@ def _told(script: Script, strategy: str, search: _Search, written: _Found, worst
         for one in at(script, worst.point).strikes
     )
     moment = at(script, worst.point)
-    comment = f"Found by search: {when}. Restored after {_ms(_rto(now))}; as written after {_ms(_rto(before))}."
+    found, usual = (f"{_ms(_rto(one))}, worst answer {one.worst_ms:.0f} ms" for one in (now, before))
+    comment = f"Found by search: restored after {found}; as written after {usual}."
     return WeakMoment(
         drill=script.name,
         strategy=strategy,
