@@ -1,8 +1,10 @@
 """The live world: what is played is real, comes out as in the simulated world, and nothing of it is left."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -17,11 +19,11 @@ from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import Expired, InternalError, NotAccepted, RolledBack, SignatureInvalid, Tampered, UsageError
 from pipeline.core.names import Role
-from pipeline.drill.live import playing, world
+from pipeline.drill.live import launching, playing, world
 from pipeline.drill.live.generating import generating
 from pipeline.drill.live.launching import Hotspare, PairFiles
 from pipeline.drill.live.plan import Plan
-from pipeline.drill.live.processes import standing_in
+from pipeline.drill.live.processes import descendants, standing_in, until
 from pipeline.drill.live.releases import Copied, copied, flip_bit, put_in_place, tamper, truncate
 from pipeline.drill.live.world import live
 from pipeline.drill.nouns import FaultKind, Load, MomentKind, Outcome, Script, Strike
@@ -162,15 +164,15 @@ def test_a_signal_that_ends_this_process_does_so_by_an_exception_while_a_play_go
 
 def test_of_a_server_too_busy_to_say_the_workers_are_those_that_it_named_last_and_that_live(tmp_path, monkeypatch):
     system = Hotspare(PairFiles(tmp_path, tmp_path, tmp_path), tmp_path)
-    monkeypatch.setattr(system, "family", lambda: [12, 13])
+    monkeypatch.setattr(launching, "stands_in", lambda pid, _: pid in (12, 13))
     named = [(11, Role.PRIMARY), (12, Role.PRIMARY), (13, Role.BACKUP), (None, Role.BACKUP)]
     status = {"members": [{"pid": pid, "seat": {"role": role, "replica": 0}} for pid, role in named]}
     monkeypatch.setattr(system, "status", lambda _timeout_s=1.0: status)
-    assert system.pids(Role.PRIMARY) == [11, 12]
+    assert system.pids(Role.PRIMARY) == [12]
     assert system.pid(Role.BACKUP) == 13
     monkeypatch.setattr(system, "status", lambda _timeout_s=1.0: {})
     assert system.pids(Role.PRIMARY) == [12]
-    monkeypatch.setattr(system, "family", list)
+    monkeypatch.setattr(launching, "stands_in", lambda *_: False)
     with pytest.raises(InternalError, match="No backup is up"):
         system.pid(Role.BACKUP)
 
@@ -249,3 +251,33 @@ def test_a_strike_that_finds_nobody_is_said_and_the_play_goes_on(pair, rows, fol
     observed = live(wanted, pair, folder, rows)
     assert any("could not be done" in one.text for one in observed.moments)
     assert all(one.outcome is Outcome.RIGHT for one in observed.requests)
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_drill_that_is_killed_leaves_no_server_that_obeys_no_load_and_no_mount(pair: PairFiles, tmp_path: Path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from pipeline.drill.live.launching import PairFiles\n"
+        "from pipeline.drill.live.world import live\n"
+        "from pipeline.drill.script import parse_script\n"
+        "files = PairFiles(*map(Path, sys.argv[1:4]))\n"
+        "text = '# A rule.\\nload constant 50/s for 60s\\nat 50ms disk-full\\n'\n"
+        "live(parse_script(text, 'x'), files, Path(sys.argv[4]))\n"
+    )
+    play = tmp_path / "play"
+    command = [sys.executable, "-c", code, *map(str, (pair.primary, pair.backup, pair.trust, play))]
+    with subprocess.Popen(command, start_new_session=True) as drill:
+        until("The strike", (play / "state" / "filler").exists)
+        family = descendants(drill.pid)
+        drill.kill()
+    assert len(family) >= 4
+    until("The end of everybody", lambda: not any(map(runs, family)) and not standing_in(play / "run"))
+    until("The end of the mount", lambda: not (play / "state").is_mount())
+
+
+def runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO, cast
 from pipeline.core.environment import for_children
 from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
-from pipeline.drill.live.processes import descendants, end_all, free_port, get, standing_in, until
+from pipeline.drill.live.processes import descendants, end_all, free_port, get, standing_in, stands_in, until
 from pipeline.drill.orders import OrderBook
 from pipeline.runtime.members import MemberState, Tier
 
@@ -203,13 +203,11 @@ class Hotspare:
     def pids(self, role: Role) -> list[int]:
         """Return the processes of a role's workers; raises InternalError when none is up.
 
-        A server too busy to say is not waited for: those that it named last are taken, as far as they live.
+        A server too busy to say is not waited for: those that it named last are taken. None of them is dead.
         """
         members = self._kept(self.status(_BUSY_S))
         found = [int(one["pid"]) for one in members or self._known if one["seat"]["role"] == role and one["pid"]]
-        if not members:
-            alive = self.family()
-            found = [pid for pid in found if pid in alive]
+        found = [pid for pid in found if stands_in(pid, self.room)]  # a strike at a zombie would prove nothing
         if not found:
             raise InternalError(f"No {role} is up; read its log.")
         return found

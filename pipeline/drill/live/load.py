@@ -8,6 +8,7 @@ them is work for later. The process says ``ready``, waits for a line, and says a
 
 import asyncio
 import gc
+import os
 import selectors
 import sys
 import time
@@ -197,6 +198,7 @@ async def generate(plan: Plan) -> Record:
     await loop.run_in_executor(None, sys.stdin.readline)
     began_s = time.monotonic() + _LEAD_S
     print(f"began {began_s!r}", flush=True)
+    loop.add_reader(sys.stdin.fileno(), os._exit, 1)  # nothing more is said: it ends when the drill is killed
     gc.disable()  # a collection would be measured as the server's latency
     await generator.run(began_s)
     gc.enable()

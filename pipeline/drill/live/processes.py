@@ -49,14 +49,16 @@ def until(what: str, holds: Callable[[], bool], within_s: float = _START_S, log:
 
 def standing_in(folder: Path) -> list[int]:
     """Return the processes whose working directory is ``folder``, zombies aside."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it has just ended, or is not ours
-    return found
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if stands_in(pid, folder)]
+
+
+def stands_in(pid: int, folder: Path) -> bool:
+    """Tell whether a process that runs, no zombie, has ``folder`` as its working directory."""
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == folder
+    except OSError:  # it has just ended, or is not ours
+        return False
 
 
 def end_all(family: Callable[[], list[int]], within_s: float = _END_S) -> None:

@@ -5,6 +5,7 @@ A strike is begun by its context manager and taken back by leaving it, at its ti
 
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from pipeline.drill.live.toxics import Proxy
 from pipeline.drill.nouns import FaultKind, Script, Strike
 from pipeline.drill.orders import EVERYBODY, Order, OrderKind, model_address, process_address, start_address
 
+_DEATH_S = 0.5
 DESCRIPTORS_MAX = 1024  # of the server's processes, where a script uses them up
 NET = frozenset({FaultKind.DROPPED, FaultKind.DELAYED, FaultKind.RESET})
 CHANNEL = frozenset({FaultKind.EXPIRED, FaultKind.ROLLED_BACK, FaultKind.STALE_MODEL})
@@ -105,7 +107,10 @@ def _ordered(scene: Scene, strike: Strike, order: Order) -> AbstractContextManag
 
 @contextlib.contextmanager
 def _kill(scene: Scene, strike: Strike) -> Iterator[None]:
-    os.kill(scene.system.pid(_target(strike)), signal.SIGKILL)
+    pid = os.pidfd_open(scene.system.pid(_target(strike)))
+    signal.pidfd_send_signal(pid, signal.SIGKILL)
+    select.select([pid], [], [], _DEATH_S)  # the next strike is to find nobody here
+    os.close(pid)
     yield
 
 

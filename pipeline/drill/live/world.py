@@ -26,6 +26,7 @@ from pipeline.drill.live.judging import (
     questions_of,
 )
 from pipeline.drill.live.launching import Hotspare, PairFiles
+from pipeline.drill.live.leash import leashed
 from pipeline.drill.live.plan import Exchange, Record
 from pipeline.drill.live.playing import Play
 from pipeline.drill.live.releases import Copied, copied
@@ -94,6 +95,8 @@ def _played(
     questions = questions_of(served.bundles, rows, QUESTIONS)
     scene = _scene(script, served, questions, settings, seed, stack)
     prepare(scene, script)
+    has_mount = any(one.fault is FaultKind.DISK_FULL for one in script.strikes)
+    stack.enter_context(leashed(scene.system.room, served.state if has_mount else None, scene.memory_group))
     stack.callback(scene.system.stop)
     scene.system.start()
     if scene.proxy is not None:
