@@ -56,13 +56,14 @@ def hold_campaign(
     models = [load_recipe(model) for model in ((args.model,) if args.model else campaign.models)]
     pairs = {one.model: bundles_of(one.model) for one in models}  # all of them before the first minute is spent
     chosen = cells(campaign, scripts)
-    found = _weakest(campaign, scripts)
+    found: tuple[WeakMoment, ...] | None = None  # searched once, after the first plays: no call repeats it in vain
     results = []
     for recipe in models:
         folder = layout.campaign_dir(args.campaign, recipe.model, is_live=world is World.LIVE)
         with _alone(folder):
             ground = _ground(recipe, world, pairs[recipe.model])
             runs = _held(folder, ground, chosen, player_of(recipe, world), args.fresh)
+            found = _weakest(campaign, scripts) if found is None else found
             results.append(_finished(args.campaign, campaign, recipe, ground, runs, chosen, found, folder))
         if not args.json:
             _show(results[-1], folder)
