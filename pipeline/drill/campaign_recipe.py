@@ -4,6 +4,7 @@ Read strictly, with every problem at once. A strategy is what a script's ``pair`
 what a script itself says, of its load and of its pair.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,6 +151,8 @@ def parse_campaign(text: str | bytes, place: str) -> Campaign:
 
 def load_campaign(name: str, scripts: Sequence[Script], root: Path = CAMPAIGNS) -> Campaign:
     """Load ``<root>/<name>.yaml``; raises RecipeError when it is missing, malformed, or cannot be played."""
+    if not re.fullmatch(DRILL_NAME, name):  # its name is a folder's, too
+        raise RecipeError(f"{name!r} is no name of a campaign; name its file in small letters, digits and -.")
     path = root / f"{name}.yaml"
     known = ", ".join(sorted(item.stem for item in root.glob("*.yaml"))) or "none"
     campaign = parse_campaign(read_bytes(path, RecipeError, f"campaigns here: {known}"), str(path))

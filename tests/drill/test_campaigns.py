@@ -135,6 +135,9 @@ def test_what_no_script_can_play_is_told_before_anything_is_played(tmp_path: Pat
         assert part in str(refused.value)
     with pytest.raises(RecipeError, match="campaigns here: nightly"):
         load_campaign("weekly", SCRIPTS, tmp_path)
+    for name in ("../../elsewhere", "a/b", "a\n", ""):
+        with pytest.raises(RecipeError, match="no name of a campaign"):
+            load_campaign(name, SCRIPTS, tmp_path)
 
 
 def test_an_interrupted_campaign_goes_on_to_the_same_result(tmp_path: Path) -> None:
