@@ -74,13 +74,15 @@ class Front:
             reply = error_reply(403, "A page of another site may not ask this; serve it under a --name of this server.")
         elif (parts := _model_parts(scope["path"])) is None:
             reply = None
+            scope.pop(WHOLE, None)
             await self._cold_reply(scope, receive, send, started_s)
         elif scope["method"] == "POST":
             reply = await self._inference.reply(parts, headers, receive, WHOLE in scope)
         else:
             reply = error_reply(405, "Inference is asked for by POST.", ((b"allow", b"POST"),))
         if reply is not None:
-            if self._service.draining() or WHOLE not in scope or not answer_at_once(scope[WHOLE], reply):
+            cycle = scope.pop(WHOLE, None)  # it holds the scope: left there, each request would wait for the collector
+            if cycle is None or self._service.draining() or not answer_at_once(cycle, reply):
                 await self._send(reply, send)
             self._done(scope, reply.status, started_s, reply)
 

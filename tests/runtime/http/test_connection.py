@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from asking import GOOD, read_all
 from fake_service import FakeService, free_socket
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from pipeline.runtime.http.app import build_app
 from pipeline.runtime.http.server import serve_app
@@ -107,6 +109,25 @@ def test_a_second_request_after_line_feeds_and_a_pipelined_one_are_answered():
             return await say(port, REQUEST + b"\r\n" + REQUEST + REQUEST)
 
     assert asyncio.run(run()).count(b"HTTP/1.1 200 OK") == 3
+
+
+@pytest.mark.parametrize("request_text", [REQUEST, b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"])
+def test_no_request_waits_for_the_collector(request_text):
+    def left():
+        return sum(isinstance(one, RequestResponseCycle) for one in gc.get_objects())
+
+    async def run():
+        async with serving() as (port, _):
+            before = left()
+            assert (await say(port, request_text * 8)).count(b"HTTP/1.1 200 OK") == 8
+            return left() - before
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(run()) <= 1
+    finally:
+        gc.enable()
 
 
 def test_a_connection_too_many_is_refused_and_a_freed_place_is_given():
