@@ -166,8 +166,8 @@ def _hedging(case: _Case) -> Iterator[str]:
             f"{ratio:.1%} of requests were hedged on a healthy pair: hedge_max_ms={longer} (now "
             f"{settings.hedge_max_ms}), above the p99 of {before.p99_ms:.0f} ms, spares the standby."
         )
-    is_of_members = all(FACTS[one.fault].components for one in measures.strikes)
-    if measures.late and is_of_members and ratio <= HEDGES_RATIO_MAX and settings.hedge_max_ms > settings.hedge_min_ms:
+    could_help = all(FACTS[one.fault].components for one in measures.strikes) and not measures.outages
+    if measures.late and could_help and ratio <= HEDGES_RATIO_MAX and settings.hedge_max_ms > settings.hedge_min_ms:
         shorter = (settings.hedge_min_ms + settings.hedge_max_ms) // 2
         yield (
             f"{measures.late} right answers came late though only {ratio:.1%} of requests were hedged: "

@@ -102,6 +102,13 @@ def test_hedges_on_a_healthy_pair_are_too_many() -> None:
     assert "hedge_max_ms" not in advice(text, replace(healthy, hedged=2))
 
 
+def test_late_answers_ask_for_earlier_hedges_where_there_was_somebody_to_ask() -> None:
+    late = {number: request(number, 150.0, role=Role.BACKUP, term=2) for number in range(50, 60)}
+    assert "asks the other side earlier" in advice(drill("stop primary"), killed(requests=late))
+    outage = (struck(500), moment(505, MomentKind.OUTAGE), moment(600, MomentKind.RESTORED))
+    assert "asks the other side" not in advice(drill("stop primary"), killed(requests=late, moments=outage))
+
+
 def test_a_wrong_diagnosis_is_told_beside_the_truth() -> None:
     moments = (struck(500), moment(510, DETECTED, Component.RESOURCE), *KILLED[1:3])
     assert "kill -9 was diagnosed as resource, and is process" in advice(drill("kill primary"), killed(moments=moments))
