@@ -1,7 +1,9 @@
 """A pair's log records as moments of a drill, and who served since when: the same reading for both worlds."""
 
+import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from pipeline.core.names import Role
 from pipeline.drill.nouns import Moment, MomentKind
@@ -21,6 +23,19 @@ _MOMENTS = {
     NoteKind.REDUNDANCY_LOST: MomentKind.REDUNDANCY_LOST,
     NoteKind.REDUNDANCY_BACK: MomentKind.REDUNDANCY_BACK,
 }
+
+
+def record_in(line: str) -> dict[str, Any] | None:
+    """Return the record that a line of a service's log holds, or None.
+
+    Engines speak up on the same stream, piece by piece: their words may stand before a record on its line.
+    """
+    start = line.find('{"at":')
+    try:
+        record = json.loads(line[start:]) if start >= 0 else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def told_moment(at_ms: float, record: Mapping[str, object]) -> Moment:

@@ -13,7 +13,7 @@ from pipeline.drill.live.launching import Seen
 from pipeline.drill.live.processes import end_all, standing_in
 from pipeline.drill.live.watching import Footprint, Sampler, at_s, is_server_death, moments_of, served_by
 from pipeline.drill.nouns import Moment, MomentKind
-from pipeline.drill.told import told_moment, told_served
+from pipeline.drill.told import record_in, told_moment, told_served
 from pipeline.runtime.members import Component
 
 PRIMARY = {"model": "tiny", "event": "the primary serves (term 1)", "kind": "started"}
@@ -103,3 +103,18 @@ def test_a_sampler_ends_with_its_block():
         pass
     assert sampler.seen.memory_mb > 0
     assert sampler.seen.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        ('{"at":"2026","event":"ready"}\n', "ready"),
+        ('{"at": "2026", "event": "ready"}\n', "ready"),
+        ('INFO: Created TensorFlow Lite {"at":"2026","event":"ready"}\n', "ready"),
+        ("XNNPACK delegate for CPU.\n", None),
+        ('{"at":"2026","ev', None),
+    ],
+)
+def test_a_record_is_read_behind_what_an_engine_says(line: str, event: str | None) -> None:
+    record = record_in(line)
+    assert (None if record is None else record["event"]) == event

@@ -19,6 +19,7 @@ from pipeline.core.errors import InternalError
 from pipeline.core.names import Role
 from pipeline.drill.live.processes import descendants, end_all, free_port, get, standing_in, stands_in, until
 from pipeline.drill.orders import OrderBook
+from pipeline.drill.told import record_in
 from pipeline.runtime.members import MemberState, Tier
 
 _BUSY_S = 0.25
@@ -155,8 +156,9 @@ class Hotspare:
                 now = time.monotonic()
                 log.write(line)
                 log.flush()
-                if line.startswith("{"):
-                    self.seen.append(Seen(now, json.loads(line)))
+                record = record_in(line)
+                if record is not None:
+                    self.seen.append(Seen(now, record))
 
     def answers(self) -> bool:
         """Tell whether the server is ready; raises InternalError when it has ended."""
