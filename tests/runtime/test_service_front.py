@@ -116,7 +116,7 @@ def test_after_many_faults_the_server_has_no_more_descriptors_and_threads_than_b
     for hung in range(20):
         go_away(served, ROWS[hung : hung + 1])
     until(lambda: counts(served)[0] <= before[0] and counts(served)[1] <= before[1] + 2)
-    assert served.status()["queue"] == 0
+    until(lambda: served.status()["queue"] == 0)  # who went away is computed to the end
     assert served.infer().status == 200
 
 
