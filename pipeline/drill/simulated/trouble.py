@@ -18,6 +18,10 @@ _HARMLESS_ALONE = FOR_GOOD | {
     FaultKind.REGISTRY_DOWN, FaultKind.STORE_DOWN, FaultKind.CLOCK_BACK, FaultKind.START_FAILS,
 }  # fmt: skip
 _FAILS_REQUESTS = (FaultKind.ERRORS, FaultKind.MALFORMED, FaultKind.WRONG_DTYPE, FaultKind.NAN)
+_OF_ENGINE = frozenset({
+    *_FAILS_REQUESTS, FaultKind.HANG, FaultKind.EXIT, FaultKind.SLOW, FaultKind.WRONG_ANSWERS,
+    FaultKind.CORRUPT_WEIGHTS,
+})  # fmt: skip
 _SLACK_MS = 60.0  # ticks, transits, and how a process ended: together
 _FOREVER = float("inf")
 
@@ -93,6 +97,8 @@ def trouble_of(strike: Strike, observed: Observed, settings: Settings) -> list[S
     """Return when a strike left a side, or the server, in trouble: until it is over and all is as before."""
     if strike.fault in _HARMLESS_ALONE:
         return _while_asleep(strike, settings)
+    if strike.fault in _OF_ENGINE and _is_asleep(strike, observed, settings):
+        return [Span(strike.at_ms, _FOREVER, strike.target, is_fatal=True)]  # it is found when it is woken, not before
     ends_ms = _FOREVER if strike.lasts_ms is None else float(strike.at_ms + strike.lasts_ms)
     if strike.fault is FaultKind.SLOW and notice_ms(strike, settings) == _FOREVER:
         # Slow, but never for so long that it hangs: only canaries tell, a second or more later. Under a load that it
@@ -112,6 +118,12 @@ def trouble_of(strike: Strike, observed: Observed, settings: Settings) -> list[S
     over_ms = max(noticed_ms, ends_ms) if strike.fault is FaultKind.EXIT else noticed_ms
     until = over_ms if over_ms == _FOREVER else calm_ms(observed, over_ms)
     return [Span(strike.at_ms, until + _SLACK_MS, strike.target)]
+
+
+def _is_asleep(strike: Strike, observed: Observed, settings: Settings) -> bool:
+    """Tell whether a strike hit a standby that nobody asks anything, not even a canary."""
+    served = [role for since_ms, role, _ in observed.serving if since_ms <= strike.at_ms]
+    return settings.standby is not Tier.HOT and strike.target is Role.BACKUP and served[-1:] != [Role.BACKUP]
 
 
 def _while_asleep(strike: Strike, settings: Settings) -> list[Span]:
