@@ -164,6 +164,15 @@ def test_a_standby_that_does_not_come_back_is_seen(played: tuple[Script, Observe
     assert "nobody stands by in the end" in violations(script, replace(observed, moments=gone))
 
 
+def test_a_standby_that_is_broken_in_its_sleep_is_not_held_against_the_pair() -> None:
+    asleep = drill(strike(FaultKind.NAN, 200, Role.BACKUP), strike(FaultKind.KILL, 500), standby="warm")
+    assert broken(asleep, 1) == ()
+    sound = drill(strike(FaultKind.KILL, 500), standby="warm")
+    observed = simulate(sound, 1)
+    late = tuple((at + 900 if role is Role.BACKUP else at, role, term) for at, role, term in observed.serving)
+    assert any("nobody took over" in one for one in violations(sound, replace(observed, serving=late)))
+
+
 # Shrinking.
 
 
