@@ -23,9 +23,10 @@ from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError
 from pipeline.core.tensors import Array
 from pipeline.drill.faulty_session import faulty
-from pipeline.drill.live.judging import BUNDLE_HEADER, DATATYPES, ROLE_HEADER
+from pipeline.drill.live.judging import BUNDLE_HEADER, ROLE_HEADER
 from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
+from pipeline.runtime.http.tensors import DATATYPES
 
 _DTYPES = {datatype: name for name, datatype in DATATYPES.items()}
 

@@ -1,4 +1,4 @@
-"""The machine that a drill was held on, in words."""
+"""The machine that something was measured on, in words."""
 
 import os
 import platform

@@ -12,12 +12,12 @@ from pipeline.core import recipe as recipes
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.names import Role
 from pipeline.core.schema import read
+from pipeline.drill.junit import junit_xml
 from pipeline.drill.nouns import Objectives, Observed
 from pipeline.drill.results import (
     DrillReport,
     examined,
     hold,
-    junit_xml,
     metrics,
     statement_of,
     tightened,

@@ -26,6 +26,7 @@ from pipeline.core.printable import printable
 from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.drill.chaos_journal import journal
 from pipeline.drill.chaos_toolkit import parse_experiment
+from pipeline.drill.junit import junit_xml
 from pipeline.drill.live.launching import PairFiles
 from pipeline.drill.live.scoring import scoring
 from pipeline.drill.live.world import QUESTIONS
@@ -40,7 +41,6 @@ from pipeline.drill.results import (
     DrillResult,
     Play,
     hold,
-    junit_xml,
     metrics,
     statement_of,
 )
@@ -183,10 +183,6 @@ def _pair(model: str, is_attested: bool) -> _Pair:
         require_drill_key(key, policy)
     bundles = {role: verify_bundle(layout.bundle_dir(model, role), policy, now) for role in Role}
     return _Pair(policy, bundles, key)
-
-
-def _bundles(model: str) -> dict[Role, VerifiedBundle]:
-    return _pair(model, is_attested=False).bundles
 
 
 def _hold(

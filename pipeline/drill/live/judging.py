@@ -18,9 +18,8 @@ from pipeline.core.tensors import Array, cast_tensors, map_npz
 from pipeline.drill.live.plan import Exchange
 from pipeline.drill.nouns import Outcome
 from pipeline.engines.open import open_session
+from pipeline.runtime.http.tensors import DATATYPES
 
-DATATYPES = {"float32": "FP32", "float64": "FP64", "float16": "FP16", "int8": "INT8", "uint8": "UINT8",
-             "int32": "INT32", "int64": "INT64", "bool": "BOOL"}  # fmt: skip
 LATE_MS = 100.0
 POISON = -31415.0
 
