@@ -50,7 +50,7 @@ class Role(enum.StrEnum):
     PRIMARY = "primary"
     BACKUP = "backup"
 
-    __hash__ = str.__hash__  # Enum's own is no quicker way to the same end: seats are looked up at every request
+    __hash__ = str.__hash__  # Enum's own is a call of Python, and seats are looked up at every request
 
 
 @dataclass(frozen=True, order=True)

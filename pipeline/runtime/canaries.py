@@ -111,13 +111,10 @@ class CanaryWatch:
 class Agreement:
     """When the answers of two bundles of one model agree.
 
-    ``tolerances`` in each output's own unit; ``decides`` names the outputs that decide something, at ``threshold`` or
-    by the largest value of a row, and for each the share of rows that a healthy pair may decide differently.
+    ``tolerances`` are in each output's own unit; ``source`` says where they come from.
     """
 
     tolerances: Mapping[str, float]
-    decides: Mapping[str, float]
-    threshold: float
     source: str
 
     def agree(self, outputs: Tensors, others: Tensors) -> bool:
@@ -132,14 +129,6 @@ class Agreement:
             together &= _rows_within(outputs.get(name), others.get(name), tolerance, rows)
         return together
 
-    def alike_ratio(self, outputs: Tensors, others: Tensors) -> float:
-        """Return the share of rows that both decide alike; 1 where no output decides anything."""
-        alike = [
-            np.mean(_decisions(outputs[name], self.threshold) == _decisions(others[name], self.threshold))
-            for name in self.decides
-        ]
-        return float(min(alike, default=1.0))
-
 
 def _rows_within(one: Array | None, other: Array | None, tolerance: float, rows: int) -> npt.NDArray[np.bool_]:
     if one is None or other is None or one.shape != other.shape or one.shape[:1] != (rows,):
@@ -149,12 +138,6 @@ def _rows_within(one: Array | None, other: Array | None, tolerance: float, rows:
     with np.errstate(invalid="ignore"):
         gaps = np.abs(one.astype(np.float64) - other.astype(np.float64)).reshape(rows, -1)
     return np.asarray((gaps <= tolerance).all(axis=1))
-
-
-def _decisions(values: Array, threshold: float) -> Array:
-    if values.ndim > 1 and values.shape[-1] > 1:
-        return np.asarray(values.argmax(axis=-1))
-    return np.asarray(values.reshape(-1).astype(np.float64) >= threshold)
 
 
 def pair_tolerance(one: VerifiedBundle, other: VerifiedBundle) -> Agreement:
@@ -174,23 +157,19 @@ def pair_tolerance(one: VerifiedBundle, other: VerifiedBundle) -> Agreement:
 
 def own_tolerance(bundle: VerifiedBundle) -> Agreement:
     """Return when two replicas of one bundle agree: within its golden tolerances. Raises Malformed."""
-    return Agreement(read_golden(bundle.files).tolerances.absolute, {}, 0.5, "golden tolerances")
+    return Agreement(read_golden(bundle.files).tolerances.absolute, "golden tolerances")
 
 
 def _from_parent(first: Golden, second: Golden) -> Agreement | None:
     ours, theirs = first.tolerances.from_parent, second.tolerances.from_parent
-    if ours is None or theirs is None or ours.sha256 != theirs.sha256 or ours.threshold != theirs.threshold:
+    if ours is None or theirs is None or ours.sha256 != theirs.sha256:
         return None
     # Two float models may both be at no distance; then rounding, the steadier one's golden tolerance, is the room.
     tolerances = {
         name: max(ours.absolute[name].p99_9 + theirs.absolute[name].p99_9, min(_golden_tolerances(first, second, name)))
         for name in first.outputs
     }
-    both = ours.decisions_differ_ratio.keys() & theirs.decisions_differ_ratio.keys()
-    decides = {
-        name: min(1.0, ours.decisions_differ_ratio[name] + theirs.decisions_differ_ratio[name]) for name in sorted(both)
-    }
-    return Agreement(tolerances, decides, ours.threshold, "distances from the float parent")
+    return Agreement(tolerances, "distances from the float parent")
 
 
 def _golden_tolerances(first: Golden, second: Golden, name: str) -> tuple[float, float]:
@@ -207,7 +186,7 @@ def _from_golden(first: Golden, second: Golden) -> Agreement:
         {name: array[theirs] for name, array in second.outputs.items()},
     )
     tolerances = {name: 2 * gap + sum(_golden_tolerances(first, second, name)) for name, gap in gaps.items()}
-    return Agreement(tolerances, {}, 0.5, "golden answers")
+    return Agreement(tolerances, "golden answers")
 
 
 def _shared_rows(first: Golden, second: Golden) -> Iterator[tuple[int, int]]:

@@ -233,9 +233,8 @@ class Flights:
     def _send(self, flight: Flight, seat: Seat, incarnation: int, hedge: bool) -> None:
         worker = self._ground.worker(seat, incarnation)
         flight.hedged = flight.hedged or hedge
-        self._ground.counted(
-            hedge, len(flight.sent) > 0 and any(not attempt.is_open for attempt in flight.state.attempts)
-        )
+        is_again = bool(flight.sent) and any(not attempt.is_open for attempt in flight.state.attempts)
+        self._ground.counted(hedge, is_again)
         self.give(flight, worker, seat, incarnation)
 
     def _refuse(self, flight: Flight, kind: RefusalKind, sentence: str) -> None:

@@ -31,7 +31,6 @@ class Kind(IntEnum):
     TERM = 9  # the term in the header holds now
     SCRUB = 10  # hash the loaded bytes again
     SCRUBBED = 11  # payload: Failure with an empty sentence when the bytes are as verified
-    QUIT = 12  # answer what was asked before, then end
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,10 +114,6 @@ class WorkerLink(asyncio.Protocol):
         """Tell the term, for the process title; requests of earlier terms are refused from then on."""
         self._send(Kind.TERM, term)
 
-    def quit(self) -> None:
-        """Have it end when it has answered what it was asked; ``on_lost`` follows."""
-        self._send(Kind.QUIT)
-
     def kill(self) -> None:
         """End it at once, stopped or hung as it may be; no callback follows."""
         self._end()

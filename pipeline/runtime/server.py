@@ -96,7 +96,7 @@ class Server:
 
     def models(self) -> tuple[ServedModel, ...]:
         """Return what is served, by name."""
-        return tuple([self._pairs[name].served for name in sorted(self._pairs)])
+        return tuple(self._pairs[name].served for name in sorted(self._pairs))
 
     async def infer(
         self, model: str, version: str | None, inputs: Mapping[str, Array], deadline_ms: float

@@ -15,14 +15,13 @@ from pipeline.runtime.flights import Blame, Flight, Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.journal import Journal
 from pipeline.runtime.machine import Machine
-from pipeline.runtime.members import Fault, MemberState, Seat
+from pipeline.runtime.members import Fault, Seat
 from pipeline.runtime.pair import refusal
 from pipeline.runtime.pair_nouns import (
     DrainAsked,
     Excused,
     Failed,
     HoldAsked,
-    PairState,
     ProbePassed,
     Ready,
     ReleaseAsked,
@@ -34,7 +33,8 @@ from pipeline.runtime.pair_status import member_status, served_models
 from pipeline.runtime.reception import Reception
 from pipeline.runtime.release import Release
 from pipeline.runtime.request import TASTER_REPLICA, Available
-from pipeline.runtime.request_nouns import Choice, Outcome
+from pipeline.runtime.request_nouns import Outcome
+from pipeline.runtime.roster import Roster
 from pipeline.runtime.service import Answer, NotAnswered, PairStatus, ServedModel
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.shadowing import Agreements, Shadowing
@@ -64,6 +64,7 @@ class Pair:
         self.journal = journal
         self._loop = asyncio.get_running_loop()
         self._crew = Crew(machine, self._spec, self)
+        self._roster = Roster(self._crew.workers)
         self._agreements = Agreements(release.bundles)
         ids = itertools.count(1)
         self._flights = Flights(self, ids)
@@ -76,8 +77,6 @@ class Pair:
         self._taster = Taster(self._crew, self._flights, settings)
         self._reception = Reception(self._flights, self._watch, journal, settings, self.now_ms)
         self._accepted = False
-        self._sorted_for: PairState | None = None
-        self._sorted: tuple[list[Worker], list[Worker]] = ([], [])
         self._ticker: asyncio.TimerHandle | None = None
         self._disk_check: asyncio.Task[None] | None = None
 
@@ -248,24 +247,11 @@ class Pair:
 
     def available(self) -> Available:
         """Return who can take a request now."""
-        serving, others = self._ready_by_role()
-        return Available(_choices(serving), _choices(others), self._taster.is_free)
+        return Available(*self._roster.choices(self._conductor.state), self._taster.is_free)
 
     def serving_workers(self) -> list[Worker]:
         """Return the workers of the serving role that can take a request now."""
-        return [worker for worker in self._ready_by_role()[0] if worker.usable]
-
-    def _ready_by_role(self) -> tuple[list[Worker], list[Worker]]:
-        """Return the ready members of the serving role, and the others; looked up once a state of the machine."""
-        state, workers = self._conductor.state, self._crew.workers
-        if state is not self._sorted_for:
-            ready = [m.seat for m in state.members if m.state is MemberState.READY and m.seat in workers]
-            self._sorted_for = state
-            self._sorted = (
-                [workers[seat] for seat in ready if seat.role is state.serving],
-                [workers[seat] for seat in ready if seat.role is not state.serving],
-            )
-        return self._sorted
+        return self._roster.serving(self._conductor.state)
 
     def worker(self, seat: Seat, incarnation: int) -> Worker | None:
         """Return the worker of a seat if it is still of this incarnation."""
@@ -368,7 +354,3 @@ class Pair:
     def exited(self, pid: int, status: int | None) -> None:
         """Take the keeper's word on how a worker ended."""
         self._crew.exited(pid, status)
-
-
-def _choices(workers: list[Worker]) -> tuple[Choice, ...]:
-    return tuple([(worker.seat, worker.incarnation, worker.load) for worker in workers if worker.usable])

@@ -46,7 +46,7 @@ class _ServerGone(Exception):
 
 
 def work(spec: WorkerSpec, connection: socket.socket, arena: Arena, open_session: OpenSession) -> int:
-    """Be a worker until the server quits or is gone; returns the process's exit code."""
+    """Be a worker until the server is gone; returns the process's exit code."""
     worker = _Worker(spec, connection, arena, open_session)
     try:
         return worker.live()
@@ -87,8 +87,8 @@ class _Worker:
             bundle = verify(self._spec)
             staged_ms = 1000 * (time.perf_counter() - began)
             self._send(Kind.STAGED)
-            if not self._spec.then_load and not self._wait_for_load(bundle):
-                return 0
+            if not self._spec.then_load:
+                self._wait_for_load(bundle)
             loaded = self._load(bundle, staged_ms)
         except HotspareError as error:
             return self._give_up(Failure(type(error).__name__, str(error)))
@@ -96,15 +96,13 @@ class _Worker:
             return self._give_up(Failure("MemoryError", "The model does not fit into the worker's memory limit."))
         self._session = loaded.session
         self._send(Kind.READY, payload=json.dumps(asdict(loaded.facts)).encode())
-        while (frame := self._next_frame()).kind is not Kind.QUIT:
-            self._obey(frame, bundle)
-        return 0
+        while True:
+            self._obey(self._next_frame(), bundle)
 
-    def _wait_for_load(self, bundle: VerifiedBundle) -> bool:
-        """Stay staged; False when the server wants the worker to end instead."""
-        while (frame := self._next_frame()).kind not in (Kind.LOAD, Kind.QUIT):
+    def _wait_for_load(self, bundle: VerifiedBundle) -> None:
+        """Stay staged until the server wants the model loaded."""
+        while (frame := self._next_frame()).kind is not Kind.LOAD:
             self._obey(frame, bundle)
-        return frame.kind is Kind.LOAD
 
     def _load(self, bundle: VerifiedBundle, staged_ms: float) -> _Loaded:
         began = time.perf_counter()

@@ -125,11 +125,9 @@ def test_two_bundles_of_one_parent_agree_within_their_distances(
 ) -> None:
     agreement = pair_tolerance(primary, backup)
     assert agreement.source == "distances from the float parent"
-    assert set(agreement.decides) == {"probability"}
     rows = {"features": np.random.default_rng(5).normal(size=(3000, 8)).astype(np.float32)}
     ours, theirs = (load_ready(bundle).run(rows) for bundle in (primary, backup))
     assert agreement.agreeing_rows(ours, theirs).mean() >= 0.98
-    assert agreement.alike_ratio(ours, theirs) >= 0.98
 
 
 def test_old_bundles_are_compared_by_the_golden_rows_that_they_share(
@@ -177,7 +175,7 @@ VALUES = st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=40)
 
 @given(VALUES, st.floats(0, 1), st.floats(0.001, 2))
 def test_agreement_is_symmetric_and_nan_agrees_with_nothing(values: list[float], gap: float, tolerance: float) -> None:
-    agreement = Agreement({"y": tolerance}, {}, 0.5, "a test")
+    agreement = Agreement({"y": tolerance}, "a test")
     one = {"y": np.array(values, np.float64)[:, None]}
     other = {"y": one["y"] + gap}
     expected = np.abs(one["y"] - other["y"])[:, 0] <= tolerance
@@ -189,19 +187,6 @@ def test_agreement_is_symmetric_and_nan_agrees_with_nothing(values: list[float],
     assert not agreement.agree(bad, bad)
     assert not agreement.agree(one, {"y": other["y"][:, 0]})
     assert not agreement.agree(one, {})
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "ratio"),
-    [
-        ([[0.4], [0.6]], [[0.1], [0.9]], 1.0),
-        ([[0.4], [0.6]], [[0.6], [0.9]], 0.5),
-        ([[0.4, 0.6], [0.6, 0.4]], [[0.1, 0.9], [0.2, 0.8]], 0.5),
-    ],
-)
-def test_decisions_are_taken_at_the_threshold_or_by_the_largest_value(ours, theirs, ratio: float) -> None:
-    agreement = Agreement({"y": 1.0}, {"y": 0.0}, 0.5, "a test")
-    assert agreement.alike_ratio({"y": np.array(ours)}, {"y": np.array(theirs)}) == ratio
 
 
 def test_corrupted_executed_weights_are_seen_though_the_hash_of_the_bytes_is_good(backup: VerifiedBundle) -> None:

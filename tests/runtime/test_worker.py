@@ -144,7 +144,7 @@ def test_a_worker_verifies_stages_loads_and_answers_as_the_bundle_run_offline(
     expected = load_ready(bundle).run(rows)
     assert {name: array.tobytes() for name, array in outputs.items()} == {n: a.tobytes() for n, a in expected.items()}
     assert engine_ms > 0
-    worker.say(Kind.QUIT)
+    worker.connection.close()
     assert worker.ended() == 0
 
 
@@ -160,7 +160,7 @@ def test_large_batches_come_back_through_the_arena(spec: WorkerSpec, hire: Calla
     assert all(np.array_equal(outputs[name], array) for name, array in expected.items())
 
 
-def test_a_staged_worker_loads_when_told_and_quits_when_told(spec: WorkerSpec, hire: Callable[..., Hired]) -> None:
+def test_a_staged_worker_loads_when_told_and_ends_with_its_server(spec: WorkerSpec, hire: Callable[..., Hired]) -> None:
     opened: list[Format] = []
 
     def opener(kind: Format, model: bytes, threads: int) -> Session:
@@ -179,7 +179,7 @@ def test_a_staged_worker_loads_when_told_and_quits_when_told(spec: WorkerSpec, h
     assert opened == [Format.TFLITE]
     other = hire(replace(spec, then_load=False))
     other.hear_until(Kind.STAGED)
-    other.say(Kind.QUIT)
+    other.connection.close()
     assert other.ended() == 0
 
 
