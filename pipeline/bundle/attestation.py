@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pipeline.bundle.dsse import IN_TOTO, open_envelope
 from pipeline.bundle.policy import KeyUse, TrustPolicy
+from pipeline.bundle.statement import Digest, Subject
 from pipeline.bundle.strict_json import fit, parse_strict
 from pipeline.core.canonical import canonical_json
 from pipeline.core.clock import from_text
@@ -24,21 +25,6 @@ PREDICATE_TYPE: Final = "urn:hotspare:drill:v1"
 
 _SHA256 = Rule(pattern="[0-9a-f]{64}")
 _TIME = Rule("UTC, e.g. 2026-01-31T12:00:00Z.", pattern=r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-
-
-@dataclass(frozen=True)
-class Digest:
-    """The id of a bundle."""
-
-    sha256: Annotated[str, _SHA256]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One bundle of the pair, named ``<model>-<role>``."""
-
-    name: str
-    digest: Digest
 
 
 @dataclass(frozen=True)

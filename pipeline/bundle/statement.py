@@ -30,14 +30,18 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class _Digest:
+class Digest:
+    """A sha256 in hex: of a file's bytes, or the id of a bundle."""
+
     sha256: Annotated[str, _SHA256]
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
+    """What an in-toto statement is about."""
+
     name: str
-    digest: _Digest
+    digest: Digest
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class _Predicate:
 
 @dataclass(frozen=True)
 class _Head:
-    subject: tuple[_Subject, ...]
+    subject: tuple[Subject, ...]
     predicateType: Literal["https://model_signing/signature/v1.0"]  # noqa: N815 - the name in the format
     predicate: _Predicate
 

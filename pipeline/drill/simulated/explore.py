@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.core.environment import SECRETS
 from pipeline.drill.nouns import Script
 from pipeline.drill.script import format_script
 from pipeline.drill.simulated.history import violations
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args(arguments)
+    for name in SECRETS:  # the processes below inherit all that is left
+        os.environ.pop(name, None)
     found = explore(range(args.first, args.first + args.seeds), args.processes)
     for failure in found.failures:
         print(f"seed {failure.seed}:", *failure.violations, sep="\n  ")
