@@ -1,0 +1,321 @@
+"""Who leads, what is in both logs, what may be acknowledged: pure, (state, event) → (state, actions).
+
+Two members, told apart by their seat, 0 or 1. The leader orders updates; its follower has every record on disk before
+it confirms it. A leader may acknowledge ``ahead_max`` updates more than it knows to be in both logs: none where
+replication is synchronous.
+
+Fencing is by epochs, and by promises on time. An epoch belongs to one seat (its parity), is on disk before it is used,
+and whoever hears of a higher one obeys it: records of a lower one are refused. A follower promises with each
+confirmation not to take over for ``promise_s``; a leader acknowledges only within ``lease_s`` (shorter) of having sent
+what was last confirmed. So a leader that was stopped, and wakes up deposed, is silent before it hears why. Source of
+the leases: Gray and Cheriton, "Leases: an efficient fault-tolerant mechanism" (1989).
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Stand(StrEnum):
+    """What a member does."""
+
+    FOLLOWS = "follows"
+    LEADS = "leads"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How far a leader may be ahead, and the times; both members need the same."""
+
+    ahead_max: int = 0
+    lease_s: float = 1.0
+    promise_s: float = 1.5
+    beat_s: float = 0.1
+
+
+@dataclass(frozen=True)
+class State:
+    """One member. ``last`` is the last record of its log; ``shared`` the last that is known to be in both logs.
+
+    ``lease_until`` is None while a leader's epoch has had no follower yet: nobody can take over from it.
+    """
+
+    seat: int
+    terms: Terms
+    epoch: int
+    last: int
+    heard_at: float
+    stand: Stand = Stand.FOLLOWS
+    shared: int = 0
+    joined: bool = False
+    lease_until: float | None = None
+    beat_at: float = 0.0
+
+
+# Events: what happened, and when (seconds that never go back, on this machine alone).
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """Time passed."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Linked:
+    """The other member can be talked to, from now on and not before."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Unlinked:
+    """The other member cannot be talked to any more."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Senders offered ``count`` new updates."""
+
+    now: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Greeted:
+    """The other member says where it stands; ``common`` is the last record that is in both logs."""
+
+    now: float
+    epoch: int
+    leads: bool
+    common: int
+
+
+@dataclass(frozen=True)
+class Welcomed:
+    """The leader takes this member on, from record ``common``."""
+
+    now: float
+    epoch: int
+    common: int
+    sent_at: float
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The leader sent ``count`` records, the first of them ``first``: none is a heartbeat."""
+
+    now: float
+    epoch: int
+    first: int
+    count: int
+    sent_at: float
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The follower has all records up to ``seq`` on disk; ``sent_at`` is the leader's own time of what it confirms."""
+
+    now: float
+    epoch: int
+    seq: int
+    sent_at: float
+
+
+Message = Greeted | Welcomed | Shipped | Confirmed
+Event = Ticked | Linked | Unlinked | Offered | Message
+
+# Actions, carried out in their order; each is done, on disk where it says so, before the next.
+
+
+@dataclass(frozen=True)
+class KeepEpoch:
+    """Put the epoch on disk."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Append:
+    """Put the offered updates on disk as records of this epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """Put the records that the leader sent on disk."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Drop all records after ``seq``."""
+
+    seq: int
+
+
+@dataclass(frozen=True)
+class Greet:
+    """Tell the other member where this one stands, and the last record of each epoch in its log."""
+
+    epoch: int
+    leads: bool
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """Take the follower on, from record ``common``."""
+
+    epoch: int
+    common: int
+    sent_at: float
+
+
+@dataclass(frozen=True)
+class Ship:
+    """Send all records from ``first`` on, if any."""
+
+    epoch: int
+    first: int
+    sent_at: float
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """Tell the leader what is on disk here."""
+
+    epoch: int
+    seq: int
+    sent_at: float
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Tell the senders that offer or wait that this member does not lead."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Close the link: the other member broke the protocol."""
+
+
+Action = KeepEpoch | Append | Store | Cut | Greet | Welcome | Ship | Confirm | Refuse | Part
+Step = tuple[State, tuple[Action, ...]]
+
+
+def start(seat: int, terms: Terms, epoch: int, last: int, now: float) -> State:
+    """Return a member that just started: it follows, and keeps what it may have promised before; seat 0 leads first."""
+    return State(seat, terms, epoch, last, heard_at=now + seat * terms.promise_s)
+
+
+def next_epoch(epoch: int, seat: int) -> int:
+    """Return the lowest epoch above ``epoch`` that belongs to a seat."""
+    return epoch + 1 + (epoch + 1 + seat) % 2
+
+
+def acknowledgeable(state: State, now: float) -> int:
+    """Return up to which record a member may acknowledge now; 0 when it may acknowledge nothing."""
+    if state.stand is not Stand.LEADS or (state.lease_until is not None and now >= state.lease_until):
+        return 0
+    return min(state.last, state.shared + state.terms.ahead_max)
+
+
+def step(state: State, event: Event) -> Step:
+    """Return what a member does when something happens."""
+    match event:
+        case Ticked(now):
+            return _ticked(state, now)
+        case Linked():
+            return state, (Greet(state.epoch, state.stand is Stand.LEADS),)
+        case Unlinked():
+            return replace(state, joined=False), ()
+        case Offered(now, count):
+            return _offered(state, now, count)
+        case _:
+            return _told(state, event)
+
+
+def _told(state: State, event: Message) -> Step:
+    match event:
+        case Greeted():
+            return _greeted(state, event)
+        case Welcomed():
+            return _welcomed(state, event)
+        case Shipped():
+            return _shipped(state, event)
+        case Confirmed():
+            return _confirmed(state, event), ()
+
+
+def _ticked(state: State, now: float) -> Step:
+    if state.stand is Stand.FOLLOWS and now - state.heard_at >= state.terms.promise_s:
+        epoch = next_epoch(state.epoch, state.seat)
+        led = replace(state, epoch=epoch, stand=Stand.LEADS, joined=False, lease_until=None)
+        return led, (KeepEpoch(epoch), Greet(epoch, True))
+    if state.stand is Stand.LEADS and state.joined and now - state.beat_at >= state.terms.beat_s:
+        return replace(state, beat_at=now), (Ship(state.epoch, state.last + 1, now),)
+    return state, ()
+
+
+def _offered(state: State, now: float, count: int) -> Step:
+    if state.stand is not Stand.LEADS:
+        return state, (Refuse(),)
+    first = state.last + 1
+    grown = replace(state, last=state.last + count)
+    if not state.joined:
+        return grown, (Append(state.epoch),)
+    return replace(grown, beat_at=now), (Append(state.epoch), Ship(state.epoch, first, now))
+
+
+def _greeted(state: State, event: Greeted) -> Step:
+    if event.epoch > state.epoch:
+        obeyed, actions = _obey(state, event.epoch, event.now)
+        return obeyed, (*actions, Greet(event.epoch, False))
+    if state.stand is not Stand.LEADS or event.epoch < state.epoch:
+        return state, ()  # nobody leads yet; or it has not heard of this epoch, and greets again when it does
+    lease = event.now if state.lease_until is None else state.lease_until
+    joined = replace(state, joined=True, shared=event.common, lease_until=lease, beat_at=event.now)
+    return joined, (
+        Welcome(state.epoch, event.common, event.now),
+        Ship(state.epoch, event.common + 1, event.now),
+    )
+
+
+def _obey(state: State, epoch: int, now: float) -> Step:
+    """Follow whoever holds a higher epoch; what both logs had they still have."""
+    actions: tuple[Action, ...] = (KeepEpoch(epoch),)
+    if state.stand is Stand.LEADS:
+        actions = (*actions, Refuse())
+    return replace(state, epoch=epoch, stand=Stand.FOLLOWS, joined=False, lease_until=None, heard_at=now), actions
+
+
+def _welcomed(state: State, event: Welcomed) -> Step:
+    if event.epoch < state.epoch or (event.epoch == state.epoch and state.stand is Stand.LEADS):
+        return state, ()
+    actions: tuple[Action, ...] = ()
+    if event.epoch > state.epoch:
+        state, actions = _obey(state, event.epoch, event.now)
+    if state.joined or event.common > state.last:
+        return replace(state, joined=False), (*actions, Part())  # nothing that was confirmed is ever cut
+    followed = replace(state, joined=True, last=event.common, shared=event.common, heard_at=event.now)
+    return followed, (*actions, Cut(event.common), Confirm(event.epoch, event.common, event.sent_at))
+
+
+def _shipped(state: State, event: Shipped) -> Step:
+    if event.epoch != state.epoch or state.stand is Stand.LEADS or not state.joined:
+        return state, ()
+    if event.first != state.last + 1:
+        return replace(state, joined=False), (Part(),)
+    last = state.last + event.count
+    stored: tuple[Action, ...] = (Store(),) if event.count else ()
+    grown = replace(state, last=last, shared=last, heard_at=event.now)
+    return grown, (*stored, Confirm(state.epoch, last, event.sent_at))
+
+
+def _confirmed(state: State, event: Confirmed) -> State:
+    if event.epoch != state.epoch or state.stand is not Stand.LEADS or not state.joined:
+        return state
+    lease = max(state.lease_until or 0.0, event.sent_at + state.terms.lease_s)
+    return replace(state, shared=max(state.shared, min(event.seq, state.last)), lease_until=lease)

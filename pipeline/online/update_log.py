@@ -1,0 +1,265 @@
+"""The update log: records chained by digest in one file that only grows, each on disk before anybody hears of it.
+
+A record is (length, epoch, seq, digest of the record before), a check of these numbers, the payload, and the record's
+digest. A kill leaves a record that ends early: that tail was never acknowledged and is cut off. Anything else that is
+not as it was written is refused: the check of the numbers keeps a flipped length from passing for a torn tail.
+"""
+
+import fcntl
+import hashlib
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import FileAccess, Malformed, Tampered
+from pipeline.core.files import disk_errors, fsync_dir, read_bytes, write_atomic
+
+PAYLOAD_BYTES_MAX = 1 << 16
+LOG_BYTES_MAX = 1 << 32
+_MAGIC = b"hotspare updates 1\n"
+_NUMBERS = struct.Struct(">IQQ32s")
+_CHECK_BYTES = 8
+_DIGEST_BYTES = 32
+_HEAD_BYTES = _NUMBERS.size + _CHECK_BYTES
+_FILE_HEAD_BYTES = len(_MAGIC) + _DIGEST_BYTES
+
+
+@dataclass(frozen=True)
+class Record:
+    """One update: its place, who ordered it (the epoch), and what it is."""
+
+    epoch: int
+    seq: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Tip:
+    """The last record of a log, or of a part of it: where the next one goes on."""
+
+    epoch: int
+    seq: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Records as another member encoded them, read and found whole."""
+
+    data: bytes
+    records: tuple[Record, ...]
+    tips: tuple[Tip, ...]
+
+
+def genesis(base_id: str) -> Tip:
+    """Return what the first record of a base bundle's log goes on from."""
+    return Tip(0, 0, hashlib.sha256(_file_head(base_id)).digest())
+
+
+def encode(record: Record, before: Tip) -> tuple[bytes, Tip]:
+    """Return a record's bytes after ``before``, and the tip that it makes; raises Malformed when it is too long."""
+    if len(record.payload) > PAYLOAD_BYTES_MAX:
+        raise Malformed(f"An update has {len(record.payload)} bytes, more than {PAYLOAD_BYTES_MAX}; send smaller ones.")
+    numbers = _NUMBERS.pack(len(record.payload), record.epoch, record.seq, before.digest)
+    body = numbers + _check(numbers) + record.payload
+    digest = hashlib.sha256(body).digest()
+    return body + digest, Tip(record.epoch, record.seq, digest)
+
+
+def decode(data: bytes, start: int, before: Tip, place: str) -> tuple[Record, Tip, int] | None:
+    """Return the record at ``start``, its tip and where the next one starts; None when the bytes end before it does.
+
+    Raises Tampered for bytes that are not as they were written, Malformed for a record that does not go on from
+    ``before``.
+    """
+    head = data[start : start + _HEAD_BYTES]
+    if len(head) < _HEAD_BYTES:
+        return None
+    length, epoch, seq, previous = _NUMBERS.unpack_from(head)
+    if _check(head[: _NUMBERS.size]) != head[_NUMBERS.size :]:
+        raise Tampered(f"{place}: the record after {before.seq} is not as it was written; take the other member's log.")
+    if length > PAYLOAD_BYTES_MAX or seq != before.seq + 1 or epoch < max(1, before.epoch) or previous != before.digest:
+        raise Malformed(f"{place}: the record after {before.seq} does not go on from it; take the other member's log.")
+    end = start + _HEAD_BYTES + length
+    if len(data) < end + _DIGEST_BYTES:
+        return None
+    digest = hashlib.sha256(data[start:end]).digest()
+    if digest != data[end : end + _DIGEST_BYTES]:
+        raise Tampered(f"{place}: record {seq} is not as it was written; take the other member's log.")
+    return Record(epoch, seq, data[start + _HEAD_BYTES : end]), Tip(epoch, seq, digest), end + _DIGEST_BYTES
+
+
+def decode_all(data: bytes, before: Tip, place: str) -> tuple[list[Record], list[Tip], int]:
+    """Return the whole records of ``data``, their tips, and how many bytes they take: fewer when the tail is torn."""
+    records: list[Record] = []
+    tips: list[Tip] = []
+    end = 0
+    while found := decode(data, end, before, place):
+        record, before, end = found
+        records.append(record)
+        tips.append(before)
+    return records, tips, end
+
+
+def read_log(path: Path, base_id: str) -> list[Record]:
+    """Return the whole records of a log, whoever else has it open; raises Tampered, Malformed or FileAccess."""
+    data = read_bytes(path)
+    if not data.startswith(_file_head(base_id)):
+        raise Malformed(f"{path} is no update log of this base bundle; name the log's own base, or another.")
+    return decode_all(data[_FILE_HEAD_BYTES:], genesis(base_id), str(path))[0]
+
+
+def common_seq(mine: Mapping[int, int], theirs: Mapping[int, int]) -> int:
+    """Return the last record that two logs share, from the last record of each epoch in either.
+
+    Records of one epoch come from one leader, which only appends: of the highest epoch that is in both logs, the
+    shorter one's records are in the longer one too, and so is all before them.
+    """
+    shared = mine.keys() & theirs.keys()
+    return min(mine[max(shared)], theirs[max(shared)]) if shared else 0
+
+
+def _check(numbers: bytes) -> bytes:
+    return hashlib.sha256(numbers).digest()[:_CHECK_BYTES]
+
+
+def _file_head(base_id: str) -> bytes:
+    return _MAGIC + bytes.fromhex(base_id)
+
+
+class UpdateLog:
+    """One member's log of one base bundle's updates; a second process that opens it is refused.
+
+    Raises Tampered, Malformed, FileAccess or OutOfSpace.
+    """
+
+    def __init__(self, path: Path, base_id: str) -> None:
+        self.path = path
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            self._open(base_id)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _open(self, base_id: str) -> None:
+        with disk_errors(self.path):
+            self._lock()
+            data = self._head_read(base_id)
+        records, tips, end = decode_all(data, genesis(base_id), str(self.path))
+        self._records = records
+        self._tips = [genesis(base_id), *tips]
+        self._ends = [_FILE_HEAD_BYTES]
+        for record in records:
+            self._ends.append(self._ends[-1] + _HEAD_BYTES + len(record.payload) + _DIGEST_BYTES)
+        if end < len(data):
+            self._truncate()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileAccess(f"{self.path} is open in another process; stop that one first.") from error
+
+    def _head_read(self, base_id: str) -> bytes:
+        size = os.fstat(self._file).st_size
+        if size > LOG_BYTES_MAX:
+            raise Malformed(f"{self.path} has {size} bytes, more than {LOG_BYTES_MAX}; begin a new one.")
+        with os.fdopen(os.dup(self._file), "rb") as stream:
+            stream.seek(0)
+            data = stream.read()
+        head = _file_head(base_id)
+        if len(data) < len(head) and head.startswith(data):  # killed while it was made
+            os.pwrite(self._file, head, 0)
+            os.fsync(self._file)
+            fsync_dir(self.path.parent)
+            return b""
+        if not data.startswith(head):
+            raise Malformed(f"{self.path} is no update log of this base bundle; name the log's own base, or another.")
+        return data[len(head) :]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+    @property
+    def tip(self) -> Tip:
+        """Return the last record's tip."""
+        return self._tips[-1]
+
+    def tip_at(self, seq: int) -> Tip | None:
+        """Return the tip of a record, or None when there is none."""
+        return self._tips[seq] if 0 <= seq < len(self._tips) else None
+
+    def ends(self) -> dict[int, int]:
+        """Return the last record of each epoch."""
+        return {tip.epoch: tip.seq for tip in self._tips[1:]}
+
+    def records(self, first: int, last: int | None = None) -> Sequence[Record]:
+        """Return records from ``first`` to ``last`` (both counted), by default to the end."""
+        return self._records[first - 1 : last]
+
+    def encoded(self, first: int, last: int) -> bytes:
+        """Return records from ``first`` to ``last`` as they are on disk."""
+        start, end = self._ends[first - 1], self._ends[last]
+        return os.pread(self._file, end - start, start)
+
+    def fitting(self, first: int, bytes_max: int) -> int:
+        """Return up to which record ``bytes_max`` bytes from ``first`` on reach: at least ``first`` itself."""
+        last = bisect_right(self._ends, self._ends[first - 1] + bytes_max) - 1
+        return min(max(first, last), self.tip.seq)
+
+    def append(self, epoch: int, payloads: Iterable[bytes]) -> None:
+        """Write updates of an epoch; they are on disk when this returns."""
+        before, parts, records, tips = self.tip, [], [], []
+        for payload in payloads:
+            record = Record(epoch, before.seq + 1, payload)
+            data, before = encode(record, before)
+            parts.append(data)
+            records.append(record)
+            tips.append(before)
+        self._write(b"".join(parts), records, tips, [len(part) for part in parts])
+
+    def check(self, data: bytes) -> Checked:
+        """Read records that another member encoded; raises Tampered or Malformed unless they go on from this log."""
+        records, tips, end = decode_all(data, self.tip, "what the leader sent")
+        if end != len(data):
+            raise Malformed("The leader sent a record that ends early; connect again.")
+        return Checked(data, tuple(records), tuple(tips))
+
+    def append_checked(self, checked: Checked) -> None:
+        """Write records that :meth:`check` has read; they are on disk when this returns."""
+        sizes = [_HEAD_BYTES + len(record.payload) + _DIGEST_BYTES for record in checked.records]
+        self._write(checked.data, list(checked.records), list(checked.tips), sizes)
+
+    def _write(self, data: bytes, records: list[Record], tips: list[Tip], sizes: list[int]) -> None:
+        with disk_errors(self.path):
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._file, data[written:], self._ends[-1] + written)
+            os.fdatasync(self._file)
+        self._records += records
+        self._tips += tips
+        for size in sizes:
+            self._ends.append(self._ends[-1] + size)
+
+    def cut(self, seq: int) -> None:
+        """Drop all records after ``seq``; what is dropped stays beside the log for people, under another name."""
+        if seq >= self.tip.seq:
+            return
+        dropped = self.path.with_name(f"{self.path.name}.cut-{self.tip.epoch}-{seq + 1}-{self.tip.seq}")
+        write_atomic(dropped, self.encoded(seq + 1, self.tip.seq), mode=0o600)
+        del self._records[seq:]
+        del self._tips[seq + 1 :]
+        del self._ends[seq + 1 :]
+        self._truncate()
+
+    def _truncate(self) -> None:
+        with disk_errors(self.path):
+            os.ftruncate(self._file, self._ends[-1])
+            os.fsync(self._file)

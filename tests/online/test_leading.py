@@ -1,0 +1,300 @@
+"""Two pure members on a simulated disk, network and clock: what may never happen, whatever does."""
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.online import leading
+from pipeline.online.leading import Stand, State, Terms, acknowledgeable, next_epoch, start, step
+from pipeline.online.update_log import common_seq
+
+
+@dataclass
+class Member:
+    """A member with a disk that outlives it: its log of (epoch, update), and its epoch."""
+
+    seat: int
+    terms: Terms
+    log: list[tuple[int, int]] = field(default_factory=list)
+    epoch: int = 0
+    state: State | None = None
+    inbox: list[tuple] = field(default_factory=list)
+    paused: bool = False
+
+    def ends(self) -> dict[int, int]:
+        return {epoch: seq for seq, (epoch, _) in enumerate(self.log, 1)}
+
+
+@dataclass
+class World:
+    """Both members; ``acknowledged`` holds (update, seq, epoch) of all that a sender was told."""
+
+    terms: Terms
+    now: float = 0.0
+    updates: int = 0
+    linked: bool = False
+    acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
+    told: dict[int, set[int]] = field(default_factory=dict)  # who acknowledged, by epoch
+    took_over: int = 0
+
+    def __post_init__(self) -> None:
+        self.members = [Member(seat, self.terms) for seat in (0, 1)]
+        for member in self.members:
+            self.begin(member)
+
+    def begin(self, member: Member) -> None:
+        epoch = max([member.epoch, *(epoch for epoch, _ in member.log[-1:])])
+        member.state = start(member.seat, self.terms, epoch, len(member.log), self.now)
+        member.paused = False
+
+    def happen(
+        self, member: Member, event: leading.Event, records: list | None = None, stop: int | None = None
+    ) -> None:
+        """Let a member carry out what an event makes it do; killed after ``stop`` actions."""
+        if member.state is None or member.paused:
+            return
+        before = member.state
+        member.state, actions = step(member.state, event)
+        self.took_over += member.state.stand is Stand.LEADS and before.stand is Stand.FOLLOWS
+        for action in actions[:stop]:
+            self.do(member, action, records or [])
+        if stop is not None and stop < len(actions):
+            self.kill(member)
+            return
+        self.acknowledge(member)
+
+    def acknowledge(self, member: Member) -> None:
+        limit = acknowledgeable(member.state, self.now)
+        known = {update for update, _, _ in self.acknowledged}
+        for seq, (_, update) in enumerate(member.log[:limit], 1):
+            if update not in known:
+                self.acknowledged.append((update, seq, member.state.epoch))
+                self.told.setdefault(member.state.epoch, set()).add(member.seat)
+
+    def do(self, member: Member, action: leading.Action, records: list) -> None:
+        match action:
+            case leading.KeepEpoch(epoch):
+                assert epoch > member.epoch or not member.epoch
+                member.epoch = epoch
+            case leading.Append(epoch):
+                member.log += [(epoch, update) for update in records]
+            case leading.Store():
+                member.log += records
+            case leading.Cut(seq):
+                del member.log[seq:]
+            case leading.Part():
+                self.unlink()
+            case leading.Refuse():
+                pass
+            case _ if self.linked:
+                content = member.log[action.first - 1 :] if isinstance(action, leading.Ship) else member.ends()
+                self.members[1 - member.seat].inbox.append((action, content))
+
+    def deliver(self, member: Member, stop: int | None = None) -> None:
+        if member.state is None or member.paused or not member.inbox:
+            return
+        sent, content = member.inbox.pop(0)
+        match sent:
+            case leading.Greet(epoch, leads):
+                event = leading.Greeted(self.now, epoch, leads, common_seq(member.ends(), content))
+            case leading.Welcome(epoch, common, sent_at):
+                event = leading.Welcomed(self.now, epoch, common, sent_at)
+            case leading.Ship(epoch, first, sent_at):
+                event = leading.Shipped(self.now, epoch, first, len(content), sent_at)
+            case leading.Confirm(epoch, seq, sent_at):
+                event = leading.Confirmed(self.now, epoch, seq, sent_at)
+        self.happen(member, event, content if isinstance(sent, leading.Ship) else None, stop)
+
+    def link(self) -> None:
+        if not self.linked and all(member.state is not None and not member.paused for member in self.members):
+            self.linked = True
+            for member in self.members:
+                self.happen(member, leading.Linked(self.now))
+
+    def unlink(self) -> None:
+        self.linked = False
+        for member in self.members:
+            member.inbox.clear()
+            if member.state is not None:
+                member.state, _ = step(member.state, leading.Unlinked(self.now))
+
+    def kill(self, member: Member) -> None:
+        member.state, member.paused = None, False
+        self.unlink()
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        for member in self.members:
+            self.happen(member, leading.Ticked(self.now))
+
+    def heal(self) -> Member:
+        """Start, wake and link all, let everything arrive, and return who leads."""
+        for member in self.members:
+            member.paused = False
+            if member.state is None:
+                self.begin(member)
+        for _ in range(60):
+            self.link()
+            self.tick(0.3)
+            while any(member.inbox for member in self.members):
+                for member in self.members:
+                    self.deliver(member)
+        (leader,) = [member for member in self.members if member.state.stand is Stand.LEADS]
+        return leader
+
+
+SEATS = st.sampled_from([0, 1])
+STOPS = st.none() | st.integers(0, 3)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("tick"), st.sampled_from([0.01, 0.2, 0.7, 1.6])),
+        st.tuples(st.just("deliver"), SEATS, STOPS),
+        st.tuples(st.just("deliver"), SEATS, st.none()),
+        st.tuples(st.just("offer"), SEATS, STOPS),
+        st.tuples(st.just("offer"), SEATS, st.none()),
+        st.tuples(st.just("flow"), st.none()),
+        st.tuples(st.just("kill"), SEATS),
+        st.tuples(st.just("start"), SEATS),
+        st.tuples(st.just("pause"), SEATS),
+        st.tuples(st.just("wake"), SEATS),
+        st.tuples(st.just("link"), st.none()),
+        st.tuples(st.just("unlink"), st.none()),
+    ),
+    max_size=80,
+)
+
+
+def play(world: World, events: list[tuple]) -> None:
+    for name, argument, *stop in events:
+        ALL[name](world, argument, *stop)
+
+
+def offer(world: World, seat: int, stop: int | None) -> None:
+    world.updates += 1
+    world.happen(world.members[seat], leading.Offered(world.now, 1), [world.updates], stop)
+
+
+def flow(world: World, _: object) -> None:
+    for _ in range(6):
+        for one in world.members:
+            world.deliver(one)
+
+
+def kill(world: World, seat: int) -> None:
+    if world.members[seat].state is not None:
+        world.kill(world.members[seat])
+
+
+def begin(world: World, seat: int) -> None:
+    if world.members[seat].state is None:
+        world.begin(world.members[seat])
+
+
+def pause(world: World, seat: int) -> None:
+    world.members[seat].paused = world.members[seat].state is not None
+
+
+def wake(world: World, seat: int) -> None:
+    world.members[seat].paused = False
+
+
+ALL = {
+    "tick": World.tick,
+    "deliver": lambda world, seat, stop: world.deliver(world.members[seat], stop),
+    "offer": offer,
+    "flow": flow,
+    "kill": kill,
+    "start": begin,
+    "pause": pause,
+    "wake": wake,
+    "link": lambda world, _: world.link(),
+    "unlink": lambda world, _: world.unlink(),
+}
+
+
+def opened(ahead_max: int) -> World:
+    """Return a world in which seat 0 leads and seat 1 follows."""
+    world = World(Terms(ahead_max))
+    assert world.heal().seat == 0
+    world.took_over = 0
+    return world
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS)
+def test_what_was_acknowledged_in_synchronous_mode_is_never_lost(events: list[tuple]) -> None:
+    world = opened(0)
+    play(world, events)
+    leader = world.heal()
+    assert {update for update, _, _ in world.acknowledged} <= {update for _, update in leader.log}
+    assert leader.log == world.members[1 - leader.seat].log
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS, st.integers(1, 4))
+def test_asynchronous_mode_loses_no_more_than_it_may_at_each_takeover(events: list[tuple], ahead: int) -> None:
+    world = opened(ahead)
+    play(world, events)
+    leader = world.heal()
+    lost = {update for update, _, _ in world.acknowledged} - {update for _, update in leader.log}
+    assert len(lost) <= ahead * world.took_over
+    assert leader.log == world.members[1 - leader.seat].log
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS, st.integers(0, 3))
+def test_no_two_leaders_acknowledge_in_one_epoch(events: list[tuple], ahead: int) -> None:
+    world = opened(ahead)
+    play(world, events)
+    world.heal()
+    assert all(len(seats) == 1 for seats in world.told.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 3), st.floats(1.5, 5), st.integers(0, 3))
+def test_a_leader_that_was_stopped_acknowledges_nothing_after_the_takeover(
+    logged: int, ahead: int, slept: float, late: int
+) -> None:
+    world = opened(ahead)
+    old, new = world.members
+    for update in range(logged):
+        world.happen(old, leading.Offered(world.now, 1), [update])
+        world.deliver(new)  # the confirmations wait in the old leader's inbox
+    old.paused = True
+    world.tick(slept)
+    assert new.state.stand is Stand.LEADS
+    told = len(world.acknowledged)
+    old.paused = False
+    for update in range(late):
+        world.happen(old, leading.Offered(world.now, 1), [1000 + update])
+    while old.inbox:
+        world.deliver(old)
+    assert len(world.acknowledged) == told
+    assert old.state.stand is Stand.FOLLOWS
+
+
+@given(st.integers(0, 1000), SEATS)
+def test_an_epoch_belongs_to_one_seat(epoch: int, seat: int) -> None:
+    following = next_epoch(epoch, seat)
+    assert following > epoch
+    assert following <= epoch + 2
+    assert following % 2 == seat
+
+
+def test_a_new_leader_does_not_take_its_own_records_for_shared() -> None:
+    state = replace(start(0, Terms(), 0, 7, 0.0), heard_at=-9.0)
+    led, _ = step(state, leading.Ticked(0.0))
+    assert led.stand is Stand.LEADS
+    assert acknowledgeable(led, 0.0) == 0
+
+
+def test_a_follower_is_welcomed_once_an_epoch_so_that_nothing_confirmed_is_cut() -> None:
+    state = replace(start(1, Terms(), 2, 9, 0.0), joined=True, shared=9)
+    _, actions = step(state, leading.Welcomed(1.0, 2, 4, 1.0))
+    assert actions == (leading.Part(),)
+
+
+def test_records_of_a_lower_epoch_are_refused() -> None:
+    state = replace(start(1, Terms(), 4, 9, 0.0), joined=True)
+    assert step(state, leading.Shipped(1.0, 2, 10, 1, 1.0)) == (state, ())

@@ -1,0 +1,60 @@
+"""The demonstration, with two trials of each mode on the small model: real processes, killed and stopped."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sealed import sealed, tiny_rows
+
+from pipeline.core.errors import UsageError
+from pipeline.online.__main__ import load_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose sockets' paths are short enough for the system, wherever the tests run."""
+    with tempfile.TemporaryDirectory(prefix="online-") as name:
+        yield Path(name)
+
+
+@pytest.mark.slow
+def test_no_acknowledged_update_is_lost_with_its_leader_and_a_deposed_leader_is_silent(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    made = sealed(tmp_path / "bundles")
+    rows = tiny_rows(300)
+    labels = (rows["features"][:, 0] > 0).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", y=labels, **rows)
+    (command,) = re.findall(r"^(python benchmarks/online\.py .*)$", (ROOT / "docs" / "online.md").read_text(), re.M)
+    told = {
+        "--bundle": made.backup, "--rows": tmp_path / "rows.npz", "--out": short_folder,
+        "--trials": 1, "--modes": "sync stopped-async",
+    }  # fmt: skip
+    arguments = [sys.executable, *shlex.split(command)[1:], "--json"]
+    for name, value in told.items():
+        arguments += [name, *str(value).split()]
+    run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    for figures in json.loads(run.stdout):
+        assert figures["acknowledged"] > 0
+        assert figures["lost_most"] <= figures["may_lose_each"]
+        assert figures["by_the_deposed"] == 0
+        assert figures["same_state"] == figures["checkpoints_verified"] == figures["trials"] == 1
+
+
+def test_a_folder_whose_socket_no_system_takes_is_told_in_one_sentence(tmp_path: Path) -> None:
+    settings = {
+        "seat": 0, "folder": "x" * 120, "other": "b", "base": "base", "trust": "trust.yaml", "keys": "keys",
+    }  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(UsageError, match="too long a path"):
+        load_settings(tmp_path / "settings.json")
