@@ -1,8 +1,8 @@
 """What the pair costs: ``python benchmarks/pair_cost.py --primary B --backup B --trust T --rows R``.
 
-Side by side in one run, in turns: the bare engine call, our pair, our HTTP front over a session in its own process, and
-MLServer 1.7.1 with the same model (in an environment of its own, made below ``--out`` when it is missing). Then the
-standby's processor time while nobody asks, and the time from start to ready.
+Side by side in one run, in turns: the bare engine call, our pair without and with dynamic batching, our HTTP front over
+a session in its own process, and MLServer 1.7.1 with the same model (in an environment of its own, made below ``--out``
+when it is missing). Then the standby's processor time while nobody asks, and the time from start to ready.
 """
 
 import argparse
@@ -44,6 +44,7 @@ QUESTIONS = 64
 BARE_CALLS = 1500
 CONNECTIONS = 8
 IDLE_S = 5.0
+BATCHING = ("--batch-rows", str(CONNECTIONS))
 
 
 @dataclass
@@ -143,7 +144,11 @@ def measure(files: PairFiles, questions: Questions, rounds: int, seconds: float,
         pair = Hotspare(files.copied(folder), folder, takes_orders=False)
         stack.callback(pair.stop)
         pair.start()
-        ports = {"hotspare": pair.port, "in one process": stack.enter_context(serving_in_process(files))}
+        batching = Hotspare(files.copied(folder / "batching"), folder / "batching", BATCHING, takes_orders=False)
+        stack.callback(batching.stop)
+        batching.start()
+        ports = {"hotspare": pair.port, "hotspare, batching": batching.port}
+        ports["in one process"] = stack.enter_context(serving_in_process(files))
         if mlserver is not None:
             model = questions.model
             ports["MLServer"] = stack.enter_context(serving_by_mlserver(mlserver, files, model, folder / "mlserver"))
@@ -187,6 +192,12 @@ def rows(figures: Figures) -> list[tuple[str, str, str, str]]:
     made = [
         _row("p50 over the bare engine call, ms", statistics.median(over), 1.0, at_most=True),
         _row("throughput × in one process", _times(figures.many, "in one process"), 0.7, at_most=False),
+        _row(
+            f"the same with {' '.join(BATCHING)}",
+            _times(figures.many, "in one process", "hotspare, batching"),
+            0.7,
+            at_most=False,
+        ),
     ]
     if "MLServer" in figures.many:
         made.append(_row("throughput × MLServer 1.7.1", _times(figures.many, "MLServer"), 2.0, at_most=False))
@@ -200,8 +211,8 @@ def rows(figures: Figures) -> list[tuple[str, str, str, str]]:
     return made
 
 
-def _times(many: Mapping[str, Sequence[Pace]], other: str) -> float:
-    pairs = zip(many["hotspare"], many[other], strict=True)
+def _times(many: Mapping[str, Sequence[Pace]], other: str, one: str = "hotspare") -> float:
+    pairs = zip(many[one], many[other], strict=True)
     return statistics.median(ours.per_second / theirs.per_second for ours, theirs in pairs)
 
 

@@ -2,8 +2,9 @@
 
 Open-loop load in segments. Clean: nothing is done to the pair, other processes take the processors away; not one
 failover may happen. With faults: one a segment, drawn by the seed, at a drawn moment, done to a drawn member; nothing
-may be lost or wrong. Either way, memory and descriptors of the server may not grow. Corrupted weights are left out
-(canaries let some wrong answers pass before they see it), and so is the server's own death; ``failover.py`` has both.
+may be lost or wrong. Either way, memory and descriptors of the server may not grow, and a bystander that only naps
+tells when the machine itself stood still. Corrupted weights are left out (canaries let some wrong answers pass before
+they see it), and so is the server's own death; ``failover.py`` has both.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,6 +38,7 @@ from pipeline.drill.orders import EVERYBODY
 DRAWN = ("kill", "stop", "hang", "errors", "slow", "nan", "shape", "dtype", "resume", "poison")
 GROWTH_MB_MAX = 8.0
 DESCRIPTORS_MORE_MAX = 4
+NAP_S = 0.02
 SETTLE_S = 60.0  # on a machine that does much else beside
 
 
@@ -51,6 +54,7 @@ class Segment:
     server_mb: float
     server_descriptors: int
     workers_mb: float
+    stall_ms: float = 0.0  # the longest that a bystander, which only sleeps, was kept from waking up
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def _segment(soak: Soak, system: Hotspare, folder: Path, draw: np.random.Generat
     system.book.withdraw(EVERYBODY)
     if case.prepare is not None:
         case.prepare(scene)
-    with generating(_plan(soak, system.port, case, at_s, number), folder) as began_s:
+    plan = _plan(soak, system.port, case, at_s, number)
+    with bystander() as stalls_ms, generating(plan, folder) as began_s:
         time.sleep(max(0.0, began_s + at_s - time.monotonic()))
         case.inject(scene)
     settled(system)
@@ -106,6 +111,7 @@ def _segment(soak: Soak, system: Hotspare, folder: Path, draw: np.random.Generat
         server_mb=megabytes,
         server_descriptors=descriptors,
         workers_mb=round(sum(footprint(int(member["pid"]))[0] for member in system.members() if member["pid"]), 1),
+        stall_ms=round(max(stalls_ms), 1),
     )
 
 
@@ -143,6 +149,26 @@ def footprint(pid: int) -> tuple[float, int]:
         return 0.0, 0
     line = next((line for line in status.splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
     return round(int(line.split()[1]) / 1024, 1), descriptors
+
+
+@contextmanager
+def bystander() -> Iterator[list[float]]:
+    """Nap again and again; yields by how many ms each nap was too long: what the machine did to everybody."""
+    over_ms, is_done = [0.0], threading.Event()
+
+    def nap() -> None:
+        while not is_done.is_set():
+            began = time.monotonic()
+            time.sleep(NAP_S)
+            over_ms.append(1000 * (time.monotonic() - began - NAP_S))
+
+    thread = threading.Thread(target=nap, daemon=True)
+    thread.start()
+    try:
+        yield over_ms
+    finally:
+        is_done.set()
+        thread.join()
 
 
 @contextmanager
@@ -193,7 +219,8 @@ def in_words(number: int, segment: Segment) -> str:
     return (
         f"{number}: {segment.fault} {segment.role}: lost {seen.lost}/{seen.sent} wrong {seen.wrong} worst "
         f"{seen.worst_ms:.0f} ms, failovers {segment.failovers}, {diagnosed}; "
-        f"server {segment.server_mb} MB {segment.server_descriptors} descriptors, workers {segment.workers_mb} MB"
+        f"server {segment.server_mb} MB {segment.server_descriptors} descriptors, workers {segment.workers_mb} MB; "
+        f"the machine stood still for {segment.stall_ms:.0f} ms at most"
     )
 
 

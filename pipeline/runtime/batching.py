@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that come close together are computed as one, up to a number of rows."""
+"""Dynamic batching: requests that come while another batch is computed are computed as one, up to a number of rows."""
 
 import asyncio
 import functools
@@ -28,14 +28,18 @@ class _Seat:
 
 
 class Batcher:
-    """Gathers requests of equal row shape for a moment, computes them together, hands out the rows."""
+    """Gathers requests of equal row shape, computes them together, hands out the rows.
+
+    While nothing is under way a request leaves with those that came in the same turn of the event loop: an idle pair
+    keeps nobody waiting. Else it waits for the batch under way, at most ``wait_ms``: that one's worker may be hung.
+    """
 
     def __init__(self, infer: Infer, rows_max: int, wait_ms: float) -> None:
         self._infer = infer
         self._rows_max = rows_max
         self._wait_s = wait_ms / 1000
         self._waiting: list[_Seat] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def infer(self, inputs: Mapping[str, Array], deadline_ms: float) -> Outcome:
@@ -50,8 +54,8 @@ class Batcher:
         self._waiting.append(seat)
         if sum(one.rows for one in self._waiting) >= self._rows_max:
             self._leave()
-        elif self._timer is None:
-            self._timer = loop.call_later(self._wait_s, self._leave)
+        elif self._leaving is None:
+            self._leaving = loop.call_later(self._wait_s, self._leave) if self._tasks else loop.call_soon(self._leave)
         return await seat.future
 
     def _fits(self, inputs: Mapping[str, Array], rows: int) -> bool:
@@ -61,9 +65,9 @@ class Batcher:
 
     def _leave(self) -> None:
         """Send what waits on its way."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         seats, self._waiting = [one for one in self._waiting if not one.future.done()], []
         if seats:
             task = asyncio.get_running_loop().create_task(self._compute(seats))
@@ -71,12 +75,14 @@ class Batcher:
             task.add_done_callback(functools.partial(self._computed, seats))
 
     def _computed(self, seats: list[_Seat], task: "asyncio.Task[None]") -> None:
-        """Tell a bug to everybody who waits: nobody is to wait for ever."""
+        """Send the next on its way; tell a bug to everybody who waits: nobody is to wait for ever."""
         self._tasks.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         for one in seats:
             if error is not None and not one.future.done():
                 one.future.set_exception(error)
+        if not self._tasks:
+            self._leave()
 
     async def _compute(self, seats: list[_Seat]) -> None:
         outcome = await self._together(seats)

@@ -81,6 +81,12 @@ class Conductor:
         is_ready = all(member.state is MemberState.READY for member in needed)
         return is_ready and self.state.serving is Role.PRIMARY
 
+    def is_settled(self) -> bool:
+        """Tell whether somebody serves and nobody who is needed is out, or on its way."""
+        away = (MemberState.DOWN, MemberState.STARTING, MemberState.QUARANTINED)
+        needed = [member for member in self.state.members if self.state.needs(member.seat.role)]
+        return self.state.serving is not None and not any(member.state in away for member in needed)
+
     def _perform_all(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
             self._perform(action)

@@ -11,7 +11,8 @@ from pipeline.runtime.members import Seat
 from pipeline.runtime.procfs import ProcessSample
 from pipeline.runtime.worker_spec import ReadyFacts, WorkerSpec
 
-EXIT_STATUS_MS = 10
+EXIT_STATUS_MS = 10  # its requests wait so long for how it ended: were they the cause?
+EXIT_KNOWN_MS = 500  # the diagnosis waits longer: on a busy machine the keeper hears of an end late
 DRAIN_MS = 2000
 
 SpecOf = Callable[[Seat, int, bool], WorkerSpec]
@@ -38,6 +39,9 @@ class Reports(Protocol):
     def settled(self, worker: "Worker", exit_status: int | None) -> None:
         """Hear how it ended (None: not known within 10 ms): what was in flight can be dealt with."""
 
+    def ended(self, worker: "Worker", exit_status: int | None) -> None:
+        """Hear how it ended, once that is known (None: not within half a second): it can be diagnosed."""
+
 
 class Worker:
     """One started worker: which requests it holds, and since when."""
@@ -54,6 +58,8 @@ class Worker:
         self.closing = False
         self.dismissed = False  # by us: how it ends is no news
         self.settled = False
+        self.held = 0  # requests in its hands when it ended
+        self.has_told_end = False
         self.has_exited = False
         self.exit_status: int | None = None
         self._reports = reports
@@ -119,25 +125,35 @@ class Worker:
             self._reports.answered(self, request_id, outputs, error or "")
 
     def on_lost(self) -> None:
-        """Pass on; how it ended follows within 10 ms."""
-        if not self.closing:
-            self.closing = True
-            self._reports.lost(self)
-            if self.has_exited:
-                self.settle(self.exit_status)
-            else:
-                asyncio.get_running_loop().call_later(EXIT_STATUS_MS / 1000, self.settle, None)
+        """Pass on; how it ended follows soon."""
+        if self.closing:
+            return
+        self.closing = True
+        self._reports.lost(self)
+        if self.has_exited:
+            self.end()
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(EXIT_STATUS_MS / 1000, self.settle, None)
+            loop.call_later(EXIT_KNOWN_MS / 1000, self.tell_end)
 
     def end(self) -> None:
         """Take that its process is gone, if its connection did not say so."""
         self.on_lost()
         self.settle(self.exit_status)
+        self.tell_end()
 
     def settle(self, exit_status: int | None) -> None:
-        """Say once how it ended."""
+        """Have what it held dealt with, once."""
         if not self.settled and self.closing:
-            self.settled = True
+            self.settled, self.held = True, self.load
             self._reports.settled(self, exit_status)
+
+    def tell_end(self) -> None:
+        """Say once how it ended."""
+        if not self.has_told_end:
+            self.has_told_end = True
+            self._reports.ended(self, self.exit_status)
 
     def kill(self) -> None:
         """End it at once, whatever state it is in."""

@@ -64,6 +64,7 @@ _SHORT = {
     "processes": ("resource temporarily unavailable",),
 }  # fmt: skip
 _ARTIFACT_ERRORS = {"Tampered", "SignatureInvalid", "Malformed", "NotAccepted", "RolledBack", "Expired", "Revoked"}
+_OF_NO_MEMBER = {Fault.POISON, Fault.TAMPERED, Fault.SHORT, Fault.WRONG_ANSWER, Fault.EXPIRED}
 _LONG_MS = 100.0
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
@@ -91,7 +92,7 @@ def _elsewhere(seat: Seat | None, evidence: Evidence) -> _Finding | None:
     if evidence.dependency is not None or "Unreachable" in evidence.errors:
         what = evidence.dependency or "what it needs over the network"
         return _Finding(Component.DEPENDENCY, 0.95, (f"{what} did not answer",))
-    if seat is None and evidence.fault not in (Fault.POISON, Fault.TAMPERED, Fault.SHORT, Fault.WRONG_ANSWER):
+    if seat is None and evidence.fault not in _OF_NO_MEMBER:
         return _Finding(Component.ROUTER, 0.9, (f"the server itself: {_ending(evidence) or evidence.fault}",))
     return None
 
@@ -228,6 +229,12 @@ _PLAIN = {
         0.8,
         ("its resident memory grew beyond its limit since warm-up",),
         "It was replaced. If it comes again, the engine leaks: report it.",
+    ),
+    Fault.EXPIRED: _Finding(
+        Component.DEPENDENCY,
+        0.95,
+        ("the channel was not renewed before it ended",),
+        "Renew it where it is signed, and find out why it did not reach this node: its depot, the network, its clock.",
     ),
     Fault.SHORT: _Finding(Component.RESOURCE, 0.8, ("the server could not write or open what it needs",)),
     Fault.POISON: _Finding(

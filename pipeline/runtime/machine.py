@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
+from pipeline.core.clock import utc_now
 from pipeline.core.tensors import Tensors
 from pipeline.runtime.keeper_client import KeeperClient, Spawned
 from pipeline.runtime.link import OnScrubbed, WorkerEvents, WorkerLink
@@ -59,6 +61,9 @@ class Machine(Protocol):
     def oom_kills(self) -> int:
         """Return how many processes were killed for want of memory so far."""
 
+    def utc_now(self) -> datetime:
+        """Return its wall clock's time: what the dates of channels are held against."""
+
 
 @dataclass(frozen=True)
 class _Forked:
@@ -100,3 +105,7 @@ class ThisMachine:
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for want of memory, since its start."""
         return oom_kills()
+
+    def utc_now(self) -> datetime:
+        """Return the time."""
+        return utc_now()

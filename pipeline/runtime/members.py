@@ -52,6 +52,7 @@ class Fault(StrEnum):
     TAMPERED = "tampered"  # the bundle on disk is not what was signed
     START_FAILED = "start_failed"  # could not verify, load or warm up
     MEMORY_GROWTH = "memory_growth"
+    EXPIRED = "expired"  # the channel of what serves ended and was not renewed
     SHORT = "short"  # the server itself ran out of disk, memory or descriptors
     POISON = "poison"  # one request that takes a worker down or makes both fail
 

@@ -216,6 +216,9 @@ class NoteKind(StrEnum):
     OUTAGE = "outage"
     RESTORED = "restored"
     REFUSED = "refused"
+    CHANNEL_DUE = "channel due"  # it was to be renewed
+    CHANNEL_EXPIRED = "channel expired"
+    CHANNEL_RENEWED = "channel renewed"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Reception:
         self, flights: Flights, watch: Watch, journal: Journal, settings: Settings, now_ms: Callable[[], float]
     ) -> None:
         self.inside = 0  # requests that came in and have no answer yet
+        self.closed: NotAnswered | None = None  # while this is set, every new request gets it
         self._flights = flights
         self._watch = watch
         self._journal = journal
@@ -44,6 +45,8 @@ class Reception:
         return outcome
 
     def _refusal(self, inputs: Mapping[str, Array]) -> NotAnswered | None:
+        if self.closed is not None:
+            return self.closed
         queue_max = self._settings.queue_max
         if self.inside >= queue_max or self._flights.is_behind(queue_max):
             return NotAnswered(RefusalKind.OVERLOADED, "Too many requests are waiting; try again later.", 1)

@@ -15,6 +15,7 @@ from pipeline.runtime.members import Seat
 from pipeline.runtime.worker_spec import WorkerSpec
 
 VERSION_DIGITS = 12
+_READINGS_MAX = 3  # of a release whose folders are exchanged while they are read
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,19 @@ class Release:
         """Return the tensors that both bundles take and give."""
         return self._any.io
 
-    def same_as(self, other: "Release") -> bool:
-        """Tell whether both serve the same bundles in the same roles, under the same channel."""
+    def has_same_bundles_as(self, other: "Release") -> bool:
+        """Tell whether both serve the same bundles in the same roles, be it under another channel."""
         mine, theirs = ({role: one.bundle_id for role, one in release.bundles.items()} for release in (self, other))
-        channels = (None if release.channel is None else release.channel.channel.digest for release in (self, other))
-        return mine == theirs and len(set(channels)) == 1
+        return mine == theirs
+
+    def has_same_channel_as(self, other: "Release") -> bool:
+        """Tell whether both were verified under the same channel, or both under none."""
+        return self.channel_digest == other.channel_digest
+
+    @property
+    def channel_digest(self) -> str | None:
+        """Return what tells this release's channel from any other; None: it has none."""
+        return None if self.channel is None else self.channel.channel.digest
 
     def worker_spec(
         self, seat: Seat, incarnation: int, term: int, then_load: bool, memory_mb: int | None
@@ -85,8 +94,36 @@ class Release:
 def open_release(places: Places, now: datetime, strict: bool) -> Release:
     """Verify both bundles of a pair; with ``strict`` false, one that is refused is left out and named.
 
-    Raises the Untrusted error that fits, TrustPolicyError, UsageError for a policy that wants a channel.
+    A release that is put in place of another meanwhile is read again, so that nothing of two is mixed. Raises the
+    Untrusted error that fits, TrustPolicyError, UsageError for a policy that wants a channel.
     """
+    for _ in range(_READINGS_MAX - 1):
+        before = _identity(places)
+        try:
+            release = _read_release(places, now, strict)
+        except Untrusted:
+            if _identity(places) == before:
+                raise
+        else:
+            if _identity(places) == before:
+                return release
+    return _read_release(places, now, strict)
+
+
+def _identity(places: Places) -> tuple[tuple[int, int] | None, ...]:
+    """Return what changes when a folder is exchanged for another one."""
+    return tuple(None if place is None else _inode(place) for place in (places.primary, places.standby, places.channel))
+
+
+def _inode(place: Path) -> tuple[int, int] | None:
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _read_release(places: Places, now: datetime, strict: bool) -> Release:
     policy = load_policy(places.trust)
     channel = _channel(places, policy, now)
     bundles: dict[Role, VerifiedBundle] = {}
@@ -145,6 +182,15 @@ def disk_problems(release: Release, now: datetime) -> dict[Role, str]:
         except (Untrusted, SurroundingsError) as error:
             problems[role] = f"{type(error).__name__}: {error}"
     return problems
+
+
+def is_renewed(release: Release, now: datetime) -> bool:
+    """Tell whether another channel than the release's lies on disk by now, and is accepted."""
+    try:
+        channel = _channel(release.places, load_policy(release.places.trust), now)
+    except HotspareError:
+        return False
+    return channel is not None and channel.channel.digest != release.channel_digest
 
 
 def accept(release: Release) -> None:

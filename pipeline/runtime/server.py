@@ -137,8 +137,9 @@ class Server:
     async def swap(self, model: str) -> str:
         """Verify the model's bundles again and move to them: new workers beside the old, then one step over.
 
-        What the old release accepted it answers. Raises the Untrusted error that fits, Refusal, SurroundingsError when
-        the new workers do not get ready; the old release then goes on.
+        What the old release accepted it answers. The same bundles under a renewed channel need no new workers, unless
+        one of the old is missing. Raises the Untrusted error that fits, Refusal, SurroundingsError when the new workers
+        do not get ready; the old release then goes on.
         """
         old = self._pair(model)
         async with self._swaps[model]:
@@ -147,8 +148,8 @@ class Server:
             if release.model != model:
                 raise Refusal(f"The folders now hold bundles of {release.model}, not of {model}; serve it on its own.")
             old = self._pair(model)
-            if release.same_as(old.release):
-                return f"{model} already serves {release.version}."
+            if release.has_same_bundles_as(old.release) and (told := _renewed(old, release)):
+                return told
             new = await self._ready_pair(release, old.journal)
             self._pairs[model] = new
             self._leaving[self._leaving.index(new)] = old
@@ -212,3 +213,14 @@ class Server:
         """End every worker."""
         for pair in (*self._pairs.values(), *self._leaving):
             pair.close()
+
+
+def _renewed(pair: Pair, release: Release) -> str | None:
+    """Take in a renewed channel, or a changed policy, of what a pair serves; None where it needs new workers too."""
+    if release.has_same_channel_as(pair.release):
+        pair.renew(release)  # the policy may say something else by now
+        return f"{release.model} already serves {release.version}."
+    if release.channel is None or not pair.can_be_renewed:
+        return None
+    pair.renew(release)
+    return f"{release.model} serves {release.version} under its renewed channel (seq {release.channel.channel.seq})."

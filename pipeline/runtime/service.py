@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from pipeline.bundle.channel import Expiry
 from pipeline.bundle.io_contract import IoContract
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array
@@ -32,6 +33,7 @@ class RefusalKind(StrEnum):
     POISON = "poison"  # 422: this request takes workers down; it is quarantined by digest
     OVERLOADED = "overloaded"  # 429, Retry-After: the queue is full
     ABSTAINED = "abstained"  # 503: verify mode: the answers disagree
+    EXPIRED = "expired"  # 503: the channel ended, and the trust policy refuses from then on
     UNAVAILABLE = "unavailable"  # 503, Retry-After: no member can serve, or draining
     DEADLINE = "deadline"  # 504: no answer in time
 
@@ -95,10 +97,33 @@ class Counters:
 
 
 @dataclass(frozen=True)
+class ChannelStatus:
+    """The channel that what serves was verified under; dates as the channel writes them, in UTC.
+
+    ``age_s`` counts from ``issued_at``, ``refresh_in_s`` and ``expires_in_s`` are negative when the moment has passed.
+    ``is_due``: it was to be renewed by now. ``policy`` is what the trust policy says for when it has expired.
+    """
+
+    name: str
+    epoch: int
+    seq: int
+    issued_at: str
+    refresh_by: str
+    not_after: str
+    age_s: int
+    refresh_in_s: int
+    expires_in_s: int
+    is_due: bool
+    is_expired: bool
+    policy: Expiry
+
+
+@dataclass(frozen=True)
 class PairStatus:
     """One pair, for people and ``/metrics``.
 
     ``latency_ms`` holds recent answer times at the router, as (seconds since epoch, p50, p99) a second, at most 300.
+    ``channel`` is None where none was given.
     """
 
     model: str
@@ -110,6 +135,7 @@ class PairStatus:
     counters: Counters
     latency_ms: tuple[tuple[int, float, float], ...]
     timeline: tuple[TimelineEvent, ...]
+    channel: ChannelStatus | None
 
 
 class Service(Protocol):

@@ -68,3 +68,11 @@ def test_three_minutes_of_faults_cost_no_answer(tmp_path):
 @pytest.mark.long
 def test_three_minutes_of_busy_processors_are_no_fault(tmp_path):
     assert soaked(tmp_path, 180, 30, has_faults=False, stress=2) == []
+
+
+def test_a_bystander_tells_how_long_the_machine_stood_still():
+    with soak.bystander() as over_ms:
+        while len(over_ms) < 3:
+            pass
+    assert all(over >= 0 for over in over_ms)
+    assert "stood still for 250 ms" in soak.in_words(1, replace(CLEAN, stall_ms=250.0))

@@ -117,3 +117,67 @@ def test_a_batch_has_the_shortest_deadline_of_its_requests() -> None:
     (asked,) = engine.asked
     assert asked[0] == 2
     assert asked[1] <= 500
+
+
+class Held:
+    """An engine that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.free = asyncio.Event()
+
+    async def __call__(self, inputs: Mapping[str, Array], *_: object) -> Answer:
+        self.asked.append(len(inputs["x"]))
+        await self.free.wait()
+        return Answer({"y": 2 * inputs["x"]}, "id", "candidate", Role.PRIMARY, 1, False)
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_an_idle_pair_keeps_nobody_waiting() -> None:
+    async def run() -> list[int]:
+        engine = Held()
+        batcher = Batcher(engine, 16, wait_ms=60_000)
+        one = asyncio.ensure_future(batcher.infer({"x": rows(1.0)}, 1000))
+        await turns(4)
+        engine.free.set()
+        await asyncio.wait_for(one, 5)
+        return engine.asked
+
+    assert asyncio.run(run()) == [1]
+
+
+def test_who_comes_while_a_batch_is_computed_leaves_together_when_it_is_done() -> None:
+    async def run() -> tuple[list[int], list[int]]:
+        engine = Held()
+        batcher = Batcher(engine, 16, wait_ms=60_000)
+        asking = []
+        for number in range(4):
+            asking.append(asyncio.ensure_future(batcher.infer({"x": rows(number)}, 1000)))
+            await turns(4)
+        before = list(engine.asked)
+        engine.free.set()
+        await asyncio.wait_for(asyncio.gather(*asking), 5)
+        return before, engine.asked
+
+    assert asyncio.run(run()) == ([1], [1, 3])
+
+
+def test_a_batch_that_hangs_holds_the_next_up_for_the_wait_and_no_longer() -> None:
+    async def run() -> list[int]:
+        engine = Held()
+        batcher = Batcher(engine, 16, wait_ms=1)
+        asking = [asyncio.ensure_future(batcher.infer({"x": rows(0.0)}, 1000))]
+        await turns(4)
+        asking += [asyncio.ensure_future(batcher.infer({"x": rows(number)}, 1000)) for number in (1.0, 2.0)]
+        async with asyncio.timeout(5):
+            while len(engine.asked) == 1:
+                await turns(1)
+        engine.free.set()
+        await asyncio.gather(*asking)
+        return engine.asked
+
+    assert asyncio.run(run()) == [1, 2]

@@ -3,13 +3,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sealed import NOW, Sealed
+from sealed import NOW, Sealed, tiny_channel, tiny_payload, write_channel
 
+from pipeline.bundle.channel import BundleRef
 from pipeline.bundle.floor import floor_path, read_floor
+from pipeline.bundle.statement import bundle_id
+from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import NotAccepted, Tampered, UsageError
-from pipeline.core.names import Role
+from pipeline.core.names import Format, Role
+from pipeline.runtime import release as release_room
 from pipeline.runtime.members import Seat
-from pipeline.runtime.release import Places, accept, disk_problems, open_release, require_one_contract
+from pipeline.runtime.release import Places, accept, disk_problems, is_renewed, open_release, require_one_contract
+from pipeline.seal.signing import seal_bundle
 
 
 @pytest.fixture
@@ -32,8 +37,9 @@ def test_both_sides_are_verified_and_the_version_is_the_primarys(files: Sealed) 
     assert set(release.bundles) == set(Role)
     assert release.bundles[Role.PRIMARY].bundle_id.startswith(release.version)
     assert release.refused == {}
-    assert release.same_as(open_release(places(files), NOW, strict=True))
-    assert not release.same_as(open_release(places(files, channel=True), NOW, strict=True))
+    again, under_channel = (open_release(places(files, channel=one), NOW, strict=True) for one in (False, True))
+    assert release.has_same_bundles_as(again) and release.has_same_channel_as(again)
+    assert release.has_same_bundles_as(under_channel) and not release.has_same_channel_as(under_channel)
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -107,3 +113,49 @@ def test_a_worker_is_told_where_its_own_bundle_is(files: Sealed) -> None:
     assert (spec.bundle, spec.channel) == (str(files.backup), str(files.channel))
     assert (spec.incarnation, spec.term, spec.then_load, spec.memory_mb) == (3, 9, True, 64)
     assert spec.threads == release.bundles[Role.BACKUP].manifest.runtime.threads
+
+
+def staged(pair: Sealed, folder: Path, seq: int) -> Path:
+    """Lay a release out as staging does; its primary differs by its seq."""
+    payload = {**tiny_payload(Format.ONNX), "NOTES.md": str(seq).encode()}
+    seal_bundle(folder / "primary", payload, pair.key)
+    shutil.copytree(pair.backup, folder / "backup")
+    digests = tuple((name, sha256_hex(data)) for name, data in payload.items())
+    primary = BundleRef(bundle_id(digests), sum(map(len, payload.values())))
+    write_channel(folder, tiny_channel(seq=seq, primary=primary), pair.key)
+    return folder
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("moment", ["load_channel", "verify_bundle"])
+def test_a_release_that_is_exchanged_while_it_is_read_is_read_again_and_nothing_of_two_is_mixed(
+    files: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, strict: bool
+) -> None:
+    place, coming = staged(files, tmp_path / "tiny", 8), staged(files, tmp_path / "coming", 9)
+    real, calls = getattr(release_room, moment), []
+
+    def exchanged(*args: object) -> object:
+        found = real(*args)
+        if not calls:
+            calls.append(place.rename(tmp_path / "gone"))
+            coming.rename(place)
+        return found
+
+    monkeypatch.setattr(release_room, moment, exchanged)
+    where = Places(place / "primary", place / "backup", files.trust, place)
+    release = open_release(where, NOW, strict)
+    assert (release.channel is not None and release.channel.channel.seq, release.refused) == (9, {})
+    assert release.bundles[Role.PRIMARY].files["NOTES.md"] == b"9"
+
+
+def test_a_renewed_channel_is_noticed_and_one_that_is_not_accepted_is_none(files: Sealed) -> None:
+    release = open_release(places(files, channel=True), NOW, strict=True)
+    assert not is_renewed(release, NOW)
+    write_channel(files.channel, tiny_channel(seq=8), files.key)
+    assert is_renewed(release, NOW)
+    write_channel(
+        files.channel,
+        tiny_channel(seq=9, not_after="2026-05-31T13:00:00Z", refresh_by="2026-05-31T13:00:00Z"),
+        files.key,
+    )
+    assert not is_renewed(release, NOW)

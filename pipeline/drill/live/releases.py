@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE, DEFAULT_CHANNEL, BundleRef, Channel
+from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE, DEFAULT_CHANNEL, BundleRef, Channel, Expiry
 from pipeline.bundle.manifest import CARD_FILE
 from pipeline.bundle.policy import KeyUse, PolicyFile, PolicyKey, TrustPolicy, load_policy, parse_policy
 from pipeline.bundle.public_key import public_pem
@@ -78,13 +78,18 @@ def copied(pair: PairFiles, folder: Path, with_channel: bool) -> Copied:
 
 
 def _write_policy(given: Path, place: Path, key: ec.EllipticCurvePrivateKey | None) -> None:
-    """Write the given policy without its channels and with state of its own; it pins the drill's key too."""
+    """Write the given policy without its channels and with state of its own; it pins the drill's key too.
+
+    It refuses what has expired, whatever is given: that is what `expired` rehearses, in both worlds alike.
+    """
     policy: PolicyFile = parse_policy(read_bytes(given, TrustPolicyError), str(given))
     keys = policy.keys
     if key is not None:
         own = PolicyKey(public_pem(key.public_key()), (KeyUse.BUNDLE, KeyUse.CHANNEL))
         keys = {**keys, "throw-away": own}
-    changed = replace(policy, keys=keys, channels=None, channel=DEFAULT_CHANNEL, state_dir="state")
+    changed = replace(
+        policy, keys=keys, channels=None, channel=DEFAULT_CHANNEL, state_dir="state", expired=Expiry.REFUSE
+    )
     write_atomic(place, readable_json(plain(changed)))
 
 

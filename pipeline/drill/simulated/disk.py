@@ -61,7 +61,8 @@ class SimulatedDisk:
 
     # What the node reads.
 
-    def _now(self) -> datetime:
+    def now(self) -> datetime:
+        """Return the wall clock's time."""
         return _BEGAN + timedelta(seconds=self._now_s(), milliseconds=-self.clock_back_ms)
 
     def channel(self) -> VerifiedChannel:
@@ -69,7 +70,7 @@ class SimulatedDisk:
         channel, floor = self._offered
         if self.floor is not None:
             check_order(floor, self.floor, f"The channel of {MODEL}")
-        return VerifiedChannel(channel, "simulated", check_dates(channel, self._now()))
+        return VerifiedChannel(channel, "simulated", check_dates(channel, self.now(), policy().expired))
 
     def bundle(self, role: Role, channel: VerifiedChannel) -> VerifiedBundle:
         """Return the bundle of a role if it may be loaded; raises the Untrusted error that fits."""
@@ -132,6 +133,13 @@ class ServersDisk:
             except (Untrusted, SurroundingsError) as error:
                 problems[role] = f"{type(error).__name__}: {error}"
         return problems
+
+    def is_renewed(self, release: Release) -> bool:
+        """Tell whether another channel than the release's is offered by now, and is accepted."""
+        try:
+            return self._disk.channel().channel.digest != release.channel_digest
+        except HotspareError:
+            return False
 
     def accept(self, release: Release) -> None:
         """Raise the floor."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 
 from pipeline.core.errors import SurroundingsError
 from pipeline.core.tensors import Tensors
@@ -94,6 +95,10 @@ class SimulatedMachine:
     def oom_kills(self) -> int:
         """Return how many processes the kernel killed for want of memory."""
         return self._world.oom_kills
+
+    def utc_now(self) -> datetime:
+        """Return the wall clock's time."""
+        return self._world.disk.now()
 
     def member(self, seat: Seat) -> Process | None:
         """Return the process that sits in a seat now."""

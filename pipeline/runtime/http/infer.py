@@ -19,6 +19,7 @@ STATUS_OF = {
     RefusalKind.POISON: 422,
     RefusalKind.OVERLOADED: 429,
     RefusalKind.ABSTAINED: 503,
+    RefusalKind.EXPIRED: 503,
     RefusalKind.UNAVAILABLE: 503,
     RefusalKind.DEADLINE: 504,
 }

@@ -28,6 +28,15 @@ _COUNTED = {
     "restarts": "Workers started again.",
 }
 
+_CHANNEL = {
+    "epoch": ("epoch", "Epoch of the channel that is served."),
+    "seq": ("seq", "Sequence number of the channel that is served."),
+    "age_seconds": ("age_s", "Seconds since the channel was issued."),
+    "refresh_in_seconds": ("refresh_in_s", "Seconds until the channel is to be renewed; negative: it was not."),
+    "expires_in_seconds": ("expires_in_s", "Seconds until the channel ends; negative: it has."),
+    "expired": ("is_expired", "1 when the channel has ended."),
+}
+
 
 class HttpCounts:
     """What one front counts: answers by status, and the time that inference took in it."""
@@ -67,6 +76,7 @@ def metrics_text(pairs: Sequence[PairStatus], counts: HttpCounts, draining: bool
         _answers(pairs),
         *_counted(pairs),
         _pair_gauges(pairs),
+        *_channels(pairs),
         _members(pairs),
     )
     return "\n".join(chain.from_iterable(families)) + "\n"
@@ -104,6 +114,12 @@ def _pair_gauges(pairs: Sequence[PairStatus]) -> Iterator[str]:
         ({**labels, "role": role.value}, float(pair.serving is role)) for labels, pair in by_model for role in Role
     ]
     yield from _family("hotspare_serving", "gauge", "1 for the role that serves.", serving)
+
+
+def _channels(pairs: Sequence[PairStatus]) -> Iterator[Iterator[str]]:
+    known = [({"model": pair.model}, pair.channel) for pair in pairs if pair.channel is not None]
+    for name, (field, doc) in _CHANNEL.items():
+        yield _family(f"hotspare_channel_{name}", "gauge", doc, [(at, float(getattr(one, field))) for at, one in known])
 
 
 def _members(pairs: Sequence[PairStatus]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from asking import GOOD, Client
@@ -38,6 +39,29 @@ def test_metrics_are_what_prometheus_parses(client):
     assert values["hotspare_serving", ("model", "tiny"), ("role", "backup")] == 0
     assert values["hotspare_member_state", ("model", "tiny"), ("seat", "backup-0"), ("state", "ready")] == 1
     assert all(family.type in ("counter", "gauge", "histogram") and family.documentation for family in read.values())
+
+
+def test_a_channels_age_is_in_the_metrics_and_in_the_status(client):
+    read = families(client.ask("GET", "/metrics").body.decode())
+    values = {(s.name, s.labels.get("model")): s.value for family in read.values() for s in family.samples}
+    assert values["hotspare_channel_seq", "tiny"] == 9
+    assert values["hotspare_channel_age_seconds", "tiny"] == 7200
+    assert values["hotspare_channel_refresh_in_seconds", "rating"] == -3600
+    assert values["hotspare_channel_expires_in_seconds", "echo"] == -7200
+    assert [values["hotspare_channel_expired", model] for model in ("tiny", "rating", "echo")] == [0, 0, 1]
+    found = {pair["model"]: pair["channel"] for pair in client.ask("GET", "/status.json").json["pairs"]}
+    assert found["tiny"] == {
+        "name": "stable", "epoch": 1, "seq": 9,
+        "issued_at": "2026-06-01T12:00:00Z", "refresh_by": "2026-06-02T12:00:00Z", "not_after": "2026-06-03T12:00:00Z",
+        "age_s": 7200, "refresh_in_s": 79200, "expires_in_s": 165600,
+        "is_due": False, "is_expired": False, "policy": "refuse",
+    }  # fmt: skip
+    assert (found["rating"]["is_due"], found["echo"]["is_expired"]) == (True, True)
+
+
+def test_a_pair_without_a_channel_has_no_age():
+    status = replace(pair_status("tiny"), channel=None)
+    assert "hotspare_channel_seq{" not in metrics_text((status,), HttpCounts(), draining=False)
 
 
 def test_a_label_cannot_break_the_metrics():

@@ -51,6 +51,17 @@ def test_the_page_tells_state_term_members_and_what_happened(tab):
     assert tab.errors == []
 
 
+def test_a_person_sees_how_old_a_channel_is_and_that_it_was_not_renewed(tab):
+    current, due, ended = (text_of(tab, f"section:nth-of-type({number})") for number in (1, 2, 3))
+    assert "channel stable, epoch 1, seq 9" in current
+    assert "issued 2026-06-01T12:00:00Z, 2 h ago; to be renewed by 2026-06-02T12:00:00Z, in 22 h" in " ".join(
+        current.split()
+    )
+    assert "Not renewed" in due and "it was to be renewed by 2026-06-02T12:00:00Z, 60 min ago" in due
+    assert "it ends at 2026-06-03T12:00:00Z, in 23 h" in due
+    assert "Expired" in ended and "Out of service" in ended and "every request is refused" in ended
+
+
 def test_text_of_the_server_is_shown_and_never_run(tab):
     assert "<script>alert(1)</script>" in text_of(tab)
     assert tab.run("document.querySelectorAll('main script').length") == 0
