@@ -1,26 +1,22 @@
 """Drill attestations: an in-toto statement over both bundle ids that says which disasters a pair went through, and how.
 
 Read as strictly as a channel and by the same verifier; the key must be pinned for the use ``drill``.
-Source: https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pipeline.bundle.dsse import IN_TOTO, open_envelope
+from pipeline.bundle.in_toto import open_statement, statement_bytes
 from pipeline.bundle.policy import KeyUse, TrustPolicy
 from pipeline.bundle.statement import Digest, Subject
-from pipeline.bundle.strict_json import fit, parse_strict
-from pipeline.core.canonical import canonical_json
 from pipeline.core.clock import from_text
-from pipeline.core.errors import Malformed, NotAccepted
+from pipeline.core.errors import NotAccepted
 from pipeline.core.names import DRILL_NAME, MODEL_NAME, Role
-from pipeline.core.schema import Rule, plain
+from pipeline.core.schema import Rule
 
 ATTESTATION_FILE = "attestation.json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:hotspare:drill:v1"
 
 _SHA256 = Rule(pattern="[0-9a-f]{64}")
@@ -97,6 +93,10 @@ class DrillStatement:
         """Return the id of the bundle that stood for a role."""
         return self.subject[list(Role).index(role)].digest.sha256
 
+    def is_of(self, bundle_ids: Mapping[Role, str]) -> bool:
+        """Tell whether exactly these bundles were drilled, each in its role."""
+        return all(self.bundle_id(role) == bundle_ids[role] for role in Role)
+
     @property
     def ended_at(self) -> datetime:
         """Return when the last drill ended."""
@@ -104,7 +104,7 @@ class DrillStatement:
 
     def to_bytes(self) -> bytes:
         """Return the one byte form of the statement."""
-        return canonical_json({"_type": STATEMENT_TYPE, **plain(self)})
+        return statement_bytes(self)
 
 
 def subjects(model: str, bundle_ids: dict[Role, str]) -> tuple[Subject, Subject]:
@@ -119,18 +119,7 @@ def verify_attestation(data: bytes, policy: TrustPolicy, what: str = ATTESTATION
     Raises Malformed when a byte departs from the format, SignatureInvalid when no key pinned for drills signed it,
     NotAccepted for a model that the policy does not name. Its age and its pair are the caller's to judge.
     """
-    signed = open_envelope(data, IN_TOTO, policy.keys_for(KeyUse.DRILL), what)
-    inside = f"The statement in {what}"
-    value = parse_strict(signed.payload, inside)
-    if not isinstance(value, dict) or value.pop("_type", None) != STATEMENT_TYPE:
-        raise Malformed(f"{inside} is not an in-toto v1 statement.")
-    statement = fit(DrillStatement, value, inside)
-    try:
-        same = statement.to_bytes() == signed.payload
-    except ValueError:  # text with half a surrogate pair has no bytes
-        same = False
-    if not same:
-        raise Malformed(f"{inside} is not in its one byte form; drill again.")
+    statement = open_statement(DrillStatement, data, policy.keys_for(KeyUse.DRILL), what, "drill again")
     if statement.predicate.model not in policy.models:
-        raise NotAccepted(f"{inside} is about {statement.predicate.model}, which the trust policy does not name.")
+        raise NotAccepted(f"{what} is about {statement.predicate.model}, which the trust policy does not name.")
     return statement

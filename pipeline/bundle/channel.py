@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pipeline.bundle.floor import Floor, check_order
@@ -19,6 +20,36 @@ DEFAULT_CHANNEL = "stable"
 
 _SHA256 = Rule(pattern="[0-9a-f]{64}")
 _TIME = Rule("UTC, e.g. 2026-01-31T12:00:00Z.", pattern=r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+class Expiry(StrEnum):
+    """What a node does past a channel's ``not_after``; its trust policy says which."""
+
+    REFUSE = "refuse"  # nothing is loaded any more, and what runs stops answering
+    SERVE_AND_ALARM = "serve-and-alarm"  # it goes on, and says so
+
+
+class Standing(StrEnum):
+    """Where a moment lies in a channel's life."""
+
+    CURRENT = "current"
+    DUE = "due"  # it was to be renewed by now
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
+class Dates:
+    """A channel's three moments, in their order."""
+
+    issued_at: datetime
+    refresh_by: datetime
+    not_after: datetime
+
+    def standing(self, now: datetime) -> Standing:
+        """Return where ``now`` lies; the last second of ``not_after`` and ``refresh_by`` still counts."""
+        if now > self.not_after:
+            return Standing.EXPIRED
+        return Standing.DUE if now > self.refresh_by else Standing.CURRENT
 
 
 @dataclass(frozen=True)
@@ -59,11 +90,11 @@ class Channel:
         if self.primary.bundle_id == self.backup.bundle_id:
             yield "backup: the same bundle as the primary"
         try:
-            moments = [from_text(text) for text in (self.issued_at, self.refresh_by, self.not_after)]
+            dates = self.dates
         except ValueError as error:
             yield f"issued_at, refresh_by, not_after: {error}"
         else:
-            if moments != sorted(moments):
+            if not dates.issued_at <= dates.refresh_by <= dates.not_after:
                 yield "issued_at, refresh_by, not_after: not in this order"
         if self.rollback_of is not None and self.rollback_of >= self.seq:
             yield "rollback_of: not below seq"
@@ -71,6 +102,16 @@ class Channel:
     def ref(self, role: Role) -> BundleRef:
         """Return the bundle of a role."""
         return self.primary if role is Role.PRIMARY else self.backup
+
+    @property
+    def bundle_ids(self) -> dict[Role, str]:
+        """Return the ids of both bundles."""
+        return {role: self.ref(role).bundle_id for role in Role}
+
+    @property
+    def dates(self) -> Dates:
+        """Return its moments; raises ValueError where one is no date, which no channel that was read has."""
+        return Dates(from_text(self.issued_at), from_text(self.refresh_by), from_text(self.not_after))
 
     def to_bytes(self) -> bytes:
         """Return the one byte form of ``channel.json``."""
@@ -87,18 +128,30 @@ class Channel:
         return Floor(self.epoch, self.seq, self.digest)
 
 
-def check_dates(channel: Channel, now: datetime) -> tuple[str, ...]:
-    """Return warnings about a channel's dates; raises Expired past ``not_after``."""
-    if now > from_text(channel.not_after):
-        raise Expired(
-            f"The channel of {channel.model} (seq {channel.seq}) ended at {channel.not_after}; fetch a renewed one."
-        )
+def check_dates(channel: Channel, now: datetime, expired: Expiry = Expiry.REFUSE) -> tuple[str, ...]:
+    """Return warnings about a channel's dates; raises Expired past ``not_after``, unless it may serve on."""
+    dates = channel.dates
+    standing = dates.standing(now)
+    if standing is Standing.EXPIRED and expired is Expiry.REFUSE:
+        raise Expired(ended(channel))
     warnings = []
-    if now < from_text(channel.issued_at):
+    if now < dates.issued_at:
         warnings.append(f"The channel was issued at {channel.issued_at}, after this machine's time; check its clock.")
-    if now > from_text(channel.refresh_by):
-        warnings.append(f"The channel was to be renewed by {channel.refresh_by}; it ends at {channel.not_after}.")
+    if standing is Standing.DUE:
+        warnings.append(overdue(channel))
+    if standing is Standing.EXPIRED:
+        warnings.append(f"{ended(channel)} It serves on, as the trust policy says.")
     return tuple(warnings)
+
+
+def overdue(channel: Channel) -> str:
+    """Say that a channel was not renewed in time, and how long that is no harm."""
+    return f"The channel was to be renewed by {channel.refresh_by}; it ends at {channel.not_after}."
+
+
+def ended(channel: Channel) -> str:
+    """Say that a channel has ended."""
+    return f"The channel of {channel.model} (seq {channel.seq}) ended at {channel.not_after}; fetch a renewed one."
 
 
 def check_floor(channel: Channel, floor: Floor | None) -> None:

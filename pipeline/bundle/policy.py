@@ -1,14 +1,14 @@
 """``trust.yaml``: what a node accepts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline.bundle.channel import DEFAULT_CHANNEL
+from pipeline.bundle.channel import DEFAULT_CHANNEL, Expiry
 from pipeline.bundle.dsse import PinnedKeys
 from pipeline.bundle.public_key import key_hint, read_public_key
 from pipeline.core.errors import KeyFileError, TrustPolicyError
@@ -24,6 +24,7 @@ class KeyUse(StrEnum):
     BUNDLE = "bundle"
     CHANNEL = "channel"
     DRILL = "drill"  # attestations that a drill was held, and how it went
+    PROVENANCE = "provenance"  # attestations of what a bundle was made from, where and by whom
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,26 @@ class PolicyKey:
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the key."""
-        try:
-            read_public_key(self.public_key)
-        except KeyFileError as error:
-            yield f"public_key: {error}"
+        yield from _key_problems(self.public_key)
+
+
+@dataclass(frozen=True)
+class UpdateKey:
+    """A key that seals checkpoints of some models that learn, and nothing else."""
+
+    public_key: Annotated[str, Rule("EC P-256 public key in PEM.")]
+    models: Annotated[tuple[Annotated[str, Rule(pattern=MODEL_NAME)], ...], Rule("Whose updates.", min_items=1)]
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the key."""
+        yield from _key_problems(self.public_key)
+
+
+def _key_problems(text: str) -> Iterator[str]:
+    try:
+        read_public_key(text)
+    except KeyFileError as error:
+        yield f"public_key: {error}"
 
 
 @dataclass(frozen=True)
@@ -51,11 +68,19 @@ class PolicyFile:
     state_dir: Annotated[str, Rule("Folder for what the node remembers: the floor.")]
     channels: Annotated[str | None, Rule("Folder of channels, <model>/ each; with it every bundle needs one.")] = None
     channel: Annotated[str, Rule("The channel's name to accept.", pattern=MODEL_NAME)] = DEFAULT_CHANNEL
+    expired: Annotated[Expiry, Rule("Past a channel's not_after: stop, or go on and say so.")] = Expiry.REFUSE
+    updates: dict[Annotated[str, Rule(pattern=MODEL_NAME)], UpdateKey] = field(default_factory=dict)
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong across fields."""
         if not any(KeyUse.BUNDLE in key.uses for key in self.keys.values()):
             yield "keys: none may sign bundles"
+        others = {"".join(key.public_key.split()) for key in self.keys.values()}
+        for name, key in self.updates.items():
+            if "".join(key.public_key.split()) in others:
+                yield f"updates.{name}: stands among keys too; a key for updates has no other use"
+            for model in sorted(set(key.models) - set(self.models)):
+                yield f"updates.{name}.models: {model} is not among the models that are accepted"
 
 
 @dataclass(frozen=True)
@@ -67,10 +92,16 @@ class TrustPolicy:
     state_dir: Path
     channels: Path | None
     channel: str
+    expired: Expiry = Expiry.REFUSE
+    updates: tuple[tuple[ec.EllipticCurvePublicKey, tuple[str, ...]], ...] = ()
 
     def keys_for(self, use: KeyUse) -> PinnedKeys:
         """Return the keys pinned for a use, by their hint."""
         return {key_hint(key): key for key, uses in self.keys if use in uses}
+
+    def update_keys(self, model: str) -> PinnedKeys:
+        """Return the keys that may seal checkpoints of a model, by their hint."""
+        return {key_hint(key): key for key, models in self.updates if model in models}
 
 
 def load_policy(path: Path) -> TrustPolicy:
@@ -84,6 +115,8 @@ def load_policy(path: Path) -> TrustPolicy:
         state_dir=here / content.state_dir,
         channels=None if content.channels is None else here / content.channels,
         channel=content.channel,
+        expired=content.expired,
+        updates=tuple((read_public_key(key.public_key), key.models) for key in content.updates.values()),
     )
 
 

@@ -5,7 +5,7 @@ hashed: loading them can not be raced by whoever writes the disk.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +23,7 @@ from pipeline.bundle.channel import (
 from pipeline.bundle.dsse import open_envelope, open_sigstore_bundle
 from pipeline.bundle.floor import floor_path, read_floor
 from pipeline.bundle.io_contract import IoContract
+from pipeline.bundle.learning import check_checkpoint, checkpoint_manifest
 from pipeline.bundle.manifest import (
     IO_FILE,
     MANIFEST_FILE,
@@ -40,6 +41,8 @@ from pipeline.bundle.strict_json import fit, parse_strict
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import Malformed, NotAccepted, Tampered
 from pipeline.core.names import Role
+
+_CHECKPOINT_ROOM_BYTES = 64 << 10  # what a checkpoint may have beyond its base: what it says of itself
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class VerifiedBundle:
         """Return the bytes of all payload files together, as a channel tells them."""
         return sum(map(len, self.files.values()))
 
+    @property
+    def model_file(self) -> bytes:
+        """Return the bytes of the model file."""
+        return self.files[self.manifest.entrypoint.path]
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a VerifiedBundle never crosses a process: verify again on the other side")
 
@@ -91,18 +99,27 @@ def read_channel(signature: bytes, policy: TrustPolicy, what: str = CHANNEL_SIGN
 def load_channel(place: Path, policy: TrustPolicy, now: datetime) -> VerifiedChannel:
     """Load a channel's folder (or one of its two files) and check it: key, model, name, dates, floor.
 
-    Raises Malformed, SignatureInvalid, Tampered (channel.json is not what channel.sig signs), NotAccepted, Expired,
-    Revoked or RolledBack.
+    Raises Malformed, SignatureInvalid, Tampered (channel.json is not what channel.sig signs), NotAccepted, Expired
+    (unless the policy lets it serve on: then that is a warning), Revoked or RolledBack.
     """
     folder = place.parent if place.name in (CHANNEL_FILE, CHANNEL_SIGNATURE) else place
-    what = str(folder / CHANNEL_SIGNATURE)
-    channel, hint = read_channel(read_small(folder / CHANNEL_SIGNATURE), policy, what)
-    if read_small(folder / CHANNEL_FILE) != channel.to_bytes():
+    signature = read_small(folder / CHANNEL_SIGNATURE)
+    accepted = accept_channel(signature, policy, now, str(folder / CHANNEL_SIGNATURE))
+    if read_small(folder / CHANNEL_FILE) != accepted.channel.to_bytes():
         raise Tampered(f"{folder / CHANNEL_FILE} is not what {CHANNEL_SIGNATURE} signs; fetch both again.")
+    return accepted
+
+
+def accept_channel(signature: bytes, policy: TrustPolicy, now: datetime, what: str) -> VerifiedChannel:
+    """Verify the bytes of ``channel.sig`` and check what they sign: key, model, name, floor, dates.
+
+    Raises what :func:`load_channel` does.
+    """
+    channel, hint = read_channel(signature, policy, what)
     _check_addressee(channel, policy)
     check_revoked(channel, hint)
     check_floor(channel, read_floor(floor_path(policy.state_dir, channel.model)))
-    return VerifiedChannel(channel, hint, check_dates(channel, now))
+    return VerifiedChannel(channel, hint, check_dates(channel, now, policy.expired))
 
 
 def _check_addressee(channel: Channel, policy: TrustPolicy) -> None:
@@ -128,7 +145,7 @@ def verify_bundle(
     signed = open_sigstore_bundle(signature, policy.keys_for(KeyUse.BUNDLE), str(path / SIGNATURE_FILE))
     statement = read_statement(signed.payload)
     if channel is not None:
-        check_dates(channel.channel, now)
+        check_dates(channel.channel, now, policy.expired)
         check_revoked(channel.channel, signed.key_hint, statement.bundle_id)
         role = role_of(channel.channel, statement.bundle_id, role)
     elif role is not None:
@@ -148,6 +165,44 @@ def verify_bundle(
         files=files,
         key_hint=signed.key_hint,
         unchecked=_unchecked(channel, manifest, found),
+        warnings=channel.warnings if channel else (),
+    )
+
+
+def verify_checkpoint(
+    path: Path,
+    base: VerifiedBundle,
+    policy: TrustPolicy,
+    now: datetime,
+    channel: VerifiedChannel | None = None,
+    node: Node | None = None,
+) -> VerifiedBundle:
+    """Verify a checkpoint of ``base``, sealed by a key that the policy pins for updates of the base's model alone.
+
+    It has the base's role, and differs from it in nothing but the bytes that the base's ``learning.json`` lets learn.
+    Raises the Untrusted error that fits, FileAccess when files cannot be read.
+    """
+    if base.key_hint not in policy.keys_for(KeyUse.BUNDLE):
+        raise NotAccepted("The base of a checkpoint is a bundle that a bundle key signed, never a checkpoint.")
+    signature = read_small(path / SIGNATURE_FILE)
+    signed = open_sigstore_bundle(signature, policy.update_keys(base.model), str(path / SIGNATURE_FILE))
+    statement = read_statement(signed.payload)
+    if channel is not None:
+        check_dates(channel.channel, now, policy.expired)
+        role_of(channel.channel, base.bundle_id, base.role)
+        check_revoked(channel.channel, base.key_hint, base.bundle_id)
+        check_revoked(channel.channel, signed.key_hint, statement.bundle_id)
+    files = read_payload(path, statement, None, base.size + _CHECKPOINT_ROOM_BYTES)
+    manifest, io = _read_descriptions(files)
+    check_checkpoint(base.bundle_id, base.files, checkpoint_manifest(base.manifest, base.model_file), files)
+    _check_accepted(manifest, policy, channel, node or this_node())
+    return replace(
+        base,
+        bundle_id=statement.bundle_id,
+        manifest=manifest,
+        io=io,
+        files=files,
+        key_hint=signed.key_hint,
         warnings=channel.warnings if channel else (),
     )
 

@@ -4,8 +4,11 @@ import os
 from collections.abc import Mapping
 
 SIGNING_KEY = "HOTSPARE_SIGNING_KEY"
+SIGNING_PIN = "HOTSPARE_SIGNING_PIN"
 TOKEN = "HOTSPARE_TOKEN"  # noqa: S105 - the name of a variable
-SECRETS = frozenset({SIGNING_KEY, TOKEN})
+PERSON = "HOTSPARE_PERSON"
+WEBHOOK_SECRET = "HOTSPARE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
+SECRETS = frozenset({SIGNING_KEY, SIGNING_PIN, TOKEN, WEBHOOK_SECRET})
 
 
 def for_children(ours: Mapping[str, str] = os.environ) -> dict[str, str]:

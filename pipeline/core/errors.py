@@ -14,7 +14,10 @@ HotspareError
 │   ├── PromotionRefused     21   a gate of the promotion policy failed
 │   ├── SchemeRefused        22   a scheme missed most of the weights, or does not exist for a format
 │   ├── VariantRefused       23   an export differs too much from its source, or training collapsed
-│   └── DrillFailed          24   a drill missed an objective
+│   ├── DrillFailed          24   a drill missed an objective
+│   ├── ReleaseRefused       25   what would be released is not what was measured, or does not come out the same twice
+│   ├── ReplayFailed         26   a stage failed while a backup was rebuilt
+│   └── LagExceeded          27   channel or nodes did not follow an alias in time
 ├── Untrusted               a bundle or channel this node must not load
 │   ├── Tampered             30   bytes differ, are missing, or are more than was signed
 │   ├── SignatureInvalid     31   no pinned key signed this
@@ -135,6 +138,24 @@ class DrillFailed(Refusal):
     """At least one drill missed an objective; its report, measures and attestation are written all the same."""
 
     exit_code = 24
+
+
+class ReleaseRefused(Refusal):
+    """What would be released is not what was measured and committed, or does not come out the same twice."""
+
+    exit_code = 25
+
+
+class ReplayFailed(Refusal):
+    """A stage failed while a recipe was replayed for a new primary; the pair in force stays."""
+
+    exit_code = 26
+
+
+class LagExceeded(Refusal):
+    """A channel or a node did not follow a moved alias within the time that the promotion policy allows."""
+
+    exit_code = 27
 
 
 class Untrusted(HotspareError):

@@ -12,12 +12,16 @@ from pipeline.core.canonical import canonical_json
 
 def sign_envelope(payload: bytes, payload_type: str, private_key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return the envelope that :func:`pipeline.bundle.dsse.open_envelope` reads."""
-    signature = private_key.sign(pae(payload_type, payload), ec.ECDSA(SHA256()))
     envelope = {
         "payload": base64.b64encode(payload).decode("ascii"),
         "payloadType": payload_type,
         "signatures": [
-            {"keyid": key_hint(private_key.public_key()), "sig": base64.b64encode(signature).decode("ascii")}
+            {"keyid": key_hint(private_key.public_key()), "sig": signature_of(payload, payload_type, private_key)}
         ],
     }
     return canonical_json(envelope)
+
+
+def signature_of(payload: bytes, payload_type: str, private_key: ec.EllipticCurvePrivateKey) -> str:
+    """Return the base64 of DSSE's signature over a payload."""
+    return base64.b64encode(private_key.sign(pae(payload_type, payload), ec.ECDSA(SHA256()))).decode("ascii")

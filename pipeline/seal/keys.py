@@ -1,4 +1,4 @@
-"""Signing keys: EC P-256 in PEM, the private one readable by its owner alone."""
+"""Signing keys: EC P-256 in PEM, the private one readable by its owner alone, or in a token that nobody can read."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pipeline.bundle.public_key import public_pem, read_public_key
 from pipeline.core import layout
 from pipeline.core.environment import SIGNING_KEY
-from pipeline.core.errors import KeyFileError
+from pipeline.core.errors import KeyFileError, MissingExtra
 from pipeline.core.files import read_bytes, write_atomic
 
 PRIVATE_KEY = "signing.pem"
@@ -49,12 +49,13 @@ def write_public(folder: Path, key: ec.EllipticCurvePublicKey) -> None:
 
 
 def load_private_key(folder: Path = layout.KEYS, environ: Mapping[str, str] = os.environ) -> ec.EllipticCurvePrivateKey:
-    """Return the signing key: PEM text in ``HOTSPARE_SIGNING_KEY``, else ``signing.pem`` in ``folder``.
+    """Return the signing key: what ``HOTSPARE_SIGNING_KEY`` holds or names, else ``signing.pem`` in ``folder``.
 
-    Raises KeyFileError when it is missing, not EC P-256, readable by others, or not of the ``signing.pub`` beside it.
+    The variable holds PEM text, or a PKCS#11 URI; a key in a token only signs. Raises KeyFileError when it is missing,
+    not EC P-256, readable by others, or not of the ``signing.pub`` beside it.
     """
     text = environ.get(SIGNING_KEY)
-    key = _read_file(folder / PRIVATE_KEY) if text is None else _parse(text.encode("utf-8"), SIGNING_KEY)
+    key = _read_file(folder / PRIVATE_KEY) if text is None else _from_environment(text, environ)
     public = folder / PUBLIC_KEY
     if public.exists() and public_pem(load_public_key(folder)) != public_pem(key.public_key()):
         raise KeyFileError(f"The private key does not belong to {public}; put the matching pair in place.")
@@ -69,6 +70,18 @@ def load_public_key(folder: Path = layout.KEYS) -> ec.EllipticCurvePublicKey:
         return read_public_key(text)
     except KeyFileError as error:
         raise KeyFileError(f"{path}: {error}.") from error
+
+
+def _from_environment(text: str, environ: Mapping[str, str]) -> ec.EllipticCurvePrivateKey:
+    if not text.startswith("pkcs11:"):
+        return _parse(text.encode("utf-8"), SIGNING_KEY)
+    try:
+        from pipeline.seal.token_key import open_token_key  # its library belongs to an extra that few need
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{SIGNING_KEY} names a key in a token, which needs a package: pip install 'hotspare[pkcs11]'."
+        ) from error
+    return open_token_key(text, environ)
 
 
 def _read_file(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -1,10 +1,12 @@
 """Signing a payload with OpenSSF Model Signing v1.0, then putting the signature file into its one byte form."""
 
+import base64
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, signing
@@ -15,6 +17,7 @@ from pipeline.bundle.reading import PAYLOAD, SIGNATURE_FILE, read_payload, read_
 from pipeline.bundle.statement import read_statement
 from pipeline.core.canonical import canonical_json
 from pipeline.core.files import replacing_dir, write_atomic
+from pipeline.seal.envelope import signature_of
 from pipeline.seal.keys import private_pem
 
 
@@ -33,15 +36,24 @@ def seal_bundle(folder: Path, payload: Mapping[str, bytes], private_key: ec.Elli
 def sign_payload(bundle: Path, private_key: ec.EllipticCurvePrivateKey) -> None:
     """Write ``bundle.sig`` beside ``payload/``: every file of the payload, none ignored.
 
-    The library's JSON is rewritten canonically, because our verifier accepts no other bytes; it stays a valid OMS
-    signature. Raises OSError as the file system does.
+    The library states what is signed, under a key of the moment, for it takes keys as files alone; our key signs that
+    very statement, wherever it lives. The JSON is rewritten canonically, because our verifier accepts no other bytes;
+    it stays a valid OMS signature. Raises OSError as the file system does.
     """
     every_file = hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
     signature = bundle / SIGNATURE_FILE
-    with _readable_in_memory(private_pem(private_key)) as key_path:
+    with _readable_in_memory(private_pem(ec.generate_private_key(ec.SECP256R1()))) as key_path:
         signer = signing.Config().use_elliptic_key_signer(private_key=key_path).set_hashing_config(every_file)
         signer.sign(bundle / PAYLOAD, signature)
-    write_atomic(signature, canonical_json(json.loads(signature.read_bytes())))
+    write_atomic(signature, canonical_json(_signed_by(private_key, json.loads(signature.read_bytes()))))
+
+
+def _signed_by(private_key: ec.EllipticCurvePrivateKey, stated: dict[str, Any]) -> dict[str, Any]:
+    envelope = stated["dsseEnvelope"]
+    signed = signature_of(base64.b64decode(envelope["payload"]), envelope["payloadType"], private_key)
+    material = {**stated["verificationMaterial"], "publicKey": {"hint": key_hint(private_key.public_key())}}
+    envelope = {**envelope, "signatures": [{**envelope["signatures"][0], "sig": signed}]}
+    return {**stated, "verificationMaterial": material, "dsseEnvelope": envelope}
 
 
 def _read_back(bundle: Path, key: ec.EllipticCurvePublicKey) -> None:

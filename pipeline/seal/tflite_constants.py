@@ -57,6 +57,10 @@ class TfliteConstants:
             self._constant(self._reads[buffer]) for buffer in sorted(self._reads)
         )
 
+    def start(self, constant: Constant) -> int:
+        """Return where in the file a constant's bytes start."""
+        return self._span(constant.place)[0]
+
     def changed(self, constant: Constant, data: bytes) -> bytes:
         """Return the model's bytes with one constant's bytes replaced by as many others."""
         start, size = self._span(constant.place)

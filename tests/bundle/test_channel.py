@@ -4,7 +4,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sealed import NOW, Sealed, reference, tiny_channel, write_channel
+from sealed import EVERY_USE, NOW, Sealed, reference, tiny_channel, write_channel
 
 from pipeline.bundle.channel import BundleRef, Channel, Revocations, check_floor
 from pipeline.bundle.floor import Floor, floor_path, raise_floor, read_floor
@@ -102,7 +102,7 @@ def test_a_channel_that_revokes_its_own_signer_is_refused(pair: Sealed, policy: 
 
 def test_a_bundle_signed_by_a_revoked_key_is_refused(pair: Sealed) -> None:
     signer = ec.generate_private_key(ec.SECP256R1())
-    bundles_only = policy_text(pair.key.public_key(), ("tiny",)).replace("[bundle, channel, drill]", "[bundle]")
+    bundles_only = policy_text(pair.key.public_key(), ("tiny",)).replace(EVERY_USE, "[bundle]")
     second = policy_text(signer.public_key(), ("tiny",)).split("keys:\n")[1].split("models:")[0]
     pair.trust.write_text(bundles_only.replace("models:", f"{second.replace('main', 'second')}models:"))
     policy = load_policy(pair.trust)

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sealed import NOW, Sealed, reference, tiny_payload
+from sealed import EVERY_USE, NOW, Sealed, reference, tiny_payload
 
 from pipeline.bundle.dsse import open_sigstore_bundle
 from pipeline.bundle.manifest import Node
@@ -257,7 +257,7 @@ def test_a_key_that_is_not_pinned_is_refused(pair: Sealed) -> None:
 
 def test_a_key_pinned_for_channels_alone_does_not_sign_bundles(pair: Sealed) -> None:
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
-    both = policy_text(pair.key.public_key(), ("tiny",)).replace("[bundle, channel, drill]", "[channel]")
+    both = policy_text(pair.key.public_key(), ("tiny",)).replace(EVERY_USE, "[channel]")
     second = policy_text(other, ("tiny",)).split("keys:\n")[1].split("models:")[0].replace("main", "second")
     pair.trust.write_text(both.replace("models:", f"{second}models:"))
     with pytest.raises(SignatureInvalid):

@@ -13,7 +13,6 @@ from sealed import sealed
 
 from pipeline.bundle.attestation import (
     PREDICATE_TYPE,
-    STATEMENT_TYPE,
     Drilled,
     DrillStatement,
     Predicate,
@@ -22,6 +21,7 @@ from pipeline.bundle.attestation import (
 )
 from pipeline.bundle.channel import CHANNEL_TYPE
 from pipeline.bundle.dsse import IN_TOTO
+from pipeline.bundle.in_toto import STATEMENT_TYPE
 from pipeline.bundle.policy import KeyUse, TrustPolicy, load_policy
 from pipeline.bundle.reading import SIGNATURE_FILE
 from pipeline.bundle.verify import verify_bundle
