@@ -1,6 +1,7 @@
 """Reading what the stages left of one model, verified, into one value."""
 
 import math
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -13,7 +14,7 @@ from pipeline.bundle.reading import read_small
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_file, sha256_hex
-from pipeline.core.environment import for_children
+from pipeline.core.environment import PERSON, for_children
 from pipeline.core.errors import MissingStageError, Tampered
 from pipeline.core.files import read_bytes, read_json
 from pipeline.core.names import Role
@@ -57,7 +58,15 @@ def project_root(environ: Mapping[str, str]) -> Path:
 def read_lineage(experiment: str | None) -> Lineage:
     """Return where the working folder's build comes from, as far as git and dvc tell."""
     lock = Path("dvc.lock")
-    return Lineage(_git_commit(), sha256_file(lock) if lock.is_file() else None, experiment)
+    return Lineage(_git_commit(), sha256_file(lock) if lock.is_file() else None, experiment, acting_person(os.environ))
+
+
+def acting_person(environ: Mapping[str, str]) -> str | None:
+    """Return who runs this command: ``HOTSPARE_PERSON``, else git's ``user.email``; None where neither says.
+
+    It is what the person says of themselves. It keeps two people from mixing up their duties, not a thief from lying.
+    """
+    return environ.get(PERSON) or _git("config", "user.email")
 
 
 def load_build(model: str, lineage: Lineage, now: datetime) -> Build:
@@ -91,11 +100,15 @@ def load_build(model: str, lineage: Lineage, now: datetime) -> Build:
 
 
 def load_drill(model: str, policy: TrustPolicy) -> Drill | None:
-    """Read and verify a model's latest drill; None before the first.
+    """Read and verify a model's latest drill in the working folder; see :func:`read_drill`."""
+    return read_drill(layout.drill_dir(model), model, policy)
+
+
+def read_drill(folder: Path, model: str, policy: TrustPolicy) -> Drill | None:
+    """Read and verify the drill in a folder; None where there is none.
 
     Raises the Untrusted error that fits for an attestation that is not ours, or that is about another report.
     """
-    folder = layout.drill_dir(model)
     if not (folder / ATTESTATION_FILE).is_file():
         return None
     data = read_small(folder / ATTESTATION_FILE)
@@ -148,6 +161,7 @@ def _seal(role: Role, cards: dict[str, Scorecard], selected: Selected, bundle: V
         io_contract_sha256=bundle.manifest.io_contract_sha256,
         inputs=tuple(map(_spec, bundle.io.inputs)),
         outputs=tuple(map(_spec, bundle.io.outputs)),
+        parent=bundle.manifest.parent,
     )
 
 
@@ -158,9 +172,13 @@ def _spec(tensor: TensorContract) -> TensorSpec:
 
 
 def _git_commit() -> str | None:
+    return _git("rev-parse", "HEAD")
+
+
+def _git(*arguments: str) -> str | None:
     try:
-        command = ["git", "rev-parse", "HEAD"]
+        command = ["git", *arguments]
         found = subprocess.run(command, capture_output=True, text=True, env=for_children(), check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() if found.returncode == 0 else None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,6 +1,8 @@
 """A registry in memory, for tests and for trying things out: the same contract as the MLflow one, no library."""
 
+import shutil
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pipeline.registry.store import BUNDLE_TAG, Run, RunDraft, Version, VersionDraft, version_of
 
@@ -13,6 +15,8 @@ class MemoryModel:
     tags: dict[str, str] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
+    bundles: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    files: dict[int, Path] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,6 +67,10 @@ class MemoryRegistry:
         """Set one tag of a registered model."""
         self.models[model].tags[key] = value
 
+    def untag_model(self, model: str, key: str) -> None:
+        """Remove one tag of a registered model."""
+        self.models[model].tags.pop(key, None)
+
     def versions(self, model: str) -> tuple[Version, ...]:
         """Return a registered model's versions, oldest first."""
         return tuple(self.models[model].versions) if model in self.models else ()
@@ -73,14 +81,22 @@ class MemoryRegistry:
         if found is not None:
             return found
         kept = self.models[model].versions
-        version = Version(len(kept) + 1, draft.run_id, {**draft.tags, BUNDLE_TAG: draft.bundle_id})
+        version = Version(len(kept) + 1, draft.run_id, {**draft.tags, BUNDLE_TAG: draft.bundle_id}, draft.description)
         kept.append(version)
+        files = [path for path in sorted(draft.bundle.rglob("*")) if path.is_file()]
+        bundle = {path.relative_to(draft.bundle).as_posix(): path.read_bytes() for path in files}
+        self.models[model].bundles[version.number] = bundle
         return version
 
     def tag_version(self, model: str, number: int, key: str, value: str) -> None:
         """Set one tag of a version."""
         kept = self.models[model].versions
         kept[number - 1] = replace(kept[number - 1], tags={**kept[number - 1].tags, key: value})
+
+    def describe_version(self, model: str, number: int, text: str) -> None:
+        """Set a version's description."""
+        kept = self.models[model].versions
+        kept[number - 1] = replace(kept[number - 1], description=text)
 
     def aliases(self, model: str) -> dict[str, int]:
         """Return which version each alias names."""
@@ -89,3 +105,30 @@ class MemoryRegistry:
     def set_alias(self, model: str, alias: str, number: int) -> None:
         """Point an alias at a version."""
         self.models[model].aliases[alias] = number
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Remove an alias."""
+        self.models[model].aliases.pop(alias, None)
+
+    def fetch_bundle(self, model: str, number: int, to: Path) -> None:
+        """Write the bundle that a version holds as the folder ``to``."""
+        for name, data in self.models[model].bundles[number].items():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes(data)
+
+    def add_trained(self, model: str, files: Path) -> Version:
+        """Register files as a version that hotspare did not make, as a training script does."""
+        kept = self.models.setdefault(model, MemoryModel())
+        version = Version(len(kept.versions) + 1, "", {})
+        kept.versions.append(version)
+        kept.files[version.number] = files
+        return version
+
+    def fetch_version(self, model: str, number: int, to: Path) -> None:
+        """Write all files of a version below the folder ``to``."""
+        shutil.copytree(self.models[model].files[number], to, dirs_exist_ok=True)
+
+    def fetch_run_files(self, run_id: str, folder: str, to: Path) -> None:
+        """Write a folder of a run's files as the folder ``to``."""
+        found = [path for place, path in self.runs[run_id].draft.files if place == folder]
+        shutil.copytree(found[0], to)

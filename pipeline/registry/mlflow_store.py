@@ -1,5 +1,6 @@
 """The one adapter over MLflow: runs, logged models, versions, aliases. Importing it takes MLflow's 7 seconds."""
 
+import json
 import logging
 import os
 import tempfile
@@ -13,15 +14,20 @@ from urllib.parse import urlsplit
 import mlflow
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import Unreachable
-from pipeline.core.files import disk_errors
+from pipeline.core.files import disk_errors, is_safe_relative
+from pipeline.registry.description import fitting
 from pipeline.registry.pyfunc_package import save_pyfunc
-from pipeline.registry.store import BUNDLE_TAG, KEY_TAG, Run, RunDraft, Version, VersionDraft, version_of
+from pipeline.registry.store import BUNDLE_TAG, KEY_TAG, THIS_RUN, Run, RunDraft, Version, VersionDraft, version_of
 
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _PRESENT = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
+# What the columns of MLflow hold (dbmodels/models.py of its two stores): SQLite takes more, PostgreSQL refuses it.
+_DESCRIPTION_CHARS, _NOTE_CHARS = 5_000, 8_000
 _FAULTS = (MlflowException, SQLAlchemyError, OSError)
 
 
@@ -55,7 +61,7 @@ class MlflowRegistry:
         """Write a run's content and return its id; a run with the same key is written again, not twice."""
         with self._asking(f"log the run {draft.name}"):
             info = self._open_run(self._experiment_id(experiment), draft, parent)
-            tags = {**draft.tags, **_mlflow_tags(draft)}
+            tags = {**draft.tags, **_mlflow_tags(draft, info.run_id)}
             self._client.log_batch(
                 info.run_id,
                 # The run's own start as time stamp: writing it again after a crash adds no second point.
@@ -75,6 +81,7 @@ class MlflowRegistry:
 
     def describe_model(self, model: str, text: str) -> None:
         """Set a registered model's Markdown description, creating the model when it is new."""
+        text = fitting(text, _DESCRIPTION_CHARS)
         with self._asking(f"describe the registered model {model}"):
             try:
                 self._client.create_registered_model(model, description=text)
@@ -92,7 +99,20 @@ class MlflowRegistry:
     def tag_model(self, model: str, key: str, value: str) -> None:
         """Set one tag of a registered model."""
         with self._asking(f"tag the registered model {model}"):
-            self._client.set_registered_model_tag(model, key, value)
+            try:
+                self._client.set_registered_model_tag(model, key, value)
+            except (MlflowException, SQLAlchemyError):
+                # As with aliases: of two first sets of one tag, one gets an integrity error.
+                self._client.set_registered_model_tag(model, key, value)
+
+    def untag_model(self, model: str, key: str) -> None:
+        """Remove one tag of a registered model; one that is not there is no error."""
+        with self._asking(f"remove a tag of the registered model {model}"):
+            try:
+                self._client.delete_registered_model_tag(model, key)
+            except (MlflowException, SQLAlchemyError):
+                if key in self._client.get_registered_model(model).tags:
+                    raise
 
     def versions(self, model: str) -> tuple[Version, ...]:
         """Return a registered model's versions, oldest first."""
@@ -112,11 +132,12 @@ class MlflowRegistry:
                 f"models:/{model_id}",
                 run_id=draft.run_id,
                 tags={**draft.tags, BUNDLE_TAG: draft.bundle_id},
-                description=draft.description,
+                description=fitting(draft.description, _DESCRIPTION_CHARS),
                 model_id=model_id,
             )
         first = version_of(self.versions(model), draft.bundle_id)
         if first is None or first.number == int(made.version):
+            self._tell_model(model_id, model, str(made.version))
             return _version(made)
         with self._asking(f"take back a second version of the same bundle of {model}"):
             self._client.delete_model_version(model, made.version)
@@ -127,6 +148,11 @@ class MlflowRegistry:
         """Set one tag of a version."""
         with self._asking(f"tag version {number} of {model}"):
             self._client.set_model_version_tag(model, str(number), key, value)
+
+    def describe_version(self, model: str, number: int, text: str) -> None:
+        """Set a version's Markdown description."""
+        with self._asking(f"describe version {number} of {model}"):
+            self._client.update_model_version(model, str(number), fitting(text, _DESCRIPTION_CHARS))
 
     def aliases(self, model: str) -> dict[str, int]:
         """Return which version each alias names; none when there is no such model."""
@@ -141,6 +167,40 @@ class MlflowRegistry:
             except (MlflowException, SQLAlchemyError):
                 # Two first sets of one alias race: the loser gets an integrity error, and its second try succeeds.
                 self._client.set_registered_model_alias(model, alias, str(number))
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Remove an alias; one that is not there is no error."""
+        with self._asking(f"remove the alias {alias} of {model}"):
+            try:
+                self._client.delete_registered_model_alias(model, alias)
+            except (MlflowException, SQLAlchemyError):
+                if alias in self._client.get_registered_model(model).aliases:
+                    raise
+
+    def fetch_bundle(self, model: str, number: int, to: Path) -> None:
+        """Write the bundle that a version holds as the folder ``to``, which must not exist; it is not verified."""
+        with (
+            self._asking(f"hand out the bundle of version {number} of {model}"),
+            tempfile.TemporaryDirectory(prefix="hotspare-", dir=to.parent) as folder,
+        ):
+            found = mlflow.artifacts.download_artifacts(f"models:/{model}/{number}", dst_path=folder)
+            described = Model.load(found).flavors["python_function"]["artifacts"]["bundle"]["path"]
+            if not is_safe_relative(described):
+                raise OSError(f"its description names {described!r}")
+            (Path(found) / described).rename(to)
+
+    def fetch_version(self, model: str, number: int, to: Path) -> None:
+        """Write all files of a version, whoever made it, below the folder ``to``; nothing of them is verified."""
+        with self._asking(f"hand out version {number} of {model}"):
+            mlflow.artifacts.download_artifacts(f"models:/{model}/{number}", dst_path=str(to))
+
+    def fetch_run_files(self, run_id: str, folder: str, to: Path) -> None:
+        """Write a folder of a run's files as the folder ``to``, which must not exist; nothing of them is verified."""
+        with (
+            self._asking(f"hand out the files {folder} of a run"),
+            tempfile.TemporaryDirectory(prefix="hotspare-", dir=to.parent) as aside,
+        ):
+            Path(self._client.download_artifacts(run_id, folder, aside)).rename(to)
 
     def _model(self, model: str) -> Any:
         with self._asking(f"read the registered model {model}"):
@@ -198,6 +258,14 @@ class MlflowRegistry:
         self._client.log_outputs(draft.run_id, [LoggedModelOutput(made.model_id, 0)])
         return str(made.model_id)
 
+    def _tell_model(self, model_id: str, model: str, version: str) -> None:
+        """Have the page of the logged model name its version, too; without, it offers to register it."""
+        versions = json.dumps([{"name": model, "version": version}])
+        note = f"This is [version {version} of {model}](#/models/{model}/versions/{version}), where its story is told."
+        tags = {MLFLOW_MODEL_VERSIONS: versions, MLFLOW_RUN_NOTE: note}
+        with self._asking(f"describe the model of version {version} of {model}"):
+            self._client.set_logged_model_tags(model_id, tags)
+
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:
         try:
@@ -239,11 +307,11 @@ def create_database(path: Path) -> None:
         aside.replace(path)
 
 
-def _mlflow_tags(draft: RunDraft) -> dict[str, str]:
+def _mlflow_tags(draft: RunDraft, run_id: str) -> dict[str, str]:
     """Return what MLflow's pages show under names of their own."""
     commit = draft.tags.get("git_commit")
     return {
-        "mlflow.note.content": draft.description,
+        "mlflow.note.content": fitting(draft.description.replace(THIS_RUN, run_id), _NOTE_CHARS),
         "mlflow.source.name": "hotspare register",
         "mlflow.source.type": "LOCAL",
         **({"mlflow.source.git.commit": commit} if commit else {}),
@@ -251,7 +319,7 @@ def _mlflow_tags(draft: RunDraft) -> dict[str, str]:
 
 
 def _version(found: Any) -> Version:
-    return Version(int(found.version), str(found.run_id or ""), dict(found.tags))
+    return Version(int(found.version), str(found.run_id or ""), dict(found.tags), str(found.description or ""))
 
 
 def _silence() -> None:

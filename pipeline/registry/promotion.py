@@ -7,12 +7,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+from pipeline.bundle.channel import Channel
+from pipeline.core.clock import from_text, to_text
 from pipeline.core.errors import RecipeError
 from pipeline.core.files import read_bytes
 from pipeline.core.names import Format, Role
 from pipeline.core.recipe import Diversity
 from pipeline.core.schema import Rule
 from pipeline.core.strict_yaml import read_yaml
+from pipeline.registry.follow_terms import DEFAULT_FOLLOW_TERMS, FollowTerms
+from pipeline.registry.freezing import Freeze
 
 POLICY = Path("mlflow/promotion.yaml")
 _DAY_SECONDS = 86_400
@@ -24,6 +28,13 @@ class Mode(StrEnum):
 
     AUTOMATIC = "automatic"
     MANUAL = "manual"
+
+
+class Origin(StrEnum):
+    """Something that tells where a bundle comes from."""
+
+    GIT_COMMIT = "git_commit"
+    DVC_LOCK = "dvc_lock"
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,11 @@ class Gates:
     drill_rto_ms_max: Annotated[
         float | None, Rule("Time to restore service in that drill, its 95th percentile.", minimum=0)
     ] = None
+
+    provenance: Annotated[
+        tuple[Origin, ...], Rule("What must be known of where a bundle comes from: git_commit, dvc_lock.")
+    ] = ()
+    separate_duties: Annotated[bool, Rule("Whoever built a bundle may not be the one who promotes it.")] = False
 
     @property
     def ask_for_drill(self) -> bool:
@@ -70,6 +86,14 @@ class PromotionPolicy:
     mode: Mode
     gates: Gates = Gates()
     channel: ChannelTerms = ChannelTerms()
+    freeze: Annotated[tuple[Freeze, ...], Rule("When the pair in force is not changed, except by a rollback.")] = ()
+    depot: Annotated[str | None, Rule("Where promoted releases are published for nodes: a folder, or s3://….")] = None
+    follow: FollowTerms = DEFAULT_FOLLOW_TERMS
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong across fields."""
+        if self.gates.separate_duties and self.mode is Mode.AUTOMATIC:
+            yield "gates.separate_duties: with `mode: automatic` whoever builds would promote, too; use `mode: manual`"
 
 
 @dataclass(frozen=True)
@@ -108,6 +132,16 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where both bundles of a pair come from, and who built them, as far as the registry knows."""
+
+    git_commit: str | None = None
+    dvc_lock_sha256: str | None = None
+    builders: tuple[str, ...] = ()
+    """Whoever registered either bundle first; empty when that is not known of one."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the gates look at."""
 
@@ -123,10 +157,20 @@ class Facts:
     scripts: Mapping[str, str] = field(default_factory=dict)
     """The sha256 of those scripts as they are now, by name; a drill of others under the same names does not count."""
 
+    provenance: Provenance = Provenance()
+    approver: str | None = None
+    """Who promotes."""
+    in_force: Pair | None = None
+    """The pair that the channel names now; the same pair again is no change."""
+
     @property
     def pair(self) -> Pair:
         """Return the two bundles by their ids."""
         return Pair(self.primary.bundle_id, self.backup.bundle_id)
+
+    def standing(self, role: Role) -> Standing:
+        """Return the facts of one role's bundle."""
+        return self.primary if role is Role.PRIMARY else self.backup
 
 
 @dataclass(frozen=True)
@@ -159,7 +203,7 @@ class Refuse:
 
 def decide(policy: PromotionPolicy, facts: Facts) -> Promote | Refuse:
     """Judge a verified pair by every gate of the policy."""
-    gates = tuple(_judge(policy.gates, facts))
+    gates = (*_judge(policy.gates, facts), *_in_time(policy.freeze, facts))
     return Promote(gates) if all(gate.passed for gate in gates) else Refuse(gates)
 
 
@@ -183,6 +227,43 @@ def _judge(gates: Gates, facts: Facts) -> Iterator[Gate]:
         yield _diverse(kind, facts)
     if gates.ask_for_drill:
         yield from _drilled(gates, facts)
+    if gates.provenance:
+        yield _provenance(gates.provenance, facts)
+    if gates.separate_duties:
+        yield _two_people(facts)
+
+
+def _provenance(wanted: tuple[Origin, ...], facts: Facts) -> Gate:
+    known = {Origin.GIT_COMMIT: facts.provenance.git_commit, Origin.DVC_LOCK: facts.provenance.dvc_lock_sha256}
+    missing = [str(one) for one in wanted if not known[one]]
+    finding = ", ".join(f"{one} {(known[one] or '')[:12]}" for one in wanted if known[one])
+    advice = "build it with `dvc repro` in a git repository that has a commit, then register it"
+    return Gate("provenance", not missing, f"{' and '.join(missing)} not known; {advice}" if missing else finding)
+
+
+def _two_people(facts: Facts) -> Gate:
+    builders, approver = facts.provenance.builders, facts.approver
+    if not builders or approver is None:
+        who = "promotes it" if builders else "built it"
+        return Gate("separate duties", False, f"it is not known who {who}; set HOTSPARE_PERSON or git's user.email")
+    named = " and ".join(builders)
+    differ = approver.strip().casefold() not in {one.strip().casefold() for one in builders}
+    advice = f"have somebody else run `hotspare promote {facts.model}`"
+    return Gate(
+        "separate duties", differ, f"{named} built it, {approver} promotes it" + ("" if differ else f"; {advice}")
+    )
+
+
+def _in_time(freezes: tuple[Freeze, ...], facts: Facts) -> Iterator[Gate]:
+    """Judge the freezes: what keeps the pair is no change, or a channel could not be renewed while one lasts."""
+    holding = [freeze for freeze in freezes if freeze.ends_at(facts.now) is not None]
+    if facts.pair == facts.in_force:
+        holding = []
+    for freeze in holding:
+        end = freeze.ends_at(facts.now)
+        yield Gate("freeze", False, f"{freeze.why}; it ends at {to_text(end) if end else 'no time'}")
+    if freezes and not holding:
+        yield Gate("freeze", True, "nothing is frozen now" if facts.pair != facts.in_force else "the pair stays")
 
 
 def _same_contract(facts: Facts) -> Gate:
@@ -247,6 +328,12 @@ class Standard:
     seq: int
     refresh_by: datetime
 
+    @staticmethod
+    def of(channel: Channel) -> "Standard":
+        """Return what a channel says."""
+        pair = Pair(channel.primary.bundle_id, channel.backup.bundle_id)
+        return Standard(pair, channel.epoch, channel.seq, from_text(channel.refresh_by))
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -266,14 +353,15 @@ class Issue:
 
 
 def plan_channel(
-    terms: ChannelTerms, current: Standard | None, registry_seq: int, pair: Pair, now: datetime
+    terms: ChannelTerms, current: Standard | None, registry_seq: int, pair: Pair, now: datetime, why: str | None = None
 ) -> Keep | Issue:
     """Decide whether a pair needs a new channel, and which sequence number it takes.
 
     ``registry_seq`` is the highest number that the registry knows to have been begun (0 for none): a number is
-    never used twice, even when the channel file was lost or a promotion was killed half-way.
+    never used twice, even when the channel file was lost or a promotion was killed half-way. ``why`` is a reason of
+    the caller's to sign one in any case.
     """
-    why = _why_issue(terms, current, pair, now)
+    why = why or _why_issue(terms, current, pair, now)
     if why is None:
         return Keep()
     seq = max(current.seq if current else 0, registry_seq) + 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.attestation import DrillStatement
+from pipeline.bundle.manifest import Parent
 from pipeline.core.canonical import canonical_json, sha256_file, sha256_hex
 from pipeline.core.names import Role
 from pipeline.core.recipe import Recipe
@@ -14,10 +15,14 @@ from pipeline.core.schema import plain
 from pipeline.engines.base import TensorSpec
 from pipeline.registry.description import describe_build, describe_candidate, describe_drill, describe_version
 from pipeline.registry.promotion import Facts, Pair, Rehearsal, Standing
-from pipeline.registry.store import RunDraft, VersionDraft
+from pipeline.registry.registered import standing_tags
+from pipeline.registry.store import BUNDLE_TAG, RunDraft, VersionDraft
 from pipeline.score.scorecard import Scorecard, card_file
 from pipeline.score.selection import SELECTION_FILE, Selected
 from pipeline.score.store import main_figures
+
+PLOT_FILES = ("loss.svg", "latency.svg")
+"""What ``report`` draws beside its page, in the order in which people look at them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Sealed:
     io_contract_sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    parent: Parent
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Lineage:
     git_commit: str | None
     dvc_lock_sha256: str | None
     experiment: str | None
+    builder: str | None = None
+    """Who built it, as they say; see ``loading.acting_person``."""
 
     def tags(self) -> dict[str, str]:
         """Return what is known, as tags."""
@@ -93,6 +101,12 @@ class Build:
     lineage: Lineage
     loaded_at: datetime
     drill: Drill | None = None
+
+    @property
+    def plots(self) -> tuple[str, ...]:
+        """Return the names of the report's pictures that are there."""
+        kept = () if self.report is None else tuple(self.report.parent / name for name in PLOT_FILES)
+        return tuple(path.name for path in kept if path.is_file())
 
     @property
     def model(self) -> str:
@@ -132,7 +146,7 @@ def build_draft(build: Build) -> RunDraft:
         f"{sealed.role}.{key}": value for sealed in build.sealed for key, value in main_figures(sealed.card).items()
     }
     metrics |= {f"{role}.test.{key}": value for role, key, value in _test_figures(build.selected)}
-    description = describe_build(build.recipe, build.cards, build.selected)
+    description = describe_build(build.recipe, build.cards, build.selected, build.plots)
     content = {
         "params": params,
         "metrics": metrics,
@@ -151,6 +165,11 @@ def build_draft(build: Build) -> RunDraft:
         **build.lineage.tags(),
     }
     return RunDraft(key, f"build-{key[:8]}", description, tags, params, metrics, files)
+
+
+def candidate_key(build_key: str, candidate: str) -> str:
+    """Return the key of a candidate's run."""
+    return sha256_hex(canonical_json({"build": build_key, "candidate": candidate}))
 
 
 def candidate_drafts(build: Build, build_key: str) -> Iterator[RunDraft]:
@@ -179,7 +198,7 @@ def candidate_drafts(build: Build, build_key: str) -> Iterator[RunDraft]:
             "seed": str(build.recipe.seed),
             **({} if card.variant == "dense" else {f"fine_tuning.{key}": value for key, value in tuning.items()}),
         }
-        key = sha256_hex(canonical_json({"build": build_key, "candidate": card.candidate}))
+        key = candidate_key(build_key, card.candidate)
         files = (("", build.scorecards / card_file(card.candidate)),)
         yield RunDraft(key, card.candidate, describe_candidate(card, verdict), tags, params, _metrics(card), files)
 
@@ -203,29 +222,39 @@ def drill_draft(build: Build, drill: Drill) -> RunDraft:
     return RunDraft(key, name, describe_drill(told), tags, params, drill.metrics, (("drill", drill.folder),))
 
 
-def version_draft(build: Build, sealed: Sealed, run_id: str) -> VersionDraft:
-    """Return the version that holds one bundle, with its lineage."""
+def version_draft(build: Build, sealed: Sealed, run_id: str, candidate_run_id: str = "") -> VersionDraft:
+    """Return the version that holds one bundle, with its lineage: the runs of its build and of its candidate."""
     card = sealed.card
     tags = {
         "candidate": card.candidate,
         "candidate_sha256": card.sha256,
         "selected_as": str(sealed.role),
+        "run_id": run_id,
+        **({"candidate_run_id": candidate_run_id} if candidate_run_id else {}),
+        "parent_name": sealed.parent.name,
+        "parent_sha256": sealed.parent.sha256,
         "recipe_build_sha256": build.recipe.build_sha256(),
         "format": str(card.format),
         **{key: f"{value:.9g}" for key, value in main_figures(card).items()},
         **build.lineage.tags(),
+        **standing_tags(build.facts(), sealed.role, sealed.size_bytes),
     }
     return VersionDraft(
         bundle_id=sealed.bundle_id,
         name=card.candidate.replace(".", "-"),
         run_id=run_id,
-        description=describe_version(card, sealed.bundle_id, sealed.size_bytes),
+        description=version_text(build, sealed, run_id, {**tags, BUNDLE_TAG: sealed.bundle_id}),
         tags=tags,
         bundle=sealed.bundle,
         trust=build.trust,
         inputs=sealed.inputs,
         outputs=sealed.outputs,
     )
+
+
+def version_text(build: Build, sealed: Sealed, run_id: str, tags: Mapping[str, str]) -> str:
+    """Return a version's description; where it comes from is told as its tags tell it."""
+    return describe_version(sealed.card, sealed.size_bytes, run_id, tags, build.plots)
 
 
 def _standing(sealed: Sealed) -> Standing:
@@ -246,6 +275,7 @@ def _build_files(build: Build) -> Iterator[tuple[str, Path]]:
     yield "", build.selection / SELECTION_FILE
     if build.report is not None:
         yield "report", build.report
+        yield from (("plots", build.report.parent / name) for name in build.plots)
     for sealed in build.sealed:
         yield f"bundles/{sealed.role}", sealed.bundle
 

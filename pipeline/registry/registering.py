@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 from pipeline.core.names import Role
 from pipeline.registry.description import describe_model
-from pipeline.registry.record import Build, Sealed, build_draft, candidate_drafts, drill_draft, version_draft
+from pipeline.registry.record import (
+    Build,
+    Sealed,
+    build_draft,
+    candidate_drafts,
+    candidate_key,
+    drill_draft,
+    version_draft,
+    version_text,
+)
+from pipeline.registry.registered import LATEST_TAG, latest_text, standing_tags
 from pipeline.registry.store import Registry, Version, version_of
 
 
@@ -61,10 +71,15 @@ def log_drill(registry: Registry, build: Build, build_run: str) -> str | None:
 def register_build(registry: Registry, build: Build) -> Registered:
     """Log a build, and register a version for each of its two bundles that has none yet."""
     run_id, made = log_build(registry, build)
-    registry.describe_model(build.model, describe_model(build.recipe, build.cards, build.selected))
+    page = describe_model(build.recipe, build.cards, build.selected, run_id, build.plots)
+    registry.describe_model(build.model, page)
     known = registry.versions(build.model)
     entries = tuple(_enter(registry, build, sealed, run_id, known) for sealed in build.sealed)
+    latest = latest_text(build.facts().pair)
+    if registry.model_tags(build.model).get(LATEST_TAG) != latest:
+        registry.tag_model(build.model, LATEST_TAG, latest)
     _tell_drill(registry, build, entries, log_drill(registry, build, run_id))
+    _describe(registry, build)
     return Registered(run_id, made, entries)
 
 
@@ -81,9 +96,32 @@ def _tell_drill(registry: Registry, build: Build, entries: tuple[Entry, ...], ru
                 registry.tag_version(build.model, version.number, key, value)
 
 
+def _describe(registry: Registry, build: Build) -> None:
+    """Write on both versions' pages what their tags say by now."""
+    known = registry.versions(build.model)
+    for sealed in build.sealed:
+        version = version_of(known, sealed.bundle_id)
+        if version is not None:
+            text = version_text(build, sealed, version.run_id, version.tags)
+            if version.description != text:
+                registry.describe_version(build.model, version.number, text)
+
+
+def _candidate_run(registry: Registry, build: Build, sealed: Sealed) -> str:
+    found = registry.find_run(build.model, candidate_key(build_draft(build).key, sealed.card.candidate))
+    return found.run_id if found else ""
+
+
 def _enter(registry: Registry, build: Build, sealed: Sealed, run_id: str, known: tuple[Version, ...]) -> Entry:
     found = version_of(known, sealed.bundle_id)
-    version = found or registry.add_version(build.model, version_draft(build, sealed, run_id))
-    if version.tags.get("selected_as") != str(sealed.role):
-        registry.tag_version(build.model, version.number, "selected_as", str(sealed.role))
+    version = found or registry.add_version(
+        build.model, version_draft(build, sealed, run_id, _candidate_run(registry, build, sealed))
+    )
+    # What a version is paired with, and as what, is of the build that was registered last.
+    due = {"selected_as": str(sealed.role), **standing_tags(build.facts(), sealed.role, sealed.size_bytes)}
+    # Where it comes from is of the build that was registered first, filled in where that could not tell.
+    due |= {key: value for key, value in build.lineage.tags().items() if key not in version.tags}
+    for key, value in due.items():
+        if version.tags.get(key) != value:
+            registry.tag_version(build.model, version.number, key, value)
     return Entry(sealed.role, sealed.card.candidate, sealed.bundle_id, version.number, found is None)

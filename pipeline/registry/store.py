@@ -9,6 +9,8 @@ from pipeline.engines.base import TensorSpec
 
 KEY_TAG = "hotspare.key"
 BUNDLE_TAG = "bundle_id"
+# In the description of a run that is still to be written, stands where its own id belongs.
+THIS_RUN = "{this run}"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,10 @@ class Run:
 
 @dataclass(frozen=True)
 class RunDraft:
-    """What a run is to hold; ``key`` is the digest of its content, by which it is found again."""
+    """What a run is to hold; ``key`` is the digest of its content, by which it is found again.
+
+    ``description`` says ``THIS_RUN`` where the run's own id belongs.
+    """
 
     key: str
     name: str
@@ -40,6 +45,7 @@ class Version:
     number: int
     run_id: str
     tags: Mapping[str, str]
+    description: str = ""
 
     @property
     def bundle_id(self) -> str:
@@ -100,6 +106,10 @@ class Registry(Protocol):
         """Set one tag of a registered model."""
         ...
 
+    def untag_model(self, model: str, key: str) -> None:
+        """Remove one tag of a registered model; one that is not there is no error."""
+        ...
+
     def versions(self, model: str) -> tuple[Version, ...]:
         """Return a registered model's versions, oldest first; none when there is no such model."""
         ...
@@ -112,12 +122,32 @@ class Registry(Protocol):
         """Set one tag of a version."""
         ...
 
+    def describe_version(self, model: str, number: int, text: str) -> None:
+        """Set a version's Markdown description."""
+        ...
+
     def aliases(self, model: str) -> dict[str, int]:
         """Return which version each alias names; none when there is no such model."""
         ...
 
     def set_alias(self, model: str, alias: str, number: int) -> None:
         """Point an alias at a version."""
+        ...
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Remove an alias; one that is not there is no error."""
+        ...
+
+    def fetch_bundle(self, model: str, number: int, to: Path) -> None:
+        """Write the bundle that a version holds as the folder ``to``, which must not exist; it is not verified."""
+        ...
+
+    def fetch_version(self, model: str, number: int, to: Path) -> None:
+        """Write all files of a version, whoever made it, below the folder ``to``; nothing of them is verified."""
+        ...
+
+    def fetch_run_files(self, run_id: str, folder: str, to: Path) -> None:
+        """Write a folder of a run's files as the folder ``to``, which must not exist; nothing of them is verified."""
         ...
 
 

@@ -1,10 +1,7 @@
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from registry_server import await_answer, free_port
 
+from pipeline.bundle.manifest import Parent
 from pipeline.core.names import CandidateName, Role
 from pipeline.core.recipe import Metric, Recipe, parse_recipe
 from pipeline.core.records import write_record
@@ -40,7 +39,6 @@ variants: {dense: {}, p50: {epochs: 2}}
 schemes: {tflite: [f32, w8]}
 select: {backup: {diverse: [scheme]}}
 """
-START_SECONDS_MAX = 120
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +105,9 @@ def _sealed(folder: Path, role: Role, cards: tuple[Scorecard, ...]) -> Sealed:
     card = next(card for card in cards if card.candidate == candidate)
     bundle_id = candidate.encode().hex().ljust(64, "b")
     specs = (TensorSpec("x", "float32", (-1, 4)),), (TensorSpec("y", "float32", (-1, 1)),)
-    return Sealed(role, card, bundle_id, bundle, card.size.bytes, "cc" * 32, *specs)
+    return Sealed(
+        role, card, bundle_id, bundle, card.size.bytes, "cc" * 32, *specs, Parent("dense.f32.tflite", "dd" * 32)
+    )
 
 
 @pytest.fixture
@@ -133,9 +133,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, store_template: Path
     """A real MLflow server over HTTP on a free loopback port."""
     root = tmp_path_factory.mktemp("server")
     shutil.copytree(store_template, root, dirs_exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{root}/mlflow/store/mlflow.db"]
     command += ["--artifacts-destination", f"{root}/art"]
@@ -143,24 +141,11 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, store_template: Path
     with (root / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _await_health(f"http://127.0.0.1:{port}/health", server, root / "log")
+        await_answer(f"http://127.0.0.1:{port}/health", server, root / "log")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(30)
-
-
-def _await_health(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise AssertionError(f"the server did not start in {START_SECONDS_MAX} s: {log.read_text()}")
 
 
 @pytest.fixture(

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.clock import from_text, to_text
 from pipeline.core.errors import RecipeError
 from pipeline.core.names import Format, Role, Scheme
 from pipeline.core.recipe import Diversity
+from pipeline.registry.freezing import Freeze
 from pipeline.registry.promotion import (
     POLICY,
     ChannelTerms,
@@ -17,9 +19,11 @@ from pipeline.registry.promotion import (
     Issue,
     Keep,
     Mode,
+    Origin,
     Pair,
     Promote,
     PromotionPolicy,
+    Provenance,
     Refuse,
     Rehearsal,
     Standard,
@@ -201,8 +205,134 @@ def test_a_raised_epoch_issues_a_channel_for_the_same_pair() -> None:
 def test_the_shipped_policy_promotes_automatically() -> None:
     policy = load_policy(POLICY)
     assert policy == PromotionPolicy(Mode.AUTOMATIC, policy.gates, ChannelTerms())
-    assert policy.gates == Gates(drill_max_age_days=30, drill_rto_ms_max=policy.gates.drill_rto_ms_max)
+    assert policy.gates == Gates(
+        drill_max_age_days=30, drill_rto_ms_max=policy.gates.drill_rto_ms_max, provenance=(Origin.DVC_LOCK,)
+    )
     assert policy.gates.drill_rto_ms_max is not None
+
+
+WHENCE = Provenance("c0ffee", "ab" * 32, ("ada@example.org",))
+TWO_PEOPLE = PromotionPolicy(Mode.MANUAL, Gates(separate_duties=True))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "missing"),
+    [
+        ((Origin.GIT_COMMIT,), Provenance(None, "ab" * 32), ["git_commit"]),
+        ((Origin.DVC_LOCK,), Provenance("c0ffee", None), ["dvc_lock"]),
+        ((Origin.GIT_COMMIT, Origin.DVC_LOCK), Provenance(), ["git_commit", "dvc_lock"]),
+        ((Origin.GIT_COMMIT, Origin.DVC_LOCK), WHENCE, []),
+        ((Origin.GIT_COMMIT,), replace(WHENCE, dvc_lock_sha256=None), []),
+    ],
+)
+def test_a_pair_of_unknown_origin_is_refused_and_what_is_missing_is_named(
+    wanted: tuple[Origin, ...], known: Provenance, missing: list[str]
+) -> None:
+    verdict = decide(PromotionPolicy(Mode.MANUAL, Gates(provenance=wanted)), replace(FACTS, provenance=known))
+    assert isinstance(verdict, Refuse) == bool(missing)
+    (gate,) = (gate for gate in verdict.gates if gate.name == "provenance")
+    assert all(one in gate.finding for one in missing)
+
+
+@pytest.mark.parametrize(
+    ("builders", "approver", "passes"),
+    [
+        (("ada@x",), "bob@x", True),
+        (("ada@x",), "ada@x", False),
+        (("ada@x",), " ADA@X ", False),
+        (("ada@x", "bob@x"), "bob@x", False),
+        ((), "bob@x", False),
+        (("ada@x",), None, False),
+    ],
+)
+def test_whoever_built_either_bundle_does_not_promote_the_pair(
+    builders: tuple[str, ...], approver: str | None, passes: bool
+) -> None:
+    facts = replace(FACTS, provenance=Provenance(builders=builders), approver=approver)
+    assert isinstance(decide(TWO_PEOPLE, facts), Promote) == passes
+    assert isinstance(decide(POLICY_NOW, facts), Promote), "nobody is asked unless the policy does"
+
+
+def test_a_policy_by_which_the_builder_would_promote_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"gates\.separate_duties.*mode: manual"):
+        parse_policy("mode: automatic\ngates: {separate_duties: true}", "promotion.yaml")
+
+
+CHRISTMAS = Freeze("2026-12-20T00:00:00Z", "2027-01-02T00:00:00Z", "the end of the year")
+WEEKEND = Freeze("Fri 16:00", "Mon 06:00", "nobody is here")
+
+
+@pytest.mark.parametrize(
+    ("freeze", "now", "ends"),
+    [
+        (CHRISTMAS, "2026-12-20T00:00:00Z", "2027-01-02T00:00:00Z"),
+        (CHRISTMAS, "2027-01-01T23:59:59Z", "2027-01-02T00:00:00Z"),
+        (CHRISTMAS, "2027-01-02T00:00:00Z", None),
+        (CHRISTMAS, "2026-12-19T23:59:59Z", None),
+        (WEEKEND, "2026-11-20T15:59:59Z", None),
+        (WEEKEND, "2026-11-20T16:00:00Z", "2026-11-23T06:00:00Z"),
+        (WEEKEND, "2026-11-22T12:00:00Z", "2026-11-23T06:00:00Z"),
+        (WEEKEND, "2026-11-23T05:59:59Z", "2026-11-23T06:00:00Z"),
+        (WEEKEND, "2026-11-23T06:00:00Z", None),
+        (Freeze("Tue 09:00", "Tue 17:00", "the fair"), "2026-11-24T16:59:59Z", "2026-11-24T17:00:00Z"),
+        (Freeze("Tue 09:00", "Tue 17:00", "the fair"), "2026-11-25T12:00:00Z", None),
+    ],
+)
+def test_a_freeze_holds_from_its_beginning_to_before_its_end(freeze: Freeze, now: str, ends: str | None) -> None:
+    moment = freeze.ends_at(from_text(now))
+    assert (None if moment is None else to_text(moment)) == ends
+
+
+@given(
+    since=st.integers(0, 7 * 1440 - 1),
+    minutes=st.integers(1, 7 * 1440 - 1),
+    now=st.integers(0, 5 * 7 * 1440),
+)
+def test_a_weekly_freeze_is_what_counting_every_minute_says(since: int, minutes: int, now: int) -> None:
+    monday = datetime(2026, 11, 2, tzinfo=UTC)
+    freeze = Freeze(_of_week(since), _of_week((since + minutes) % (7 * 1440)), "because")
+    left = next((one for one in range(7 * 1440 + 1) if (now + one - since) % (7 * 1440) >= minutes), 0)
+    ends = freeze.ends_at(monday + timedelta(minutes=now))
+    assert ends == (monday + timedelta(minutes=now + left) if left else None)
+
+
+def _of_week(minute: int) -> str:
+    day, rest = divmod(minute, 1440)
+    return f"{('Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun')[day]} {rest // 60:02}:{rest % 60:02}"
+
+
+def test_in_a_freeze_another_pair_is_refused_with_its_reason_and_its_end_and_the_same_pair_is_renewed() -> None:
+    policy = replace(
+        POLICY_NOW, freeze=(CHRISTMAS, WEEKEND, Freeze("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "x"))
+    )
+    frozen = replace(FACTS, now=from_text("2026-12-26T12:00:00Z"))
+    refused = decide(policy, frozen)
+    assert isinstance(refused, Refuse)
+    assert refused.reasons == (
+        "freeze: the end of the year; it ends at 2027-01-02T00:00:00Z",
+        "freeze: nobody is here; it ends at 2026-12-28T06:00:00Z",
+    )
+    assert isinstance(decide(policy, replace(frozen, in_force=PAIR)), Promote)
+    assert isinstance(decide(policy, replace(frozen, in_force=Pair(PAIR.backup, PAIR.primary))), Refuse)
+    assert isinstance(decide(policy, FACTS), Refuse), "1 November 2026 is a Sunday"
+    assert isinstance(decide(policy, replace(FACTS, now=from_text("2026-11-04T12:00:00Z"))), Promote)
+
+
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        "{since: Fri 16:00, until: Fri 16:00, why: x}",
+        "{since: Fri 16:00, until: '2026-12-20T00:00:00Z', why: x}",
+        "{since: Fri 24:00, until: Mon 06:00, why: x}",
+        "{since: '2026-12-20T00:00:00Z', until: '2026-12-20T00:00:00Z', why: x}",
+        "{since: 2026-12-20, until: 2026-12-21, why: x}",
+        "{since: Fri 16:00, until: Mon 06:00}",
+        "{since: Fri 16:00, until: Mon 06:00, why: ' '}",
+    ],
+)
+def test_a_freeze_that_is_none_is_refused_when_the_policy_is_read(freeze: str) -> None:
+    with pytest.raises(RecipeError, match=r"freeze\[0\]"):
+        parse_policy(f"mode: manual\nfreeze: [{freeze}]", "promotion.yaml")
 
 
 def test_every_problem_of_a_policy_is_told_at_once() -> None:

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.registry.record import Build, build_draft, version_draft
+from pipeline.registry.registered import facts_of, is_registered_pair, latest_pair, pair_of, refs_of
 from pipeline.registry.registering import log_build, register_build
 from pipeline.registry.store import Registry, version_of
 
@@ -104,7 +106,43 @@ def test_tags_of_a_model_are_kept(registry: Registry, build: Build) -> None:
     register_build(registry, build)
     registry.tag_model(build.model, "channel_seq_begun", "3")
     registry.tag_model(build.model, "channel_seq_begun", "4")
-    assert registry.model_tags(build.model) == {"channel_seq_begun": "4"}
+    registry.tag_model(build.model, "channel.1.4", "x" * 4000)
+    tags = registry.model_tags(build.model)
+    assert (tags["channel_seq_begun"], tags["channel.1.4"]) == ("4", "x" * 4000)
+
+
+def test_what_is_removed_is_gone_and_removing_it_again_is_no_error(registry: Registry, build: Build) -> None:
+    primary, _ = register_build(registry, build).entries
+    registry.set_alias(build.model, "candidate", primary.number)
+    registry.tag_model(build.model, "channel_seq_begun.ab12", "4")
+    before = registry.model_tags(build.model)
+    for _ in range(2):
+        registry.remove_alias(build.model, "candidate")
+        registry.untag_model(build.model, "channel_seq_begun.ab12")
+    assert registry.aliases(build.model) == {}
+    assert registry.model_tags(build.model) == {k: v for k, v in before.items() if k != "channel_seq_begun.ab12"}
+
+
+def test_a_versions_bundle_is_handed_out_as_it_was_registered(registry: Registry, build: Build, tmp_path: Path) -> None:
+    for entry, sealed in zip(register_build(registry, build).entries, build.sealed, strict=True):
+        place = tmp_path / f"fetched-{entry.role}"
+        registry.fetch_bundle(build.model, entry.number, place)
+        files = {path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        ours = sealed.bundle
+        assert files == {path.relative_to(ours): path.read_bytes() for path in ours.rglob("*") if path.is_file()}
+
+
+def test_a_version_says_what_a_promotion_needs_without_its_build(registry: Registry, build: Build) -> None:
+    register_build(registry, build)
+    versions, facts = registry.versions(build.model), build.facts()
+    assert latest_pair(registry.model_tags(build.model)) == facts.pair
+    assert is_registered_pair(versions, facts.pair)
+    assert pair_of(versions, versions[0]) == facts.pair
+    told = facts_of(build.model, versions, facts.pair, facts.now)
+    assert replace(told, provenance=facts.provenance) == replace(facts, scripts={}, drills=())
+    assert told.provenance.git_commit == "c0ffee"
+    sizes = {role: ref.size for role, ref in refs_of(build.model, versions, facts.pair).items()}
+    assert sizes == {sealed.role: sealed.size_bytes for sealed in build.sealed}
 
 
 def test_a_description_with_any_characters_is_taken(registry: Registry, build: Build) -> None:

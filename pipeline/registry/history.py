@@ -1,0 +1,142 @@
+"""A model's signed channels, kept as tags of the registered model: what rollback and recovery read.
+
+A tag says nothing by itself: every channel is verified with the pinned keys again when it is read.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.bundle.channel import BundleRef, Channel, Revocations
+from pipeline.bundle.policy import TrustPolicy
+from pipeline.bundle.verify import read_channel
+from pipeline.core.errors import Malformed, SignatureInvalid
+from pipeline.core.names import Role
+from pipeline.registry.promotion import Pair, Standard
+
+CLAIM_TAG = "channel_seq_begun"
+DONE_TAG = "channel_seq"
+_CLAIM = re.compile(rf"{CLAIM_TAG}(\.[0-9a-f]+)?")
+_HEAD = re.compile(r"channel\.([0-9]{1,15})\.([0-9]{1,15})")
+# MLflow takes 100,000 characters, its column in PostgreSQL 5,000.
+_PART_CHARS = 4_000
+
+
+@dataclass(frozen=True)
+class Held:
+    """A channel that a pinned key signed, and the bytes of its ``channel.sig``."""
+
+    channel: Channel
+    signature: bytes
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Return its place in the order of channels."""
+        return self.channel.epoch, self.channel.seq
+
+    @property
+    def pair(self) -> Pair:
+        """Return the bundles that it names."""
+        return Pair(self.channel.primary.bundle_id, self.channel.backup.bundle_id)
+
+    @property
+    def refs(self) -> dict[Role, BundleRef]:
+        """Return them as a channel names them."""
+        return {role: self.channel.ref(role) for role in Role}
+
+    @property
+    def standard(self) -> Standard:
+        """Return what a plan looks at."""
+        return Standard.of(self.channel)
+
+
+@dataclass(frozen=True)
+class History:
+    """What a registered model's tags tell of its channels."""
+
+    held: tuple[Held, ...] = ()
+    """Oldest first."""
+    unverified: tuple[str, ...] = ()
+    """Tags that no pinned key vouches for (pinned no more, half-written, forged), or of a channel of another name."""
+    claims: tuple[tuple[str, int], ...] = ()
+    """(tag, seq) of promotions that began and are not known to have ended."""
+    seq_max: int = 0
+    """The highest number that was ever begun; 0 for none."""
+
+    def find(self, seq: int) -> Held | None:
+        """Return the newest channel with a number, or None."""
+        return next((one for one in reversed(self.held) if one.channel.seq == seq), None)
+
+
+def read_history(tags: Mapping[str, str], model: str, trust: TrustPolicy) -> History:
+    """Read and verify the channels in a registered model's tags."""
+    held, unverified = [], []
+    for key, text in _envelopes(tags):
+        channel = _verified(key, text, model, trust)
+        if channel is None:
+            unverified.append(key)
+        else:
+            held.append(channel)
+    claims = tuple(sorted(_claims(tags)))
+    numbers = [seq for _, seq in claims] + [int(found[2]) for key in tags if (found := _HEAD.fullmatch(key))]
+    return History(
+        tuple(sorted(held, key=lambda one: one.place)), tuple(sorted(unverified)), claims, max(numbers, default=0)
+    )
+
+
+def history_tags(held: Held) -> tuple[tuple[str, str], ...]:
+    """Return the tags that keep a channel, in the order in which to write them: the one that makes it whole last."""
+    text = held.signature.decode("ascii")
+    parts = [text[at : at + _PART_CHARS] for at in range(0, len(text), _PART_CHARS)]
+    key = "channel.{}.{}".format(*held.place)
+    return tuple((f"{key}.{number}" if number else key, parts[number]) for number in reversed(range(len(parts))))
+
+
+def claim_tag(token: str) -> str:
+    """Return the tag by which one promotion, told from all others by its token, claims a number."""
+    return f"{CLAIM_TAG}.{token}"
+
+
+def all_revoked(held: tuple[Held, ...]) -> Revocations:
+    """Return everything that any of these channels revokes: what is revoked stays so."""
+    keys = {key for one in held for key in one.channel.revoked.keys}
+    bundles = {bundle for one in held for bundle in one.channel.revoked.bundles}
+    return Revocations(tuple(sorted(keys)), tuple(sorted(bundles)))
+
+
+def taken_back(held: tuple[Held, ...]) -> frozenset[Pair]:
+    """Return the pairs that a rollback took back and that were not promoted again since."""
+    by_seq = {one.channel.seq: one.pair for one in held}
+    pairs: set[Pair] = set()
+    for one in held:
+        pairs.discard(one.pair)
+        if one.channel.rollback_of in by_seq:
+            pairs.add(by_seq[one.channel.rollback_of])
+    return frozenset(pairs)
+
+
+def _envelopes(tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key in sorted(tags):
+        if _HEAD.fullmatch(key):
+            parts, number = [tags[key]], 1
+            while (more := tags.get(f"{key}.{number}")) is not None:
+                parts.append(more)
+                number += 1
+            yield key, "".join(parts)
+
+
+def _verified(key: str, text: str, model: str, trust: TrustPolicy) -> Held | None:
+    data = text.encode("utf-8", "replace")
+    try:
+        channel, _ = read_channel(data, trust, f"the tag {key} of {model}")
+    except (Malformed, SignatureInvalid):
+        return None
+    if (channel.model, channel.channel) != (model, trust.channel) or key != f"channel.{channel.epoch}.{channel.seq}":
+        return None
+    return Held(channel, data)
+
+
+def _claims(tags: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    for key, value in tags.items():
+        if _CLAIM.fullmatch(key) and value.isascii() and value.isdigit() and len(value) <= 15:
+            yield key, int(value)
