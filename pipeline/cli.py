@@ -32,6 +32,7 @@ COMMANDS = {
     "run": Command(f"{_NODE}.run", "verify a bundle, load it and predict from an npz file"),
     "serve": Command(f"{_NODE}.serve", "serve a primary and its hot standby: notice faults, switch, lose nothing"),
     "swap": Command(f"{_NODE}.swap", "have a running server move to new bundles, losing no request"),
+    "stage": Command(f"{_NODE}.stage", "fetch a model's release from a depot: verified, only what is lacking"),
     "token": Command(f"{_NODE}.token", "make a bearer token for a server; only its hash is kept"),
     "init": Command(f"{_BUILD}.init", "scaffold a project around your own trained model"),
     "compress": Command(f"{_BUILD}.compress", "find the smallest backup within a loss budget, in one shot"),
@@ -46,6 +47,12 @@ COMMANDS = {
     "register": Command(f"{_BUILD}.register", "log everything to MLflow and promote by policy"),
     "keys": Command(f"{_BUILD}.keys", "make a signing key and the trust policy that pins it"),
     "promote": Command(f"{_BUILD}.promote", "make registered bundles the primary and backup of their channel"),
+    "release": Command(f"{_BUILD}.release", "pack, verify, attest and archive pairs for delivery, then promote them"),
+    "rollback": Command(f"{_BUILD}.rollback", "let an older pair serve again, by a new channel"),
+    "revoke": Command(f"{_BUILD}.revoke", "say what no node loads any more: bundles, keys"),
+    "reconcile": Command(f"{_BUILD}.reconcile", "find and mend what channel, registry and depot disagree about"),
+    "follow": Command(f"{_BUILD}.follow", "notice moved aliases, rebuild what has no backup, promote, tell the lag"),
+    "status": Command(f"{_BUILD}.status", "show registry, channel, depot and nodes, and who is behind"),
     "schema": Command(f"{_BUILD}.schema", "print the JSON schema of recipes, for editors"),
 }
 

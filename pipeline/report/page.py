@@ -25,6 +25,7 @@ from pipeline.score.selection import Selected, Verdict, preferences
 _BUDGETS_SHOWN = 2
 # The 95th percentile of a busy machine can be a hundred medians; its bar ends at the plot's edge.
 _MEDIANS_SHOWN = 2
+LOSS_PLOT, LATENCY_PLOT = "loss.svg", "latency.svg"
 # With more candidates than this, plots name only those that matter; the tables name all.
 _NAMES_SHOWN = 12
 
@@ -60,8 +61,13 @@ class Facts:
         return {Role.PRIMARY: self.card(self.selected.primary), Role.BACKUP: self.card(self.selected.backup)}
 
 
-def render(facts: Facts) -> str:
-    """Return the page; it loads nothing from elsewhere, and equal facts give equal text."""
+def draw(facts: Facts) -> dict[str, str]:
+    """Return the page's plots as SVG texts, by the file name that each may have."""
+    return {LOSS_PLOT: _loss_plot(facts), LATENCY_PLOT: _latency_plot(facts)}
+
+
+def render(facts: Facts, plots: Mapping[str, str]) -> str:
+    """Return the page with its plots; it loads nothing from elsewhere, and equal facts give equal text."""
     environment = Environment(
         loader=PackageLoader("pipeline.report", "."),
         autoescape=True,
@@ -70,10 +76,10 @@ def render(facts: Facts) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(words=words, Role=Role, short=short)
-    return environment.get_template("page.html.j2").render(**_view(facts))
+    return environment.get_template("page.html.j2").render(**_view(facts, plots))
 
 
-def _view(facts: Facts) -> dict[str, Any]:
+def _view(facts: Facts, plots: Mapping[str, str]) -> dict[str, Any]:
     prefer = preferences(facts.recipe)
     return {
         "facts": facts,
@@ -90,8 +96,8 @@ def _view(facts: Facts) -> dict[str, Any]:
         **search_view(facts.findings),
         **diagnosis_view(facts),
         "storages": storage_views(facts),
-        "loss_plot": Markup(_loss_plot(facts)),  # noqa: S704 - our own SVG
-        "latency_plot": Markup(_latency_plot(facts)),  # noqa: S704 - our own SVG
+        "loss_plot": Markup(plots[LOSS_PLOT]),  # noqa: S704 - our own SVG
+        "latency_plot": Markup(plots[LATENCY_PLOT]),  # noqa: S704 - our own SVG
         "sharpening": words.sharpening(facts.cards),
         "resamples": RESAMPLES,
         "names_shown": _NAMES_SHOWN,

@@ -75,3 +75,39 @@ def test_outside_a_project_there_is_nothing_to_accept(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(NEW) == 2
     assert list(Path().iterdir()) == []
+
+
+def test_a_second_key_is_pinned_beside_the_first_and_comments_stay(project: Path, capsys) -> None:
+    main(NEW)
+    before = Path("artifacts/trust.yaml").read_text()
+    assert main(["keys", "new", "artifacts/keys-next"]) == 0
+    assert main(["keys", "pin", "artifacts/keys-next", "--trust", "artifacts/trust.yaml"]) == 0
+    policy = load_policy(project / "artifacts/trust.yaml")
+    hints = {key_hint(load_public_key(Path(folder))) for folder in ("artifacts/keys", "artifacts/keys-next")}
+    assert all(set(policy.keys_for(use)) == hints for use in KeyUse)
+    after = Path("artifacts/trust.yaml").read_text()
+    assert [line for line in before.splitlines() if line not in after.splitlines()] == []
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        (lambda policy: policy.write_text(policy.read_text().replace("\nkeys:\n", "\nkeys: # ours\n")), 13),
+        (lambda policy: policy.write_text(policy.read_text().replace("  main:", "  next:")), 14),
+        (lambda policy: policy.unlink(), 14),
+    ],
+)
+def test_a_policy_that_a_key_cannot_be_added_to_stays_as_it_is(project: Path, prepare, code: int) -> None:
+    main(NEW)
+    main(["keys", "new", "artifacts/keys-next"])
+    policy = Path("artifacts/trust.yaml")
+    prepare(policy)
+    before = policy.read_bytes() if policy.exists() else None
+    assert main(["keys", "pin", "artifacts/keys-next", "--trust", str(policy)]) == code
+    assert (policy.read_bytes() if policy.exists() else None) == before
+
+
+def test_a_key_is_not_pinned_twice_nor_nowhere(capsys) -> None:
+    main(NEW)
+    assert main(["keys", "pin", "artifacts/keys", "--trust", "artifacts/trust.yaml"]) == 13
+    assert main(["keys", "pin", "artifacts/keys"]) == 2

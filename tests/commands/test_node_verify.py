@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from attested import DRILL, attest
-from sealed import Sealed, reference, sealed, tiny_channel, write_channel
+from attested import DRILL, attest, tell_origin
+from sealed import EVERY_USE, Sealed, reference, sealed, tiny_channel, write_channel
 
 from pipeline.bundle.channel import Revocations
 from pipeline.bundle.floor import floor_path, raise_floor, read_floor
@@ -72,7 +72,7 @@ def _tamper(pair: Sealed) -> list[str]:
 
 
 def _unpin(pair: Sealed) -> list[str]:
-    text = pair.trust.read_text().replace("[bundle, channel, drill]", "[bundle]")
+    text = pair.trust.read_text().replace(EVERY_USE, "[bundle]")
     pair.trust.write_text(text)
     return with_channel(pair)
 
@@ -176,6 +176,34 @@ def test_a_drill_that_is_not_this_bundles_is_refused(pair: Sealed, capsys, case:
     if case != "missing":
         place.write_bytes(data.replace(b"A", b"B", 1) if case == "tampered" else data)
     assert verify(pair, "--drill", str(place), *with_channel(pair)) in (30, 31, 32, 33, 43)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+
+
+def test_where_a_bundle_comes_from_is_verified_and_told(pair: Sealed, capsys) -> None:
+    ids = reference(Format.TFLITE).bundle_id
+    place = pair.folder / "provenance.json"
+    place.write_bytes(tell_origin("tiny", Role.BACKUP, ids, pair.key, pair.trust, data="ab" * 32))
+    assert verify(pair, "--provenance", str(place)) == 0
+    told = capsys.readouterr().out
+    assert "provenance  no commit, dvc.lock cdcdcdcdcdcd…, 2 materials" in told
+    assert "built by    urn:hotspare:builder:local" in told
+    assert verify(pair, "--json", "--provenance", str(place)) == 0
+    origin = json.loads(capsys.readouterr().out)["provenance"]
+    assert origin["materials"] == {"dvc.lock": "cd" * 32, "data": "ab" * 32}
+
+
+@pytest.mark.parametrize("case", ["another bundle", "a drill", "tampered", "missing"])
+def test_provenance_that_is_not_this_bundles_is_refused(pair: Sealed, capsys, case: str) -> None:
+    place = pair.folder / "provenance.json"
+    other = "dd" * 32 if case == "another bundle" else reference(Format.TFLITE).bundle_id
+    data = tell_origin("tiny", Role.BACKUP, other, pair.key, pair.trust)
+    if case == "a drill":
+        data = attest("tiny", {Role.PRIMARY: "dd" * 32, Role.BACKUP: other}, pair.key, pair.trust)
+    if case != "missing":
+        place.write_bytes(data.replace(b"A", b"B", 1) if case == "tampered" else data)
+    assert verify(pair, "--provenance", str(place)) in (30, 31, 32, 33, 43)
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("\n") == 1

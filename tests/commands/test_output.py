@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.build.console import show_table
+
 COMMANDS = [["--help"], ["verify", "--help"], ["schema"]]
 
 
@@ -34,3 +36,12 @@ def test_output_that_cannot_be_written_is_one_sentence(arguments: list[str]) -> 
     assert done.returncode == 41
     assert done.stderr.count("\n") == 1
     assert "No space left" in done.stderr
+
+
+def test_a_table_puts_sentences_to_the_left_and_figures_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table("T", ["name", "finding", "ms"], [["a", "it is well enough", "7 ms"], ["b", "no", "1,234 ms"]])
+    last = [line for line in capsys.readouterr().out.splitlines() if "b" in line][-1]
+    name, finding, figure = (cell for cell in last.split("│") if cell)
+    assert (name.strip(), finding.strip(), figure.strip()) == ("b", "no", "1,234 ms")
+    assert finding.startswith(" no ")
+    assert figure == " 1,234 ms "

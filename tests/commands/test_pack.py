@@ -5,42 +5,24 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
-from sealed import NOW, RECIPE, TASK, tiny_inputs, tiny_rows
+from sealed import NOW, RECIPE
+from selected import selected_project
 
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.cli import main
 from pipeline.core import layout
-from pipeline.core.names import Format, Role
-from pipeline.core.records import CANDIDATES_FILE, Candidates, write_record
-from pipeline.core.schema import plain
-from pipeline.score.scorecard import card_file
-from pipeline.score.selection import SELECTION_FILE, Selected
+from pipeline.core.names import Role
+from pipeline.core.records import CANDIDATES_FILE
+from pipeline.score.selection import SELECTION_FILE
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project in which ``hotspare select tiny`` has just run: primary onnx, backup tflite."""
     monkeypatch.chdir(tmp_path)
-    recipe = Path("recipes/models/tiny.yaml")
-    recipe.parent.mkdir(parents=True)
-    recipe.write_text(yaml.safe_dump(plain(RECIPE)))
-    np.savez(RECIPE.data.calibration, x=tiny_rows(500)["features"], y=np.zeros(500, np.int64))
-    made = {Role.PRIMARY: tiny_inputs(Format.ONNX), Role.BACKUP: tiny_inputs(Format.TFLITE)}
-    for item in made.values():
-        path = layout.candidates_dir("tiny") / item.record.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(item.model)
-        write_record(layout.scorecards_dir("tiny") / card_file(item.card.candidate), item.card)
-    records = tuple(item.record for item in made.values())
-    write_record(layout.candidates_dir("tiny") / CANDIDATES_FILE, Candidates("tiny", records, ()))
-    chosen = {role.value: item.card.candidate for role, item in made.items()}
-    selected = Selected("tiny", **chosen, verdicts=(), locked_test=dict.fromkeys(Role, TASK))
-    write_record(layout.selection_dir("tiny") / SELECTION_FILE, selected)
-    assert main(["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"]) == 0
+    selected_project()
     return tmp_path
 
 

@@ -14,28 +14,29 @@ import numpy as np
 import pytest
 import yaml
 from attested import attest
+from toy_project import toy_card, toy_record
 
 from pipeline.bundle.attestation import ATTESTATION_FILE, Drilled
 from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.cli import main
-from pipeline.commands.build import promote as promote_command
+from pipeline.commands.build import project as project_of_commands
 from pipeline.commands.build import promotion_effects, register
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, MissingStageError, PromotionRefused
 from pipeline.core.names import Format, Role, Scheme
-from pipeline.core.recipe import Metric, Objectives
-from pipeline.core.records import CANDIDATES_FILE, CandidateRecord, Candidates, write_record
+from pipeline.core.recipe import Objectives
+from pipeline.core.records import CANDIDATES_FILE, Candidates, write_record
 from pipeline.core.tensors import encode_npz
 from pipeline.drill.results import due_scripts
 from pipeline.drill.script import load_script, parse_script
 from pipeline.engines.open import open_session
 from pipeline.registry import access
 from pipeline.registry.memory import MemoryRegistry
-from pipeline.score.scorecard import Decision, Fidelity, Scorecard, Scored, Size, TaskScore, Timings
+from pipeline.score.scorecard import Scorecard, Scored
 from pipeline.score.selection import SELECTION_FILE, Selected, Verdict
 from pipeline.score.store import write_scored
 from pipeline.seal.keys import load_private_key
@@ -66,6 +67,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, fixture_models: Path) -> Pa
         Path("recipes/models/toy.yaml").write_text(RECIPE)
         Path("mlflow").mkdir()
         shutil.copy(fixture_models.parents[2] / "mlflow" / "promotion.yaml", "mlflow")
+        Path("dvc.lock").write_text("schema: '2.0'\n")
         rows = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
         Path("rows.npz").write_bytes(encode_npz({"x": rows, "y": np.arange(64) % 2}))
         assert main(["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"]) == 0
@@ -80,6 +82,7 @@ def project(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     root = tmp_path / "project"
     shutil.copytree(packed, root)
     monkeypatch.chdir(root)
+    monkeypatch.setenv("HOTSPARE_PERSON", "ada@example.org")
     for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
     return root
@@ -90,18 +93,18 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> MemoryRegistry:
     """An empty registry in memory, which both commands use."""
     made = MemoryRegistry()
     monkeypatch.setattr(register, "open_registry", lambda _: made)
-    monkeypatch.setattr(promote_command, "open_registry", lambda _: made)
+    monkeypatch.setattr(project_of_commands, "open_registry", lambda _: made)
     return made
 
 
 def _stages(model: bytes, losses: dict[str, float]) -> None:
     """Write what ``quantize``, ``score``, ``select`` and ``report`` leave; ``losses`` by candidate."""
-    records = [_record(variant, scheme, model) for variant in ("dense", "p50") for scheme in (Scheme.F32, Scheme.W8)]
+    records = [toy_record(variant, scheme, model) for variant in ("dense", "p50") for scheme in (Scheme.F32, Scheme.W8)]
     for record in records:
         layout.candidates_dir("toy").mkdir(parents=True, exist_ok=True)
         (layout.candidates_dir("toy") / record.file).write_bytes(model)
     write_record(layout.candidates_dir("toy") / CANDIDATES_FILE, Candidates("toy", tuple(records), ()))
-    cards = [_card(record, losses.get(str(record.name), 0.001)) for record in records]
+    cards = [toy_card("toy", record, losses.get(str(record.name), 0.001)) for record in records]
     write_scored(layout.scorecards_dir("toy"), Scored("toy", PRIMARY, tuple(c.candidate for c in cards), ()), cards)
     _select(PRIMARY, BACKUP, cards)
     layout.report_dir("toy").mkdir(parents=True, exist_ok=True)
@@ -112,31 +115,6 @@ def _select(primary: str, backup: str, cards: list[Scorecard]) -> None:
     verdicts = tuple(Verdict(card.candidate, True, ("within every budget",), {}) for card in cards)
     locked = dict.fromkeys(Role, replace(cards[0].task, split="test"))
     write_record(layout.selection_dir("toy") / SELECTION_FILE, Selected("toy", primary, backup, verdicts, locked))
-
-
-def _record(variant: str, scheme: Scheme, model: bytes) -> CandidateRecord:
-    digest = sha256_hex(model)
-    file = f"{variant}.{scheme}.tflite"
-    return CandidateRecord(variant, scheme, Format.TFLITE, file, digest, digest, "test", 100, 32.0, 0.0, 0.0)
-
-
-def _card(record: CandidateRecord, loss: float) -> Scorecard:
-    task = TaskScore(Metric.AUC, "validation", 64, 0.9 - loss, 0.9, loss, loss - 0.001, loss + 0.001, 0.9)
-    return Scorecard(
-        "toy",
-        str(record.name),
-        record.variant,
-        record.scheme,
-        record.format,
-        record.file,
-        record.sha256,
-        "test",
-        Size(1000, 900, 32.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0),
-        task,
-        Decision(),
-        Fidelity("top1_agreement", 1.0),
-        Timings(1.0, 0.02, 0.03, 1.0, 60.0, 1, 1),
-    )
 
 
 def _pack_and_drill(**changes: object) -> None:
@@ -160,7 +138,8 @@ def _drill(bundle_ids: dict[str, str], **changes: object) -> None:
 def _swap_roles() -> None:
     """Select the other way round and pack anew, as a changed recipe would."""
     cards = [
-        _card(_record(variant, Scheme(scheme), b""), 0.001) for variant, scheme in (("dense", "f32"), ("p50", "w8"))
+        toy_card("toy", toy_record(variant, scheme, b""))
+        for variant, scheme in (("dense", Scheme.F32), ("p50", Scheme.W8))
     ]
     _select(BACKUP, PRIMARY, cards)
     _pack_and_drill()
@@ -224,7 +203,8 @@ def test_a_swapped_pair_is_a_new_channel_with_the_next_number(project: Path, reg
     _swap_roles()
     assert main(["register"]) == 0
     assert _channel() == {"seq": 2, **_bundle_ids()}
-    assert _aliased(registry) == _bundle_ids()
+    was_backup = _bundle_ids()["backup"]
+    assert _aliased(registry) == {**_bundle_ids(), "previous_primary": was_backup}
     assert len(registry.versions("toy")) == 2
 
 
@@ -245,7 +225,7 @@ def test_manual_mode_waits_for_promote(project: Path, registry: MemoryRegistry) 
     _policy(mode="manual")
     assert main(["register"]) == 0
     assert not layout.channel_dir("toy").exists()
-    assert registry.aliases("toy") == {}
+    assert _aliased(registry) == {"candidate": _bundle_ids()["primary"]}
     assert main(["promote", "toy", "--dry-run"]) == 0
     assert not layout.channel_dir("toy").exists()
     assert main(["promote", "toy"]) == 0
@@ -315,12 +295,12 @@ def test_a_process_killed_after_the_channel_leaves_aliases_that_are_put_right(
     main(["register"])
     _swap_roles()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(promotion_effects, "align", _die)
+        patch.setattr(promotion_effects, "_settled", _die)
         main(["register"])
     assert _channel() == {"seq": 2, **_bundle_ids()}
-    assert _aliased(registry) != _bundle_ids()
+    assert _aliased(registry)["primary"] != _bundle_ids()["primary"]
     assert main(["register"]) == 0
-    assert _aliased(registry) == _bundle_ids()
+    assert _aliased(registry) == {**_bundle_ids(), "previous_primary": _bundle_ids()["backup"]}
     assert _channel()["seq"] == 2
 
 
@@ -328,11 +308,12 @@ def _die(*arguments: object) -> None:
     raise RuntimeError("killed here")
 
 
-def test_a_lost_channel_goes_on_above_what_the_registry_knows(project: Path, registry: MemoryRegistry) -> None:
+def test_a_lost_channel_is_recovered_from_the_registry(project: Path, registry: MemoryRegistry) -> None:
     main(["register"])
+    before = (layout.channel_dir("toy") / CHANNEL_SIGNATURE).read_bytes()
     shutil.rmtree(layout.channel_dir("toy"))
     assert main(["register"]) == 0
-    assert _channel()["seq"] == 2
+    assert (layout.channel_dir("toy") / CHANNEL_SIGNATURE).read_bytes() == before
 
 
 def test_a_lost_registry_goes_on_above_the_channel(
@@ -344,7 +325,7 @@ def test_a_lost_registry_goes_on_above_the_channel(
     registry.runs.clear()
     assert main(["register"]) == 0
     assert _channel()["seq"] == 2
-    assert _aliased(registry) == _bundle_ids()
+    assert _aliased(registry) == {**_bundle_ids(), "previous_primary": _bundle_ids()["backup"]}
 
 
 def test_a_channel_file_that_its_signature_does_not_cover_is_written_anew(
@@ -375,7 +356,7 @@ def test_a_channel_of_a_foreign_key_is_not_followed(
 def test_without_the_private_key_nothing_is_begun(project: Path, registry: MemoryRegistry) -> None:
     (layout.KEYS / "signing.pem").unlink()
     assert main(["register"]) == KeyFileError.exit_code
-    assert promotion_effects.BEGUN_TAG not in registry.model_tags("toy")
+    assert set(registry.model_tags("toy")) == {"latest_build"}
     assert not layout.channel_dir("toy").exists()
 
 
@@ -384,7 +365,7 @@ def test_a_key_that_may_not_sign_channels_is_told(project: Path, registry: Memor
     policy["keys"]["main"]["uses"] = ["bundle", "drill"]
     layout.TRUST_POLICY.write_text(yaml.safe_dump(policy))
     assert main(["register"]) == KeyFileError.exit_code
-    assert promotion_effects.BEGUN_TAG not in registry.model_tags("toy")
+    assert set(registry.model_tags("toy")) == {"latest_build"}
 
 
 def test_a_damaged_bundle_is_refused_before_anything_is_logged(project: Path, registry: MemoryRegistry) -> None:
@@ -397,7 +378,7 @@ def test_a_damaged_bundle_is_refused_before_anything_is_logged(project: Path, re
 def test_bundles_of_another_selection_are_not_registered(
     project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cards = [_card(_record("p50", Scheme.F32, b""), 0.001)]
+    cards = [toy_card("toy", toy_record("p50", Scheme.F32, b""))]
     _select("p50.f32", BACKUP, cards)
     assert main(["register"]) == MissingStageError.exit_code
     assert "hotspare pack toy" in capsys.readouterr().err

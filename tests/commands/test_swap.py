@@ -78,3 +78,11 @@ def test_a_redirect_does_not_carry_the_token_elsewhere(listening: list[Listening
     server.answer = (status, {"location": f"{other.url}/admin/models/tiny/swap"}, {})
     assert main(["swap", "tiny", "--url", server.url]) != 0
     assert (len(server.seen), other.seen) == (1, [])
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://", "http://[::1", "http://localhost:x"])
+def test_what_is_no_address_is_refused_before_the_token_goes_anywhere(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["swap", "tiny", "--url", url]) == 2
+    assert "no http or https address" in capsys.readouterr().err

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_shell_block_of_the_readme_runs_in_order(tmp_path: Path, root: Path, fixture_models: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     (tmp_path / "fraud.tflite").write_bytes((fixture_models / "tiny_dense.tflite").read_bytes())
     np.savez(tmp_path / "rows.npz", **tiny_rows(4000, seed=2))
     environment = {

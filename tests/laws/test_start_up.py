@@ -43,3 +43,11 @@ def test_refusing_a_bundle_loads_no_engine_and_no_build_package() -> None:
     code, modules = _loaded(["verify", "no-such-bundle", "--trust", "no-such-policy.yaml"])
     assert code == 14
     assert modules & HEAVY == set()
+
+
+def test_staging_from_a_folder_or_a_web_server_loads_no_engine_and_no_object_store() -> None:
+    code, modules = _loaded(
+        ["stage", "http://127.0.0.1:9/depot/channels/credit", "--trust", "no-such-policy.yaml", "--to", "x"]
+    )
+    assert code == 14
+    assert modules & {*HEAVY, "aiobotocore", "fsspec", "s3fs"} <= {"numpy"}

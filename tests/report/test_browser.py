@@ -12,7 +12,7 @@ from drilled import made_up
 from matplotlib import image
 
 from pipeline.report.drill_page import render_drill
-from pipeline.report.page import render
+from pipeline.report.page import draw, render
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
@@ -31,7 +31,7 @@ def browse(page, tmp_path, *flags):
 @pytest.fixture
 def page(facts, tmp_path):
     path = tmp_path / "index.html"
-    path.write_text(render(facts))
+    path.write_text(render(facts, draw(facts)))
     return path
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pipeline.core.names import Role
 from pipeline.report import page as page_module
 from pipeline.report import sections, words
-from pipeline.report.page import render
+from pipeline.report.page import LATENCY_PLOT, LOSS_PLOT, draw, render
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -42,9 +43,13 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def whole_page(facts):
+    return render(facts, draw(facts))
+
+
 @pytest.fixture(scope="module")
 def html(facts):
-    return render(facts)
+    return whole_page(facts)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,15 @@ def without_plots(monkeypatch):
 
 
 def test_equal_facts_give_equal_bytes(facts, without_plots):
-    assert render(facts) == render(facts)
+    assert whole_page(facts) == whole_page(facts)
+
+
+def test_the_pages_plots_are_pictures_that_stand_alone(facts, html):
+    plots = draw(facts)
+    assert set(plots) == {LOSS_PLOT, LATENCY_PLOT}
+    for text in plots.values():
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - ours
+        assert text in html
 
 
 def test_nothing_is_loaded_from_elsewhere(html, page):
@@ -86,7 +99,7 @@ def test_text_of_recipes_is_escaped(html):
 def test_a_hostile_title_stays_text(facts, without_plots):
     about = dataclasses.replace(facts.recipe.about, title="</title><script>alert(1)</script>")
     hostile = dataclasses.replace(facts, recipe=dataclasses.replace(facts.recipe, about=about))
-    assert "<script" not in render(hostile)
+    assert "<script" not in whole_page(hostile)
 
 
 def test_every_candidate_and_every_reason_is_told(facts, page):
@@ -157,9 +170,9 @@ def test_marks_and_cells_have_figures_to_point_at(html):
 
 def test_a_page_without_search_or_diagnoses_has_neither_section(facts, without_plots):
     bare = dataclasses.replace(facts, diagnoses={}, findings=None)
-    assert "What the search found" not in render(bare)
-    assert "Where it differs" not in render(bare)
-    assert "How each layer" not in render(dataclasses.replace(bare, operators={}))
+    assert "What the search found" not in whole_page(bare)
+    assert "Where it differs" not in whole_page(bare)
+    assert "How each layer" not in whole_page(dataclasses.replace(bare, operators={}))
 
 
 def test_names_of_tensors_stay_text(html):
@@ -171,7 +184,7 @@ def test_among_many_candidates_plots_name_the_chosen_the_reference_and_the_unbea
     drawn = []
     monkeypatch.setattr(page_module, "_NAMES_SHOWN", 3)
     monkeypatch.setattr(page_module, "scatter", lambda points, *_: drawn.append(points) or "<svg></svg>")
-    render(facts)
+    whole_page(facts)
     named = {point.name for point in drawn[0] if point.named}
     assert {"p50.f32", "p50.w8d", "dense.f32"} <= named
     assert "dense.w8a8" not in named
@@ -185,7 +198,7 @@ def test_a_model_whose_candidates_are_all_dense_says_nothing_of_zeros(facts, wit
     kept = tuple(card for card in facts.cards if card.variant == "dense")
     dense = [card.candidate for card in kept if facts.verdict(card.candidate).eligible]
     selected = dataclasses.replace(facts.selected, primary=dense[0], backup=dense[1])
-    assert "zeros of pruning" not in render(dataclasses.replace(facts, cards=kept, selected=selected))
+    assert "zeros of pruning" not in whole_page(dataclasses.replace(facts, cards=kept, selected=selected))
 
 
 def test_the_locked_rows_list_the_primary_first(facts, page):

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from pipeline.core.schema import plain
 
+_FIGURE_WORDS_MAX = 2  # a number and its unit
+
 
 def show_json(value: object) -> None:
     """Print plain data or dataclasses as JSON on standard output."""
@@ -18,11 +20,14 @@ def show_json(value: object) -> None:
 
 
 def show_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: the first column to the left, the others to the right."""
+    """Print a table: names in the first column and sentences to the left, figures to the right."""
+    cells = [tuple(row) for row in rows]
     table = Table(title=Text(title, style="table.title"), title_justify="left")
     for index, header in enumerate(headers):
-        table.add_column(Text(header), justify="left" if index == 0 else "right", no_wrap=index == 0)
-    for row in rows:
+        column = [cell for row in cells for cell in row[index : index + 1]]
+        is_left = index == 0 or any(len(cell.split()) > _FIGURE_WORDS_MAX for cell in column)
+        table.add_column(Text(header), justify="left" if is_left else "right", no_wrap=index == 0)
+    for row in cells:
         table.add_row(*map(Text, row))  # a name such as x[/b] is no markup
     Console(width=None if Console().is_terminal else 160).print(table)
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import __version__
 from pipeline.bundle.attestation import ATTESTATION_FILE
-from pipeline.bundle.policy import TrustPolicy, load_policy
+from pipeline.bundle.policy import KeyUse, TrustPolicy, load_policy
 from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.commands.build.console import progress, show_json, show_table
@@ -49,7 +49,7 @@ from pipeline.drill.script import load_script, load_scripts
 from pipeline.drill.script_words import nearest
 from pipeline.report.drill_page import Signed, render_drill
 from pipeline.report.drill_words import milliseconds
-from pipeline.seal.attestation import require_drill_key, sign_attestation
+from pipeline.seal.attestation import require_use, sign_attestation
 from pipeline.seal.keys import load_private_key
 
 EXAMPLE = "hotspare drill credit --script kill --repeats 3"
@@ -180,7 +180,7 @@ def _pair(model: str, is_attested: bool) -> _Pair:
     policy, now = load_policy(layout.TRUST_POLICY), utc_now()
     key = load_private_key() if is_attested else None
     if key is not None:
-        require_drill_key(key, policy)
+        require_use(key, policy, KeyUse.DRILL)
     bundles = {role: verify_bundle(layout.bundle_dir(model, role), policy, now) for role in Role}
     return _Pair(policy, bundles, key)
 

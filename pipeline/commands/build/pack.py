@@ -54,12 +54,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def seal_pair(recipe: Recipe, key: ec.EllipticCurvePrivateKey, root: Path = ARTIFACTS) -> tuple[Packed, ...]:
-    """Seal the selected pair; both payloads are built before either is signed. Raises MissingStageError."""
+def seal_pair(
+    recipe: Recipe, key: ec.EllipticCurvePrivateKey, root: Path = ARTIFACTS, into: Path | None = None
+) -> tuple[Packed, ...]:
+    """Seal the selected pair; both payloads are built before either is signed. Raises MissingStageError.
+
+    The bundles go where ``pack`` puts them below ``into``, by default below ``root``, which the stages' files are in.
+    """
     selected = read_record(Selected, selection_dir(recipe.model, root) / SELECTION_FILE, f"select {recipe.model}")
     payloads = {role: build_payload(_inputs(recipe, selected, role, root)) for role in Role}
     return tuple(
-        _publish(bundle_dir(recipe.model, role, root), role, payload, key) for role, payload in payloads.items()
+        _publish(bundle_dir(recipe.model, role, into or root), role, payload, key) for role, payload in payloads.items()
     )
 
 

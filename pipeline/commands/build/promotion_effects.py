@@ -1,11 +1,18 @@
-"""The one place that promotes: intent in the registry, the signed channel, then the aliases, in this order.
+"""The one place that promotes: a number claimed in the registry, the signed channel, its record, then the aliases.
 
-The swap of the channel's folder commits. A process killed before it leaves the old pair in force and a number that
-is not used again; one killed after it leaves aliases that the next ``register`` puts right from the channel.
+The swap of the channel's folder commits. A process killed before it leaves the old pair in force and a number that is
+not used again. One killed after it leaves a record and aliases behind, which the next ``register``, ``promote`` or
+``reconcile`` puts right from the channel: everything follows the newest channel that a pinned key signed.
+
+Two project folders may promote into one registry at once. MLflow has no compare-and-set, so a number is claimed by a
+tag of one's own, and the others' tags are read after it: of two that claim one number at least one sees the other,
+and whoever does takes another. So no two channels get one number. The higher one is in force, what either revokes
+is revoked by a third, and whoever mends last mends towards the newest.
 """
 
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,33 +21,43 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE, BundleRef, Channel
-from pipeline.bundle.policy import TrustPolicy
+from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE, BundleRef, Channel, Revocations
+from pipeline.bundle.policy import KeyUse, TrustPolicy
+from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.reading import read_small
 from pipeline.bundle.verify import read_channel
 from pipeline.core import layout
-from pipeline.core.clock import from_text, to_text
-from pipeline.core.errors import KeyFileError, Malformed, PromotionRefused, SignatureInvalid
+from pipeline.core.clock import to_text
+from pipeline.core.errors import KeyFileError, Malformed, PromotionRefused, SignatureInvalid, Unreachable
 from pipeline.core.files import disk_errors, replacing_dir, write_atomic
 from pipeline.core.names import Role
 from pipeline.registry.access import STORE
-from pipeline.registry.promotion import ChannelTerms, Issue, Keep, Pair, Standard, plan_channel
-from pipeline.registry.record import Build, Sealed
+from pipeline.registry.agreement import Drift, Mend, PointAlias, Record, Seen, SetTag, WriteFolder, find_drift, unsaid
+from pipeline.registry.history import DONE_TAG, Held, claim_tag, history_tags, read_history
+from pipeline.registry.promotion import ChannelTerms, Issue, Keep, Pair, plan_channel
+from pipeline.registry.record import Build
+from pipeline.registry.registered import is_registered_pair, latest_pair
 from pipeline.registry.store import Registry, version_of
 from pipeline.seal.channel_signing import sign_channel
 from pipeline.seal.keys import load_private_key
 
-BEGUN_TAG = "channel_seq_begun"
-DONE_TAG = "channel_seq"
+_TRIES_MAX = 20
+_ROUNDS_MAX = 10
+_NOTHING = Revocations()
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What promoting a pair came to."""
+    """What promoting a pair came to; ``seq`` is the number in force, which another folder may have raised since."""
 
     plan: Keep | Issue
     seq: int
-    aliases_moved: tuple[str, ...]
+    mended: tuple[Drift, ...]
+
+    @property
+    def aliases_moved(self) -> tuple[str, ...]:
+        """Return the aliases that had to move."""
+        return tuple(one.mend.alias for one in self.mended if isinstance(one.mend, PointAlias))
 
 
 @contextmanager
@@ -58,108 +75,259 @@ def one_at_a_time(root: Path) -> Iterator[None]:
 
 
 def current_channel(model: str, trust: TrustPolicy) -> Channel | None:
-    """Return the channel in force, whatever its dates, or None when the model was never promoted here.
+    """Return the channel in this project's folder, whatever its dates, or None when there is none.
 
     Raises PromotionRefused when no pinned key signed what is there.
     """
+    held = read_folder(model, trust)
+    return None if held is None else held.channel
+
+
+def read_folder(model: str, trust: TrustPolicy) -> Held | None:
+    """Return the channel in this project's folder with its signature; raises as :func:`current_channel` does."""
     folder = layout.channel_dir(model)
     if not (folder / CHANNEL_SIGNATURE).exists():
         return None
+    signature = read_small(folder / CHANNEL_SIGNATURE)
     try:
-        channel, _ = read_channel(read_small(folder / CHANNEL_SIGNATURE), trust, str(folder / CHANNEL_SIGNATURE))
+        channel, _ = read_channel(signature, trust, str(folder / CHANNEL_SIGNATURE))
     except (SignatureInvalid, Malformed) as error:
         raise PromotionRefused(
             f"{folder} is not a channel that a key of {layout.TRUST_POLICY} signed; "
-            "move the folder away to begin anew above the registry's sequence number, or pin the key that signed it.",
+            "move the folder away to go on from what the registry knows, or pin the key that signed it.",
             [str(error)],
         ) from error
     if channel.model != model:
         raise PromotionRefused(f"{folder} holds the channel of {channel.model}; move the folder away.")
-    return channel
+    return Held(channel, signature)
 
 
-def plan_promotion(
-    registry: Registry, build: Build, terms: ChannelTerms, current: Channel | None, now: datetime
-) -> Keep | Issue:
-    """Decide whether a build's pair needs a new channel."""
-    begun = registry.model_tags(build.model).get(BEGUN_TAG, "0")
-    registry_seq = int(begun) if begun.isascii() and begun.isdigit() else 0
-    return plan_channel(terms, _standard(current), registry_seq, build.facts().pair, now)
+def look(registry: Registry, model: str, trust: TrustPolicy, depot: Held | None = None) -> Seen:
+    """Read what the folder and the registry say of a model.
 
-
-def promote(registry: Registry, build: Build, terms: ChannelTerms, trust: TrustPolicy, now: datetime) -> Promotion:
-    """Make a build's pair, which passed every gate, the current one; the same pair again changes nothing.
-
-    Raises KeyFileError when the signing key is missing or not pinned, PromotionRefused for a foreign channel.
+    The history is read first: what is recorded while this looks is seen by whoever recorded it.
     """
-    current = current_channel(build.model, trust)
-    plan = plan_promotion(registry, build, terms, current, now)
-    if isinstance(plan, Issue):
-        key = load_private_key()
-        current = _channel(build, plan, trust, current)
-        signed = _sign(current, key, trust)
-        registry.tag_model(build.model, BEGUN_TAG, str(plan.seq))
-        _write(build.model, *signed)
-    assert current is not None  # noqa: S101 - Keep is decided only where a channel is
-    return Promotion(plan, current.seq, align(registry, build.model, current))
+    tags = registry.model_tags(model)
+    folder = read_folder(model, trust)
+    return Seen(
+        model=model,
+        folder=folder,
+        folder_is_whole=folder is not None and _is_whole(folder),
+        history=read_history(tags, model, trust),
+        done=tags.get(DONE_TAG),
+        versions=registry.versions(model),
+        aliases=registry.aliases(model),
+        latest=latest_pair(tags),
+        depot=depot,
+    )
 
 
-def align(registry: Registry, model: str, channel: Channel) -> tuple[str, ...]:
-    """Make the files and aliases say what the signed channel says; returns the aliases that had to move."""
-    folder = layout.channel_dir(model)
-    if not (folder / CHANNEL_FILE).exists() or read_small(folder / CHANNEL_FILE) != channel.to_bytes():
-        write_atomic(folder / CHANNEL_FILE, channel.to_bytes())
-    versions, aliases, moved = registry.versions(model), registry.aliases(model), []
-    for role in Role:
-        version = version_of(versions, channel.ref(role).bundle_id)
-        if version is not None and aliases.get(role) != version.number:
-            registry.set_alias(model, role, version.number)
-            moved.append(str(role))
-    if versions and registry.model_tags(model).get(DONE_TAG) != str(channel.seq):
-        registry.tag_model(model, DONE_TAG, str(channel.seq))
-    return tuple(moved)
+def build_refs(build: Build) -> dict[Role, BundleRef]:
+    """Return how a channel names a build's bundles."""
+    return {sealed.role: BundleRef(sealed.bundle_id, sealed.size_bytes) for sealed in build.sealed}
 
 
-def _standard(channel: Channel | None) -> Standard | None:
-    if channel is None:
-        return None
-    pair = Pair(channel.primary.bundle_id, channel.backup.bundle_id)
-    return Standard(pair, channel.epoch, channel.seq, from_text(channel.refresh_by))
+def promote_pair(
+    registry: Registry,
+    model: str,
+    refs: Mapping[Role, BundleRef],
+    terms: ChannelTerms,
+    trust: TrustPolicy,
+    now: datetime,
+    *,
+    rollback_of: int | None = None,
+    revoke: Revocations = _NOTHING,
+    why: str | None = None,
+    depot: Held | None = None,
+) -> Promotion:
+    """Make a registered pair, which passed every gate, the current one; the same pair again changes nothing.
+
+    ``rollback_of``, new revocations or a ``why`` have a channel signed in any case. Hold :func:`one_at_a_time`.
+    Raises KeyFileError when the signing key is missing or not pinned, PromotionRefused for a foreign channel, a
+    pair that was not registered as one, or a revoked bundle, Unreachable when the registry does not answer.
+    """
+    skip = 0
+    for _ in range(_TRIES_MAX):
+        seen = look(registry, model, trust, depot)
+        plan = plan_pair(seen, refs, terms, now, rollback_of=rollback_of, revoke=revoke, why=why)
+        if isinstance(plan, Keep):
+            return _settled(registry, seen, trust, plan)[0]
+        plan = replace(plan, seq=plan.seq + skip)
+        held = _signed(channel_of(seen, refs, plan, trust, rollback_of, revoke), trust)
+        rivals = _claim(registry, seen, plan.seq, trust)
+        if rivals is None:
+            _write(model, held)
+            done, after = _settled(registry, seen, trust, plan)
+            return _brought_together(registry, after, terms, trust, now, done)
+        skip = rivals
+    raise Unreachable(f"Others promote {model} without a pause; run the same command again in a while.")
 
 
-def _channel(build: Build, plan: Issue, trust: TrustPolicy, before: Channel | None) -> Channel:
-    channel = Channel(
+def plan_pair(
+    seen: Seen,
+    refs: Mapping[Role, BundleRef],
+    terms: ChannelTerms,
+    now: datetime,
+    *,
+    rollback_of: int | None = None,
+    revoke: Revocations = _NOTHING,
+    why: str | None = None,
+) -> Keep | Issue:
+    """Decide whether a registered pair needs a new channel, and which.
+
+    Raises PromotionRefused for two bundles that were not registered as one pair, or of which one is revoked.
+    """
+    pair = Pair(refs[Role.PRIMARY].bundle_id, refs[Role.BACKUP].bundle_id)
+    newest, wanted = seen.in_force, _with_revoked(seen, revoke)
+    _check_pair(seen, pair, wanted)
+    if rollback_of is not None:
+        why = why or f"rollback of seq {rollback_of}"
+    if newest is not None and any(unsaid(wanted, newest.channel)):
+        why = why or "revocations"
+    return plan_channel(terms, newest.standard if newest else None, seen.seq_max, pair, now, why)
+
+
+def channel_of(
+    seen: Seen,
+    refs: Mapping[Role, BundleRef],
+    plan: Issue,
+    trust: TrustPolicy,
+    rollback_of: int | None = None,
+    revoke: Revocations = _NOTHING,
+) -> Channel:
+    """Return the channel that a plan makes, not signed yet."""
+    return Channel(
         schema_version=1,
-        model=build.model,
+        model=seen.model,
         channel=trust.channel,
         epoch=plan.epoch,
         seq=plan.seq,
         issued_at=to_text(plan.issued_at),
         refresh_by=to_text(plan.refresh_by),
         not_after=to_text(plan.not_after),
-        primary=_ref(build.primary),
-        backup=_ref(build.backup),
+        primary=refs[Role.PRIMARY],
+        backup=refs[Role.BACKUP],
+        revoked=_with_revoked(seen, revoke),
+        rollback_of=rollback_of,
     )
-    return channel if before is None else replace(channel, revoked=before.revoked)
 
 
-def _ref(sealed: Sealed) -> BundleRef:
-    return BundleRef(sealed.bundle_id, sealed.size_bytes)
+def align(registry: Registry, model: str, trust: TrustPolicy, depot: Held | None = None) -> tuple[Drift, ...]:
+    """Make folder, record and aliases say what the newest channel says; returns what had to be mended.
+
+    Ends only after a look that found nothing to mend: a channel that another folder records meanwhile is seen by it or
+    by that folder's own call, and whoever moves the aliases last moves them to the newest.
+    """
+    return _align(registry, model, trust, depot)[0]
 
 
-def _sign(channel: Channel, key: ec.EllipticCurvePrivateKey, trust: TrustPolicy) -> tuple[bytes, bytes]:
-    payload, signature = sign_channel(channel, key)
-    try:
-        read_channel(signature, trust)
-    except SignatureInvalid as error:
+def _align(registry: Registry, model: str, trust: TrustPolicy, depot: Held | None) -> tuple[tuple[Drift, ...], Seen]:
+    mended: list[Drift] = []
+    for _ in range(_ROUNDS_MAX):
+        seen = look(registry, model, trust, depot)
+        found = [drift for drift in find_drift(seen) if drift.mend is not None]
+        if not found:
+            return tuple(mended), seen
+        for drift in found:
+            carry_out(registry, model, drift.mend)
+        mended += found
+    raise Unreachable(f"Others promote {model} without a pause; run the same command again in a while.")
+
+
+def carry_out(registry: Registry, model: str, mend: Mend | None) -> None:
+    """Do one step of mending; doing it again does no harm."""
+    match mend:
+        case WriteFolder(held):
+            _write(model, held)
+        case Record(held):
+            for key, text in history_tags(held):
+                registry.tag_model(model, key, text)
+        case PointAlias(alias, None):
+            registry.remove_alias(model, alias)
+        case PointAlias(alias, int(number)):
+            registry.set_alias(model, alias, number)
+        case SetTag(key, None):
+            registry.untag_model(model, key)
+        case SetTag(key, str(value)):
+            registry.tag_model(model, key, value)
+
+
+def _settled(registry: Registry, seen: Seen, trust: TrustPolicy, plan: Keep | Issue) -> tuple[Promotion, Seen]:
+    mended, after = _align(registry, seen.model, trust, seen.depot)
+    newest = after.in_force
+    assert newest is not None  # noqa: S101 - Keep is decided only where a channel is, Issue writes one
+    return Promotion(plan, newest.channel.seq, mended), after
+
+
+def _brought_together(
+    registry: Registry, seen: Seen, terms: ChannelTerms, trust: TrustPolicy, now: datetime, done: Promotion
+) -> Promotion:
+    """Sign once more where another folder's channel, recorded meanwhile, revokes what the newest does not."""
+    newest = seen.in_force
+    if newest is None or not any(unsaid(seen.revoked, newest.channel)):
+        return done
+    again = promote_pair(registry, seen.model, newest.refs, terms, trust, now)
+    return replace(again, plan=done.plan, mended=done.mended + again.mended)
+
+
+def _check_pair(seen: Seen, pair: Pair, revoked: Revocations) -> None:
+    bad = [one[:12] for one in (pair.primary, pair.backup) if one in revoked.bundles]
+    if bad:
+        raise PromotionRefused(f"{seen.model}: {' and '.join(bad)} revoked for ever; pack another build.")
+    advice = "run `hotspare register` where their build is"
+    lost = [one[:12] for one in (pair.primary, pair.backup) if version_of(seen.versions, one) is None]
+    if lost:
+        raise PromotionRefused(f"{seen.model}: no version in the registry holds {' and '.join(lost)}; {advice}.")
+    if pair not in [one.pair for one in seen.all_held] and not is_registered_pair(seen.versions, pair):
+        both = f"{pair.primary[:12]} and {pair.backup[:12]}"
+        raise PromotionRefused(f"{seen.model}: {both} were not registered as one pair; {advice}.")
+
+
+def _with_revoked(seen: Seen, revoke: Revocations) -> Revocations:
+    known = seen.revoked
+    return Revocations(tuple(sorted({*known.keys, *revoke.keys})), tuple(sorted({*known.bundles, *revoke.bundles})))
+
+
+def _signed(channel: Channel, trust: TrustPolicy) -> Held:
+    """Sign before the number is claimed: a key that may not sign leaves no trace."""
+    key = load_private_key()
+    _check_key(key, trust, channel)
+    return Held(channel, sign_channel(channel, key)[1])
+
+
+def _check_key(key: ec.EllipticCurvePrivateKey, trust: TrustPolicy, channel: Channel) -> None:
+    hint = key_hint(key.public_key())
+    if hint not in trust.keys_for(KeyUse.CHANNEL):
         raise KeyFileError(
             f"{layout.TRUST_POLICY} does not let the signing key sign channels; "
             "pin its public key there with the use `channel`, or sign with the key that is pinned."
-        ) from error
-    return payload, signature
+        )
+    if hint in channel.revoked.keys:
+        raise KeyFileError(
+            f"The signing key {hint[:12]} is revoked by the channel of {channel.model}; sign with another that "
+            f"{layout.TRUST_POLICY} pins."
+        )
 
 
-def _write(model: str, payload: bytes, signature: bytes) -> None:
+def _claim(registry: Registry, seen: Seen, seq: int, trust: TrustPolicy) -> int | None:
+    """Claim a number; None when it is ours alone, else how many numbers to skip at the next try.
+
+    Rivals who saw each other skip different ones. Also lost is a number that a recorded channel reached meanwhile.
+    """
+    mine = claim_tag(secrets.token_hex(8))
+    registry.tag_model(seen.model, mine, str(seq))
+    after = look(registry, seen.model, trust)
+    rivals = sorted(tag for tag, claimed in after.history.claims if claimed == seq and tag != mine)
+    overtaken = after.in_force is not None and after.in_force.channel.seq >= seq
+    return sum(tag < mine for tag in rivals) if rivals or overtaken else None
+
+
+def _write(model: str, held: Held) -> None:
     with replacing_dir(layout.channel_dir(model)) as aside:
-        write_atomic(aside / CHANNEL_FILE, payload)
-        write_atomic(aside / CHANNEL_SIGNATURE, signature)
+        write_atomic(aside / CHANNEL_FILE, held.channel.to_bytes())
+        write_atomic(aside / CHANNEL_SIGNATURE, held.signature)
+
+
+def _is_whole(held: Held) -> bool:
+    place = layout.channel_dir(held.channel.model) / CHANNEL_FILE
+    return place.exists() and read_small(place) == held.channel.to_bytes()

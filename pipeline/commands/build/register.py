@@ -3,18 +3,27 @@
 import argparse
 import os
 from dataclasses import dataclass
-from datetime import datetime
 
-from pipeline.bundle.policy import TrustPolicy, load_policy
+from pipeline.bundle.policy import load_policy
 from pipeline.commands.build.console import show_json, show_table
-from pipeline.commands.build.judging import judged
-from pipeline.commands.build.promotion_effects import align, current_channel, one_at_a_time, promote
+from pipeline.commands.build.judging import judged, without_approval
+from pipeline.commands.build.project import Project
+from pipeline.commands.build.promotion_effects import align, build_refs, one_at_a_time
+from pipeline.commands.build.reissuing import reissue
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import PromotionRefused
+from pipeline.core.errors import HotspareError, PromotionRefused, SurroundingsError
 from pipeline.registry.access import open_registry
-from pipeline.registry.loading import experiment_name, load_build, packed_models, project_root, read_lineage
-from pipeline.registry.promotion import Issue, Mode, PromotionPolicy, Refuse
+from pipeline.registry.history import taken_back
+from pipeline.registry.loading import (
+    acting_person,
+    experiment_name,
+    load_build,
+    packed_models,
+    project_root,
+    read_lineage,
+)
+from pipeline.registry.promotion import Issue, Mode, Refuse
 from pipeline.registry.promotion import load_policy as load_promotion_policy
 from pipeline.registry.record import Build
 from pipeline.registry.registering import Registered, log_build, log_drill, register_build
@@ -59,13 +68,20 @@ def run(args: argparse.Namespace) -> int:
         registry = open_registry(root)
         if experiment:
             return _show(args, registry, [line for build in builds for line in _log_only(registry, build, experiment)])
-        lines, refusals = [], []
+        lines, refusals, failures = [], list[str](), list[HotspareError]()
+        project = Project(registry, policy, trust, now)
         for build in builds:
             registered = register_build(registry, build)
-            fate = _promote(registry, build, policy, trust, now)
+            try:
+                fate = _promote(project, build)
+            except SurroundingsError as error:  # a depot is down: the other models go on
+                fate = Fate("see below")
+                failures.append(error)
             lines += _lines(registry, build, registered, fate)
             refusals += [f"{build.model}: {reason}" for reason in fate.refused]
     _show(args, registry, lines)
+    if failures:
+        raise failures[0]
     if refusals:
         raise PromotionRefused("Registered, but not promoted; the pairs promoted before stay in force.", refusals)
     return 0
@@ -78,25 +94,24 @@ def _log_only(registry: Registry, build: Build, experiment: str) -> list[Line]:
     return [Line(build.model, str(s.role), s.card.candidate, None, None, happened) for s in build.sealed]
 
 
-def _promote(registry: Registry, build: Build, policy: PromotionPolicy, trust: TrustPolicy, now: datetime) -> Fate:
-    current = current_channel(build.model, trust)
-    if current is not None:
-        align(registry, build.model, current)
-    verdict = judged(policy, build)
+def _promote(project: Project, build: Build) -> Fate:
+    model, pair = build.model, build.facts().pair
+    depot = project.depot_channel(model)
+    align(project.registry, model, project.trust, depot)
+    seen = project.look(model, depot)
+    is_current = seen.in_force is not None and seen.in_force.pair == pair
+    by_hand = project.policy.mode is Mode.MANUAL
+    policy = without_approval(project.policy) if by_hand else project.policy
+    verdict = judged(policy, build, seen, acting_person(os.environ))
     if isinstance(verdict, Refuse):
         return Fate("not promoted", verdict.reasons)
-    if policy.mode is Mode.MANUAL and (
-        current is None or not _is_current(build, current.primary.bundle_id, current.backup.bundle_id)
-    ):
-        return Fate(f"waits for `hotspare promote {build.model}`")
-    done = promote(registry, build, policy.channel, trust, now)
-    return Fate(
-        f"{done.plan.why}, channel seq {done.seq}" if isinstance(done.plan, Issue) else f"channel seq {done.seq}"
-    )
-
-
-def _is_current(build: Build, primary: str, backup: str) -> bool:
-    return (build.primary.bundle_id, build.backup.bundle_id) == (primary, backup)
+    if by_hand and not is_current:
+        return Fate(f"waits for `hotspare promote {model}`")
+    if pair in taken_back(seen.all_held) and not is_current:
+        return Fate(f"was taken back; `hotspare promote {model}` brings it again")
+    made = reissue(project, seen, build_refs(build), dry_run=False)
+    told = f"channel seq {made.seq}"
+    return Fate(f"{made.plan.why}, {told}" if isinstance(made.plan, Issue) else told)
 
 
 def _lines(registry: Registry, build: Build, registered: Registered, fate: Fate) -> list[Line]:

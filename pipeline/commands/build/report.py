@@ -9,7 +9,7 @@ from pipeline.core.findings import FINDINGS_FILE, Findings
 from pipeline.core.layout import ARTIFACTS, candidates_dir, report_dir, selection_dir
 from pipeline.core.recipe import Recipe, load_recipe
 from pipeline.core.records import CANDIDATES_FILE, Candidates, read_record
-from pipeline.report.page import Facts, render
+from pipeline.report.page import Facts, draw, render
 from pipeline.score.selection import SELECTION_FILE, Selected
 from pipeline.score.store import read_diagnoses, read_scored
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the scorecards and the selection, and write ``index.html``."""
+    """Read the scorecards and the selection, and write ``index.html`` and its plots as pictures of their own."""
     path = write_report(load_recipe(args.model))
     if args.json:
         show_json({"report": str(path)})
@@ -38,10 +38,13 @@ def write_report(recipe: Recipe, root: Path = ARTIFACTS) -> Path:
 
     Raises MissingStageError before ``score`` and ``select``.
     """
-    page = render(read_facts(recipe, root)).encode("utf-8")
+    facts = read_facts(recipe, root)
+    plots = draw(facts)
+    files = {PAGE_FILE: render(facts, plots), **plots}
     folder = report_dir(recipe.model, root)
     with replacing_dir(folder) as aside:
-        write_atomic(aside / PAGE_FILE, page)
+        for name, text in files.items():
+            write_atomic(aside / name, text.encode("utf-8"))
     return folder / PAGE_FILE
 
 

@@ -1,0 +1,93 @@
+"""What every command that promotes works with: the registry, both policies, the moment, and the project's lock."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.bundle.channel import Channel
+from pipeline.bundle.policy import TrustPolicy, load_policy
+from pipeline.commands.build.promotion_effects import look, one_at_a_time
+from pipeline.commands.build.published import depot_channel, publish
+from pipeline.core import layout
+from pipeline.core.clock import utc_now
+from pipeline.core.errors import HotspareError, Unreachable, UsageError
+from pipeline.registry.access import open_registry
+from pipeline.registry.agreement import Seen
+from pipeline.registry.history import Held
+from pipeline.registry.loading import experiment_name, project_root
+from pipeline.registry.promotion import PromotionPolicy
+from pipeline.registry.promotion import load_policy as load_promotion_policy
+from pipeline.registry.store import Registry
+
+
+@dataclass(frozen=True)
+class Project:
+    """An open project."""
+
+    registry: Registry
+    policy: PromotionPolicy
+    trust: TrustPolicy
+    now: datetime
+
+    def look(self, model: str, depot: Held | None = None) -> Seen:
+        """Read what the folder and the registry say of a model, and with ``depot`` what was found there."""
+        return look(self.registry, model, self.trust, depot)
+
+    def depot_channel(self, model: str) -> Held | None:
+        """Return what the policy's depot offers of a model; None where it names none, or the depot has none.
+
+        Raises Unreachable when it does not answer.
+        """
+        return depot_channel(self.policy.depot, model, self.trust) if self.policy.depot else None
+
+    def publish(self, model: str) -> str:
+        """Publish what is in force to the policy's depot, if there is one; returns what to tell of it, or nothing.
+
+        Raises Unreachable when that fails: the promotion stands, and ``hotspare reconcile`` publishes it later.
+        """
+        in_force = self.look(model).in_force
+        if self.policy.depot is None or in_force is None:
+            return ""
+        try:
+            done = publish(self.registry, model, in_force, self.policy.depot, self.trust)
+        except HotspareError as error:
+            raise Unreachable(
+                f"Channel seq {in_force.channel.seq} of {model} is in force, but it is not published: {error} "
+                f"Then run `hotspare reconcile {model}`."
+            ) from error
+        return f" Published: {done.bytes_new:,} of {done.bytes_total:,} bytes were new to the depot."
+
+
+@contextmanager
+def opened_project() -> Iterator[Project]:
+    """Open the working folder's project, alone: no other command of it registers or promotes meanwhile.
+
+    Raises UsageError inside a dvc experiment, which promotes nothing.
+    """
+    experiment = experiment_name(os.environ)
+    if experiment:
+        raise UsageError(f"This runs inside the dvc experiment {experiment}, which promotes nothing; apply it first.")
+    policy, trust = load_promotion_policy(), load_policy(layout.TRUST_POLICY)
+    root = project_root(os.environ)
+    with one_at_a_time(root):
+        yield Project(open_registry(root), policy, trust, utc_now())
+
+
+def named_models(models: list[str], trust: TrustPolicy) -> tuple[str, ...]:
+    """Return the models a command is about: those it names, else all that the trust policy names."""
+    unknown = [model for model in models if model not in trust.models]
+    if unknown:
+        known = ", ".join(trust.models)
+        raise UsageError(f"{layout.TRUST_POLICY} does not name {', '.join(unknown)}; it names {known}.")
+    return tuple(models) or tuple(sorted(trust.models))
+
+
+def age_in_words(channel: Channel, now: datetime) -> str:
+    """Return how old a channel is, and how long it lasts."""
+    dates = channel.dates
+    old, left = now - dates.issued_at, dates.not_after - now
+    return f"{old.total_seconds() / 86_400:.1f} days old, " + (
+        f"ends in {left.total_seconds() / 86_400:.1f} days" if left.total_seconds() > 0 else "ended"
+    )

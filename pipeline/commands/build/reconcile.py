@@ -1,0 +1,101 @@
+"""``hotspare reconcile``: find and mend what channel, registry and depot disagree about; safe to run twice at once."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.commands.build.console import show_json, show_table
+from pipeline.commands.build.project import Project, named_models, opened_project
+from pipeline.commands.build.promotion_effects import align
+from pipeline.core.errors import HotspareError, PromotionRefused
+from pipeline.registry.agreement import Seen, find_drift
+from pipeline.registry.history import Held
+
+EXAMPLE = "hotspare reconcile --dry-run"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One disagreement and what became of it: ``mended``, ``would be mended`` or ``needs you``."""
+
+    model: str
+    part: str
+    finding: str
+    fate: str
+
+
+_MENDED, _WOULD, _NEEDED = "mended", "would be mended", "needs you"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("models", nargs="*", help="by default all that artifacts/trust.yaml names")
+    parser.add_argument("--dry-run", action="store_true", help="mend nothing; say what disagrees")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, mend, look again; what only a person can mend is told with what to do, and refused in the end."""
+    with opened_project() as project:
+        models = named_models(args.models, project.trust)
+        lines = [line for model in models for line in _reconcile(project, model, args.dry_run)]
+    if args.json:
+        show_json({"dry_run": args.dry_run, "drift": lines})
+    elif lines:
+        rows = [(line.model, line.part, line.fate, line.finding) for line in lines]
+        show_table("Disagreements", ["model", "part", "", "finding"], rows)
+    else:
+        print(f"Channel, registry and depot agree about {', '.join(models)}.")
+    left = [f"{line.model} {line.part}: {line.finding}" for line in lines if line.fate == _NEEDED]
+    if left:
+        raise PromotionRefused("Some of it only you can mend:", left)
+    return 0
+
+
+def _reconcile(project: Project, model: str, dry_run: bool) -> Iterator[Line]:
+    """Yield what disagreed about one model; what keeps it from being looked at is a line, too."""
+    try:
+        depot, problem = _depot_channel(project, model)
+        if problem is not None:
+            yield Line(model, "depot", problem, _NEEDED)
+        if dry_run:
+            seen = project.look(model, depot)
+            mendable = [one for one in find_drift(seen) if one.mend is not None]
+        else:
+            mendable = list(align(project.registry, model, project.trust, depot))
+            seen = project.look(model, depot)
+    except HotspareError as error:
+        yield Line(model, "channel", str(error), _NEEDED)
+        return
+    for one in mendable:
+        yield Line(model, one.part, one.finding, _WOULD if dry_run else _MENDED)
+    for one in find_drift(seen):
+        if one.mend is None:
+            yield Line(model, one.part, one.finding, _NEEDED)
+    if problem is None:
+        yield from _publish(project, seen, dry_run)
+
+
+def _depot_channel(project: Project, model: str) -> tuple[Held | None, str | None]:
+    try:
+        return project.depot_channel(model), None
+    except HotspareError as error:
+        return None, str(error)
+
+
+def _publish(project: Project, seen: Seen, dry_run: bool) -> Iterator[Line]:
+    newest = seen.in_force
+    if project.policy.depot is None or newest is None:
+        return
+    if seen.depot is not None and seen.depot.place == newest.place:
+        return
+    told = f"it has seq {seen.depot.channel.seq}" if seen.depot else "it has no channel"
+    finding = f"{told}, in force is {newest.channel.seq}"
+    if dry_run:
+        yield Line(seen.model, "depot", finding, _WOULD)
+        return
+    try:
+        project.publish(seen.model)
+        yield Line(seen.model, "depot", finding, _MENDED)
+    except HotspareError as error:
+        yield Line(seen.model, "depot", str(error), _NEEDED)

@@ -1,0 +1,176 @@
+"""The procedures of docs/operations.md that are about promotion, as they stand: real bundles, a registry in memory."""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_project import make_releases
+
+from pipeline.bundle.policy import load_policy
+from pipeline.bundle.public_key import key_hint
+from pipeline.bundle.verify import load_channel, verify_bundle
+from pipeline.cli import main
+from pipeline.commands.build import project as project_of_commands
+from pipeline.commands.build import register
+from pipeline.commands.build import status as status_command
+from pipeline.core import layout
+from pipeline.core.clock import utc_now
+from pipeline.core.errors import NotAccepted, Revoked
+from pipeline.core.names import Role
+from pipeline.registry.memory import MemoryRegistry
+from pipeline.seal.keys import load_public_key
+
+pytestmark = pytest.mark.slow
+PAGE = Path(__file__).parent.parent.parent / "docs/operations.md"
+
+
+def _blocks(heading: str) -> list[str]:
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, heading
+    return re.findall(r"^```sh\n(.*?)^```", found[1], re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("packed")
+    make_releases(root, "credit", 3)
+    return root
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> MemoryRegistry:
+    made = MemoryRegistry()
+    for module in (register, project_of_commands, status_command):
+        monkeypatch.setattr(module, "open_registry", lambda _: made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def project(packed: Path, registry: MemoryRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose three releases were promoted one after the other, as the working folder."""
+    root = tmp_path / "project"
+    shutil.copytree(packed / "0", root)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("HOTSPARE_PERSON", "ada@example.org")
+    Path("mlflow/store").mkdir(exist_ok=True)
+    Path("mlflow/store/mlflow.db").touch()
+    for number in range(3):
+        for part in ("artifacts/bundles", "artifacts/selections", "artifacts/scorecards", "recipes"):
+            shutil.rmtree(part)
+            shutil.copytree(packed / str(number) / part, part)
+        assert main(["register"]) == 0
+    return root
+
+
+def _run(heading: str, registry: MemoryRegistry | None = None) -> None:
+    """Run every command of a section, in order."""
+    for line in "".join(_blocks(heading)).splitlines():
+        program, *words = shlex.split(os.path.expandvars(line))
+        if program == "hotspare":
+            assert main(words) == 0, line
+        elif program == "rm":
+            for word in words[1:]:
+                shutil.rmtree(word)
+            if words[-1] == "mlflow/store" and registry is not None:
+                registry.models.clear()
+                registry.runs.clear()
+        else:
+            assert program == "mv"
+            Path(words[0]).rename(words[1])
+
+
+def _seq() -> int:
+    return load_channel(layout.channel_dir("credit"), load_policy(layout.TRUST_POLICY), utc_now()).channel.seq
+
+
+def _in_force() -> str:
+    """Verify what a node would load, and return the primary's id."""
+    policy, now = load_policy(layout.TRUST_POLICY), utc_now()
+    channel = load_channel(layout.channel_dir("credit"), policy, now)
+    for role in Role:
+        verify_bundle(layout.bundle_dir("credit", role), policy, now, channel, role)
+    return channel.channel.primary.bundle_id
+
+
+def test_see_where_things_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    _run("See where things stand")
+    assert "previous_primary" in capsys.readouterr().out
+
+
+def test_promote_in_the_mlflow_ui(registry: MemoryRegistry) -> None:
+    before = _in_force()
+    registry.set_alias("credit", "primary", registry.aliases("credit")["previous_primary"])
+    _run("Promote in the MLflow UI")
+    assert _seq() == 4
+    now = load_channel(layout.channel_dir("credit"), load_policy(layout.TRUST_POLICY), utc_now()).channel
+    assert now.primary.bundle_id != before
+
+
+def test_promote(monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["rollback", "credit"])
+    path = Path("mlflow/promotion.yaml")
+    gates = {"separate_duties": True, "provenance": []}
+    path.write_text(yaml.safe_dump({"mode": "manual", "gates": gates}))
+    monkeypatch.setenv("HOTSPARE_PERSON", "bob@example.org")
+    _run("Promote")
+    assert _seq() == 5
+    assert _in_force()
+
+
+def test_roll_back() -> None:
+    _run("Roll back")
+    assert _seq() == 5
+
+
+def test_reconcile(registry: MemoryRegistry) -> None:
+    registry.set_alias("credit", "primary", 1)
+    _run("Reconcile")
+    assert registry.aliases("credit")["primary"] == 5
+
+
+def test_a_lost_channel_folder() -> None:
+    before = {path.name: path.read_bytes() for path in layout.channel_dir("credit").iterdir()}
+    _run("A lost channel folder")
+    assert {path.name: path.read_bytes() for path in layout.channel_dir("credit").iterdir()} == before
+
+
+def test_a_lost_registry(registry: MemoryRegistry) -> None:
+    _run("A lost registry", registry)
+    assert (_seq(), len(registry.versions("credit"))) == (3, 2)
+    assert _in_force()
+
+
+def test_revoke_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUNDLE", _in_force())
+    _run("Revoke a bundle")
+    assert _seq() == 5
+    with pytest.raises((Revoked, NotAccepted)):
+        _in_force()
+
+
+def test_rotate_and_then_revoke_the_signing_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_KEY", key_hint(load_public_key()))
+    before = _in_force()
+    _run("Rotate the signing key")
+    assert (_seq(), _in_force()) == (4, before)
+    _run("A stolen signing key")
+    assert (_seq(), _in_force()) == (5, before)
+    channel = load_channel(layout.channel_dir("credit"), load_policy(layout.TRUST_POLICY), utc_now())
+    assert channel.key_hint == key_hint(load_public_key())
+
+
+def test_every_section_of_promotion_is_run_here() -> None:
+    mine = {
+        "See where things stand", "Promote", "Roll back", "Reconcile", "A lost channel folder", "A lost registry",
+        "Revoke a bundle", "Rotate the signing key", "A stolen signing key",
+    }  # fmt: skip
+    assert all(_blocks(heading) for heading in mine)
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", PAGE.read_text()):
+        assert target.startswith("http") or (PAGE.parent / target).exists(), target
