@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TF_CPP_MIN_LOG_LEVEL := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test test-fast soak test-all lint format lock clean
+.PHONY: help env repro rehearse test test-fast soak test-all format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,14 +26,17 @@ artifacts/trust.yaml: | .venv/.installed
 repro: env artifacts/trust.yaml ## real data, three trained models, candidates, signed bundles, MLflow: everything
 	dvc repro
 
-test: env ## every test a contributor needs, at most 10 minutes
+rehearse: env ## pack each pair twice, verify by two verifiers, archive; nothing is kept or promoted
+	hotspare release --dry-run
+
+test: env ## every test a contributor needs: 13 minutes on two processors
 	ruff check .
 	ruff format --check --quiet .
 	mypy
 	lint-imports --no-cache
 	pytest -n 2 -m "not long"
 
-test-fast: env ## the tests that start nothing heavy, at most a minute
+test-fast: env ## the tests that start nothing heavy: two or three minutes
 	pytest -n 2 -m "not slow and not long"
 
 soak: env ## three minutes of load with a fault every quarter of a minute: nothing lost, nothing wrong
@@ -47,7 +50,7 @@ format: env ## rewrite the code in house style
 	ruff format .
 
 lock: env ## renew the locked versions and their hashes
-	for lock in bootstrap:locks/bootstrap.in node:pyproject.toml "build:pyproject.toml --extra build --extra registry --extra serve --extra cluster --extra test"; do \
+	for lock in bootstrap:locks/bootstrap.in node:pyproject.toml "build:pyproject.toml --extra build --extra registry --extra serve --extra delivery --extra pkcs11 --extra registry-server --extra cluster --extra test"; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    $${lock#*:} --output-file locks/$${lock%%:*}.lock || exit 1; \
 	done
