@@ -5,12 +5,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from pipeline.bundle.verify import VerifiedBundle
+from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel
 from pipeline.core.errors import HotspareError, ModelError, NotAccepted, Unreachable
 from pipeline.core.names import Format, Role
 from pipeline.core.tensors import Tensors
 from pipeline.engines.open import open_session as open_engine_session
+from pipeline.runtime.aging import Happening
 from pipeline.runtime.diagnosis import Evidence, diagnose
+from pipeline.runtime.embedded_channel import ChannelWatch, Under
 from pipeline.runtime.embedded_side import Side, Trouble, VerifyAgain
 from pipeline.runtime.loading import OpenSession
 from pipeline.runtime.members import Diagnosis, Fault, Seat
@@ -32,7 +34,7 @@ from pipeline.runtime.pair import (
     first_state,
     step,
 )
-from pipeline.runtime.service import Answer
+from pipeline.runtime.service import Answer, ChannelStatus
 from pipeline.runtime.settings import Settings
 
 _KEPT = 100
@@ -56,6 +58,7 @@ class EmbeddedPair:
         standby: VerifiedBundle,
         settings: Settings | None = None,
         *,
+        under: Under | None = None,
         probe_every_calls: int = 1000,
         term: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -64,15 +67,18 @@ class EmbeddedPair:
     ) -> None:
         """Load the primary, and the standby as ``settings.standby`` says.
 
-        Settings about processes, queues and verify mode have no meaning here. ``clock`` returns seconds and only
-        grows. Canaries are asked after ``settings.probe_every_ms`` or ``probe_every_calls`` calls, whichever comes
-        first. ``term`` is the highest that was ever used: give the last ``term`` of the process before where that
-        matters. ``verify_again`` verifies a side's bundle from disk once more, for when its bytes in memory went bad;
-        without it such a side stays out.
-        Raises NotAccepted when the two are no pair for this, and what stopped the primary when neither can be loaded.
+        Settings about processes, queues and verify mode have no meaning here. ``under`` is the channel that both
+        bundles were verified with, and what the trust policy says past its end. ``clock`` only grows, in seconds.
+        Canaries are asked after ``settings.probe_every_ms`` or ``probe_every_calls`` calls, whichever comes first.
+        ``term`` is the highest that was ever used: give the last ``term`` of the process before where that matters.
+        ``verify_again`` verifies a side's bundle from disk once more, for when its bytes in memory went bad; without it
+        such a side stays out.
+        Raises NotAccepted when the two are no pair for this, Expired or Revoked as the channel says, and what stopped
+        the primary when neither can be loaded.
         """
         _check_pair(primary, standby)
         seats = {Role.PRIMARY: primary, Role.BACKUP: standby}
+        self._channel = _watched(under, seats)
         self._sides = {role: Side(Seat(role), bundle, open_session, verify_again) for role, bundle in seats.items()}
         self._clock = clock
         self._settings = replace(settings or Settings(), replicas=1)
@@ -86,6 +92,7 @@ class EmbeddedPair:
         self._state, actions = first_state(self._settings, self._now_ms(), term)
         self._plan_next()
         self._next_scrub_ms = self._now_ms() + 1000 * self._settings.scrub_every_s
+        self._look_at_dates()
         self._perform(actions)
         if self._state.serving is None and self._start_error is not None:
             raise self._start_error
@@ -105,12 +112,21 @@ class EmbeddedPair:
         """Return what happened to the pair, newest last."""
         return tuple(self._notes)
 
+    @property
+    def channel(self) -> ChannelStatus | None:
+        """Return the channel that the pair serves under, and its age; None where it serves without one."""
+        return None if self._channel is None else self._channel.status
+
     def predict(self, inputs: Tensors) -> Answer:
         """Answer rows by the side that serves, or by the other one where that fails.
 
-        Raises DataError for inputs that do not fit, ModelError when both sides fail on them (which is then the rows'
-        fault and not a side's), Unreachable when no side can be asked now.
+        Raises Expired past the channel's end where the trust policy refuses then, DataError for inputs that do not fit,
+        ModelError when both sides fail on them (which is then the rows' fault and not a side's), Unreachable when no
+        side can be asked now.
         """
+        self._look_at_dates()
+        if self._channel is not None:
+            self._channel.require_open()
         self._calls += 1
         if self._calls >= self._probe_every_calls or self._now_ms() >= self._next_probe_ms:
             self.tend()
@@ -139,6 +155,7 @@ class EmbeddedPair:
 
     def tend(self) -> None:
         """Ask canaries on both sides, hash the models' bytes when it is time, and bring a failed side back."""
+        self._look_at_dates()
         self._plan_next()
         self._feed(Tick(self._now_ms()))
         for side in self._loaded():
@@ -154,6 +171,30 @@ class EmbeddedPair:
     def release(self, role: Role) -> None:
         """Bring back a side that failed too often, its failures forgotten."""
         self._feed(ReleaseAsked(Seat(role)))
+
+    def renew(self, channel: VerifiedChannel) -> None:
+        """Go on under a later channel over the same bundles, with the models that are loaded.
+
+        Raises RolledBack for an older one, NotAccepted for one over other bundles (make a new pair of them), Revoked,
+        Expired, and NotAccepted where the pair serves without a channel; then all stays as it was.
+        """
+        if self._channel is None:
+            raise NotAccepted("This pair serves without a channel; make a new one under it.")
+        self._tell(self._channel.renew(channel))
+        self._look_at_dates()
+
+    # The channel's dates.
+
+    def _look_at_dates(self) -> None:
+        """Notice that the channel is to be renewed, has ended, or is good again."""
+        if self._channel is not None:
+            self._tell(self._channel.look())
+
+    def _tell(self, told: Happening | None) -> None:
+        if told is not None:
+            self._notes.append(Note(told.text, told.kind))
+            if told.diagnosis is not None:
+                self._diagnoses.append(told.diagnosis)
 
     # Who is asked.
 
@@ -236,6 +277,14 @@ class EmbeddedPair:
             self._diagnoses.append(diagnose(seat, Evidence(fault=Fault.START_FAILED, errors=(str(error),))))
             return Failed(seat, side.incarnation, Fault.START_FAILED)
         return Ready(seat, side.incarnation)
+
+
+def _watched(under: Under | None, bundles: Mapping[Role, VerifiedBundle]) -> ChannelWatch | None:
+    if under is not None:
+        return ChannelWatch(under, bundles)
+    if any(bundle.role is not None for bundle in bundles.values()):
+        raise NotAccepted("A channel gave these bundles their roles; give it with `under`, or its end goes unnoticed.")
+    return None
 
 
 def _no_answer(troubles: Mapping[Role, Trouble]) -> HotspareError:

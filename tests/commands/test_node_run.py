@@ -1,17 +1,26 @@
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sealed import Sealed, sealed, tiny_channel, tiny_inputs, tiny_payload, tiny_rows, write_channel
+from sealed import NOW, Sealed, sealed, tiny_channel, tiny_inputs, tiny_payload, tiny_rows, write_channel
 
 from pipeline.bundle.channel import BundleRef
 from pipeline.bundle.floor import floor_path, read_floor
+from pipeline.bundle.policy import load_policy
 from pipeline.bundle.statement import bundle_id
+from pipeline.bundle.verify import read_channel
 from pipeline.cli import main
+from pipeline.commands.node import paired
+from pipeline.commands.node import run as node_run
 from pipeline.core.canonical import sha256_hex
+from pipeline.core.clock import to_text
+from pipeline.core.errors import Expired
 from pipeline.core.names import Format, Scheme
 from pipeline.core.tensors import encode_npz
 from pipeline.seal.payload import build_payload
@@ -176,6 +185,95 @@ def test_a_pair_the_wrong_way_round_is_refused(two_tflite: Sealed, capsys) -> No
     more = ("--channel", str(two_tflite.channel), "--pair", str(two_tflite.primary))
     assert predict(two_tflite, *more, bundle=two_tflite.backup) == 33
     assert "give the primary, then its standby" in capsys.readouterr().err
+
+
+@dataclass
+class Day:
+    """The time of day that ``run`` sees, and what happens between READY and the first answer."""
+
+    now: datetime = NOW
+    meanwhile: Callable[[], None] = lambda: None
+
+    def end(self) -> None:
+        self.now = NOW + timedelta(hours=1, seconds=1)
+
+
+@pytest.fixture
+def day(monkeypatch: pytest.MonkeyPatch) -> Day:
+    made, read_inputs = Day(), node_run.read_inputs
+
+    def read(*given: Any) -> dict[str, np.ndarray]:
+        made.meanwhile()
+        return read_inputs(*given)
+
+    for module in (node_run, paired):
+        monkeypatch.setattr(module, "utc_now", lambda: made.now)
+    monkeypatch.setattr(node_run, "read_inputs", read)
+    return made
+
+
+@pytest.fixture
+def ending(two_tflite: Sealed, tmp_path: Path) -> Sealed:
+    """The pair, under a channel that ends an hour after NOW."""
+    folder = shutil.copytree(two_tflite.folder, tmp_path / "ending", ignore=shutil.ignore_patterns("state"))
+    made = Sealed(folder, two_tflite.key)
+    offer(made, hours=1)
+    return made
+
+
+def offer(pair: Sealed, hours: int, **changes: object) -> None:
+    """Lay a channel over the same bundles down, which is good for so long."""
+    channel, _ = read_channel((pair.channel / "channel.sig").read_bytes(), load_policy(pair.trust))
+    end = to_text(NOW + timedelta(hours=hours))
+    write_channel(pair.channel, replace(channel, refresh_by=end, not_after=end, **changes), pair.key)
+
+
+def in_pair(pair: Sealed, *more: str) -> int:
+    return predict(pair, "--channel", str(pair.channel), "--pair", str(pair.backup), *more, bundle=pair.primary)
+
+
+def test_a_pair_whose_channel_ends_while_it_answers_stops_and_writes_nothing(ending: Sealed, day: Day, capsys) -> None:
+    day.meanwhile = day.end
+    assert in_pair(ending) == Expired.exit_code
+    told = capsys.readouterr()
+    assert "ready" in told.out
+    assert "ended at 2026-06-01T13:00:00Z" in told.err
+    assert not (ending.folder / "answers.npz").exists()
+
+
+def test_a_pair_does_not_start_past_its_channels_end(ending: Sealed, day: Day, capsys) -> None:
+    day.end()
+    assert in_pair(ending) == Expired.exit_code
+    assert "ready" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_policy_that_serves_on_has_the_pair_answer_and_say_so(
+    ending: Sealed, day: Day, capsys, is_restarted: bool
+) -> None:
+    ending.trust.write_text(f"{ending.trust.read_text()}expired: serve-and-alarm\n")
+    day.meanwhile = day.end
+    if is_restarted:
+        day.end()
+    assert in_pair(ending, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["pair"]
+    assert (told["channel"]["is_expired"], told["channel"]["policy"]) == (True, "serve-and-alarm")
+    assert [(fault["seat"], fault["fault"]) for fault in told["faults"]] == [("channel", "expired")]
+    day.now = day.now if is_restarted else NOW
+    assert in_pair(ending) == 0
+    assert "channel: expired (dependency)" in capsys.readouterr().out
+
+
+def test_a_channel_that_was_renewed_meanwhile_lets_the_pair_go_on(ending: Sealed, day: Day, capsys) -> None:
+    def renewed() -> None:
+        offer(ending, hours=2, seq=8)
+        day.end()
+
+    day.meanwhile = renewed
+    assert in_pair(ending, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pair"]["channel"]["seq"] == 8
+    floor = read_floor(floor_path(ending.folder / "state", "tiny"))
+    assert floor is not None and floor.seq == 8
 
 
 def test_a_standby_that_was_tampered_with_is_refused(two_tflite: Sealed, tmp_path: Path, capsys) -> None:

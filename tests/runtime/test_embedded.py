@@ -3,24 +3,37 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sealed import Sealed, sealed, tiny_inputs, tiny_rows
+from sealed import NOW, Sealed, sealed, tiny_channel, tiny_inputs, tiny_rows
 
+from pipeline.bundle.channel import BundleRef, Expiry, Revocations
 from pipeline.bundle.policy import load_policy
-from pipeline.bundle.verify import VerifiedBundle, verify_bundle
-from pipeline.core.errors import DataError, GoldenMismatch, ModelError, NotAccepted, Tampered, Unreachable
+from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel, verify_bundle
+from pipeline.core.errors import (
+    DataError,
+    Expired,
+    GoldenMismatch,
+    ModelError,
+    NotAccepted,
+    Revoked,
+    RolledBack,
+    Tampered,
+    Unreachable,
+)
 from pipeline.core.names import Format, Role, Scheme
 from pipeline.core.tensors import Array, Tensors
 from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
 from pipeline.runtime import EmbeddedPair
+from pipeline.runtime.embedded_channel import Under
 from pipeline.runtime.members import Fault, MemberState, Seat, Tier
+from pipeline.runtime.pair_nouns import NoteKind
 from pipeline.runtime.settings import Settings
 from pipeline.seal.payload import build_payload
 from pipeline.seal.signing import seal_bundle
@@ -104,6 +117,35 @@ def world() -> World:
 
 def pair_of(world: World, bundles: tuple[VerifiedBundle, VerifiedBundle], **more) -> EmbeddedPair:
     return EmbeddedPair(*bundles, clock=lambda: world.now_s, open_session=world.open, **more)
+
+
+TINY = tiny_channel(
+    seq=7, issued_at="2026-06-01T11:00:00Z", refresh_by="2026-06-01T13:00:00Z", not_after="2026-06-01T14:00:00Z"
+)
+
+
+@dataclass
+class Day:
+    """The time of day, and a channel that is due after an hour and ends after two."""
+
+    bundles: tuple[VerifiedBundle, VerifiedBundle]
+    now: datetime = NOW
+
+    def channel(self, seq: int = 7, ends: str = TINY.not_after, **changes: object) -> VerifiedChannel:
+        primary, backup = (BundleRef(bundle.bundle_id, bundle.size) for bundle in self.bundles)
+        made = replace(TINY, seq=seq, not_after=ends, primary=primary, backup=backup)
+        return VerifiedChannel(replace(made, **changes), "hint", ())
+
+    def under(self, expired: Expiry = Expiry.REFUSE, **changes: object) -> Under:
+        return Under(self.channel(**changes), expired, lambda: self.now)
+
+    def go_on(self, **for_: float) -> None:
+        self.now += timedelta(**for_)
+
+
+@pytest.fixture
+def day(bundles: tuple[VerifiedBundle, VerifiedBundle]) -> Day:
+    return Day(bundles)
 
 
 def right(bundles: tuple[VerifiedBundle, VerifiedBundle], rows: Tensors = ROWS) -> Array:
@@ -345,6 +387,107 @@ def test_bytes_that_are_not_the_verified_ones_are_not_loaded(world: World, bundl
     bad = [replace(item, files={**item.files, "LICENSE": b"another"}) for item in bundles]
     with pytest.raises(Tampered):
         pair_of(world, (bad[0], bad[1]))
+
+
+def test_past_its_channels_end_a_pair_refuses_and_keeps_its_models_ready(world: World, bundles, day: Day) -> None:
+    pair = pair_of(world, bundles, under=day.under())
+    day.go_on(hours=2)
+    assert pair.predict(ROWS).role is Role.PRIMARY  # the last second of not_after still counts
+    day.go_on(seconds=1)
+    for _ in range(3):
+        with pytest.raises(Expired, match=r"seq 7.*ended at 2026-06-01T14:00:00Z"):
+            pair.predict(ROWS)
+    assert [item.fault for item in pair.diagnoses] == [Fault.EXPIRED]
+    assert pair.channel is not None and pair.channel.is_expired
+    assert len(world.engines) == 2
+    assert pair.state.serving is Role.PRIMARY
+
+
+def test_past_its_channels_end_a_pair_serves_on_with_an_alarm_where_the_policy_says_so(
+    world: World, bundles, day: Day
+) -> None:
+    pair = pair_of(world, bundles, under=day.under(Expiry.SERVE_AND_ALARM))
+    day.go_on(days=3)
+    answers = [pair.predict(ROWS) for _ in range(3)]
+    assert {(answer.role, answer.term) for answer in answers} == {(Role.PRIMARY, 1)}
+    assert [item.fault for item in pair.diagnoses] == [Fault.EXPIRED]
+    assert [note.kind for note in pair.notes].count(NoteKind.CHANNEL_EXPIRED) == 1
+
+
+def test_a_pair_that_is_made_past_the_end_does_as_the_policy_says(world: World, bundles, day: Day) -> None:
+    day.go_on(days=3)
+    with pytest.raises(Expired):
+        pair_of(world, bundles, under=day.under())
+    assert world.engines == []
+    pair = pair_of(world, bundles, under=day.under(Expiry.SERVE_AND_ALARM))
+    assert [item.fault for item in pair.diagnoses] == [Fault.EXPIRED]
+    assert pair.predict(ROWS).role is Role.PRIMARY
+
+
+def test_a_due_renewal_is_told_once_and_changes_nothing(world: World, bundles, day: Day) -> None:
+    pair = pair_of(world, bundles, under=day.under())
+    day.go_on(minutes=61)
+    pair.tend()
+    assert pair.predict(ROWS).role is Role.PRIMARY
+    assert [note.kind for note in pair.notes if "renewed by" in note.text] == [NoteKind.CHANNEL_DUE]
+    assert pair.diagnoses == ()
+
+
+def test_a_renewed_channel_opens_the_door_again_with_the_same_models(world: World, bundles, day: Day) -> None:
+    pair = pair_of(world, bundles, under=day.under())
+    day.go_on(hours=3)
+    with pytest.raises(Expired):
+        pair.predict(ROWS)
+    pair.renew(day.channel(8, "2026-06-09T00:00:00Z", refresh_by="2026-06-08T00:00:00Z"))
+    assert (pair.predict(ROWS).term, len(world.engines)) == (1, 2)
+    assert pair.notes[-1].kind is NoteKind.CHANNEL_RENEWED
+    assert pair.channel is not None and (pair.channel.seq, pair.channel.is_due) == (8, False)
+
+
+def test_a_clock_that_is_set_right_ends_the_refusal(world: World, bundles, day: Day) -> None:
+    pair = pair_of(world, bundles, under=day.under())
+    day.go_on(hours=3)
+    with pytest.raises(Expired):
+        pair.predict(ROWS)
+    day.go_on(hours=-3)
+    assert pair.predict(ROWS).role is Role.PRIMARY
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"seq": 6, "ends": "2026-06-09T00:00:00Z"}, RolledBack),
+        ({"ends": "2026-06-09T00:00:00Z"}, RolledBack),
+        ({"seq": 8}, Expired),
+        ({"seq": 8, "ends": "2026-06-09T00:00:00Z", "primary": TINY.primary}, NotAccepted),
+        ({"seq": 8, "ends": "2026-06-09T00:00:00Z", "model": "other"}, NotAccepted),
+    ],
+    ids=["older", "same number", "ended too", "another pair", "another model"],
+)
+def test_a_channel_that_may_not_follow_leaves_the_door_shut(world: World, bundles, day: Day, changes, error) -> None:
+    pair = pair_of(world, bundles, under=day.under())
+    day.go_on(hours=3)
+    with pytest.raises(error):
+        pair.renew(day.channel(**changes))
+    with pytest.raises(Expired):
+        pair.predict(ROWS)
+
+
+def test_a_channel_that_revokes_what_runs_is_not_taken(world: World, bundles, day: Day) -> None:
+    for revoked in (Revocations(bundles=(bundles[1].bundle_id,)), Revocations(keys=(bundles[0].key_hint,))):
+        with pytest.raises(Revoked):
+            pair_of(world, bundles, under=day.under(revoked=revoked))
+        pair = pair_of(world, bundles, under=day.under())
+        with pytest.raises(Revoked):
+            pair.renew(day.channel(8, revoked=revoked))
+
+
+def test_bundles_with_roles_need_the_channel_that_gave_them(world: World, bundles, day: Day) -> None:
+    in_roles = tuple(replace(bundle, role=role) for bundle, role in zip(bundles, Role, strict=True))
+    with pytest.raises(NotAccepted, match="its end goes unnoticed"):
+        pair_of(world, in_roles)
+    with pytest.raises(NotAccepted, match="give the primary, then its standby"):
+        pair_of(world, bundles[::-1], under=day.under())
 
 
 STEPS = st.lists(
