@@ -1,7 +1,8 @@
 """Whether learning survives its leader: ``python benchmarks/online.py --bundle B --rows R.npz --out DIR``.
 
 Two members as real processes, a sender that streams real rows, and the leader killed (-9) at a random moment, again and
-again: in synchronous mode, in asynchronous mode, and then stopped and woken up (SIGSTOP, SIGCONT) instead of killed.
+again: in synchronous mode, in asynchronous mode, killed with its disk replaced by an empty one, and then stopped and
+woken up (SIGSTOP, SIGCONT) instead of killed. The log's window is small, so that old records are dropped all the time.
 Counts acknowledged updates that the survivor does not have, the time to the survivor's first verified answer, and
 whether the replayed state is, to the last bit, what an offline replay of the acknowledged updates gives. Every trial is
 a line in DIR; run again, it goes on where it was stopped.
@@ -43,12 +44,13 @@ from pipeline.online.learner import ID_BYTES, Update, learn, read_head
 from pipeline.online.member import CHECKPOINT, LOG, SOCKET
 from pipeline.online.sending import Acknowledged, Sender, ask, status
 from pipeline.online.trunk import Trunk, what_learns
-from pipeline.online.update_log import read_log
+from pipeline.online.update_log import Record, read_log
 from pipeline.online.wire import DoneHead, Frame, Kind, OfferHead, StatusHead, pack, read_frame
 from pipeline.seal.keys import load_private_key, new_key
 from pipeline.seal.signing import seal_bundle
 
-MODES = ("sync", "async", "stopped-sync", "stopped-async")
+MODES = ("sync", "async", "replaced-sync", "stopped-sync", "stopped-async")
+_KEEPING = {"checkpoint_every": 50, "window": 50}
 _WINDOW = 32  # updates that wait for an acknowledgement at once
 _PATIENCE_S = 60.0
 _TRIALS_A_PAIR = 10
@@ -71,6 +73,7 @@ class Trial:
     takeover_s: float
     first_update_s: float
     log_records: int
+    dropped_records: int
     same_state: bool
     checkpoint_verified: bool
 
@@ -138,6 +141,7 @@ class Pair:
                 "trust": str(world.trust),
                 "keys": str(world.folder / "update-keys"),
                 "ahead_max": ahead_max,
+                **_KEEPING,
             }
             (self.folders[seat] / "settings.json").write_bytes(readable_json(settings))
 
@@ -146,6 +150,13 @@ class Pair:
         process = _SERVER.Process(target=run_logged, args=(str(self.folders[seat]),))
         process.start()
         self._processes[seat] = process
+
+    def replace_disk(self, seat: int) -> None:
+        """Leave a member nothing but its settings."""
+        settings = (self.folders[seat] / "settings.json").read_bytes()
+        shutil.rmtree(self.folders[seat])
+        self.folders[seat].mkdir()
+        (self.folders[seat] / "settings.json").write_bytes(settings)
 
     def signal(self, seat: int, number: int) -> None:
         """Send a member a signal; after SIGKILL it is gone when this returns."""
@@ -207,6 +218,7 @@ class Stream:
         self._trunk = Trunk(base.model_file)
         self.offered: dict[str, int] = {}
         self.acknowledged: dict[str, Acknowledged] = {}
+        self.settled: list[str] = []  # what both logs held after the last trial
         self._next = 0
         self._done: list[str] = []
         self._head = read_head(base.model_file, self.learning)
@@ -218,6 +230,16 @@ class Stream:
     def latest(self) -> list[Acknowledged]:
         """Return the last acknowledgements."""
         return [self.acknowledged[identity] for identity in list(reversed(self.acknowledged))[:_WINDOW]]
+
+    def whole_log(self, kept: list[Record]) -> list[str]:
+        """Return all updates of a log in their order; of those that were dropped, what their senders were told.
+
+        Where two leaders said of two updates that they came at one place, the later leader counts.
+        """
+        first = kept[0].seq
+        places = {item.seq: item.id for item in sorted(self.acknowledged.values(), key=lambda item: item.epoch)}
+        dropped = [*self.settled, *(places.get(seq, "") for seq in range(len(self.settled) + 1, first))]
+        return dropped[: first - 1] + [record.payload[:ID_BYTES].hex() for record in kept]
 
     def next_offer(self) -> Offer:
         """Return the next row as an update."""
@@ -305,11 +327,13 @@ class Straggler:
             await asyncio.sleep(0.01)
 
 
-async def kill_once(pair: Pair, leader: int, rows: Tensors) -> tuple[float, int]:
-    """Kill the leader, await the first answer of the other one, start the killed one again."""
+async def kill_once(pair: Pair, leader: int, rows: Tensors, replaced: bool) -> tuple[float, int]:
+    """Kill the leader, await the first answer of the other one, start the killed one again, or one on an empty disk."""
     began = time.monotonic()
     pair.signal(leader, signal.SIGKILL)
     answered = await first_answer(pair, 1 - leader, rows)
+    if replaced:
+        pair.replace_disk(leader)
     pair.start(leader)
     return answered - began, 0
 
@@ -339,16 +363,16 @@ async def stop_once(pair: Pair, leader: int, rows: Tensors, stream: Stream, send
 
 async def one_trial(mode: str, seed: int, pair: Pair, world: World, stream: Stream) -> Trial:
     """Stream updates, take the leader away at a random moment, let the other one go on, and compare."""
-    leader = await pair.settled()
+    leader, count_before = await pair.settled(), len(stream.acknowledged)
     sender = Sender(pair.folders, stream.told)
     enough = asyncio.Event()
     tasks = [asyncio.create_task(sender.run()), asyncio.create_task(feed(stream, sender, enough))]
     await asyncio.sleep(random.Random(seed).uniform(0.2, 1.0))  # noqa: S311 - the same moments for the same seed
-    epoch, count_before, began = await epoch_of(pair, leader), len(stream.acknowledged), time.monotonic()
+    epoch, began = await epoch_of(pair, leader), time.monotonic()
     strike = (
         stop_once(pair, leader, stream.row(0), stream, sender)
         if mode.startswith("stopped")
-        else kill_once(pair, leader, stream.row(0))
+        else kill_once(pair, leader, stream.row(0), replaced=mode.startswith("replaced"))
     )
     takeover_s, by_deposed = await strike
     first = await first_update(stream, epoch)
@@ -357,8 +381,8 @@ async def one_trial(mode: str, seed: int, pair: Pair, world: World, stream: Stre
     for task in tasks:
         task.cancel()
     await pair.settled()
-    log = [record.payload for record in read_log(pair.folders[1 - leader] / LOG, stream.base.bundle_id)]
-    identities = [payload[:ID_BYTES].hex() for payload in log]
+    log = read_log(pair.folders[1 - leader] / LOG, stream.base.bundle_id)
+    identities = stream.settled = stream.whole_log(log)
     lost = stream.acknowledged.keys() - set(identities)
     for identity in lost:
         del stream.acknowledged[identity]  # told once; later trials count their own
@@ -367,7 +391,7 @@ async def one_trial(mode: str, seed: int, pair: Pair, world: World, stream: Stre
     same &= {state.head_sha256 for state in states if state} == {stream.replayed(identities)}
     return Trial(
         mode, seed, len(stream.acknowledged) - count_before + len(lost), len(lost), by_deposed,
-        takeover_s, first - began, len(log), same, await verified(pair, 1 - leader, world, stream),
+        takeover_s, first - began, len(log), log[0].seq - 1, same, await verified(pair, 1 - leader, world, stream),
     )  # fmt: skip
 
 
@@ -391,9 +415,14 @@ async def first_update(stream: Stream, epoch: int) -> float:
 
 async def verified(pair: Pair, seat: int, world: World, stream: Stream) -> bool:
     """Tell whether the checkpoint that answers is on disk, and verifies as a checkpoint of the base."""
-    found = verify_checkpoint(pair.folders[seat] / CHECKPOINT, stream.base, world.policy(), utc_now())
-    seen = await pair.where(seat)
-    return seen is not None and seen.checkpoint_id == found.bundle_id
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:  # one may be on disk that is not loaded yet
+        found = verify_checkpoint(pair.folders[seat] / CHECKPOINT, stream.base, world.policy(), utc_now())
+        seen = await pair.where(seat)
+        if seen is not None and seen.checkpoint_id == found.bundle_id:
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 async def campaign(
@@ -432,6 +461,7 @@ def summary(mode: str, trials: list[Trial], ahead: int) -> dict[str, object]:
         "may_lose_each": 0 if "async" not in mode else ahead,
         "acknowledged": sum(trial.acknowledged for trial in trials),
         "lost": sum(trial.lost for trial in trials),
+        "dropped_records_max": max(trial.dropped_records for trial in trials),
         "lost_most": max(trial.lost for trial in trials),
         "by_the_deposed": sum(trial.acknowledged_by_the_deposed for trial in trials),
         "same_state": sum(trial.same_state for trial in trials),

@@ -15,7 +15,7 @@ from pipeline.core.errors import HotspareError, KeyFileError, UsageError
 from pipeline.core.files import read_json
 from pipeline.core.schema import Rule, SchemaProblems, read
 from pipeline.online.leading import Terms
-from pipeline.online.member import SOCKET, Member, Place
+from pipeline.online.member import SOCKET, Keeping, Member, Place
 from pipeline.seal.keys import load_private_key
 
 _SOCKET_PATH_BYTES_MAX = 107  # unix(7)
@@ -34,7 +34,8 @@ class Settings:
     ahead_max: Annotated[int, Rule("Updates acknowledged before both have them; 0 is synchronous.", minimum=0)] = 0
     lease_s: Annotated[float, Rule("How long a leader acknowledges without hearing.", minimum=0.05, maximum=60)] = 1.0
     promise_s: Annotated[float, Rule("How long a follower waits before it takes over.", maximum=120)] = 1.5
-    checkpoint_every: Annotated[int, Rule("Updates between checkpoints.", minimum=1)] = 500
+    checkpoint_every: Annotated[int, Rule("Updates between checkpoints.", minimum=1)] = Keeping.every
+    window: Annotated[int, Rule("Updates that the log reaches back at least.", minimum=1)] = Keeping.window
 
 
 def load_settings(path: Path) -> Settings:
@@ -60,7 +61,7 @@ def make_member(settings: Settings) -> Member:
         raise KeyFileError(f"{settings.trust} does not pin the key in {settings.keys} for updates of {base.model}.")
     place = Place(settings.seat, Path(settings.folder), Path(settings.other))
     terms = Terms(settings.ahead_max, settings.lease_s, settings.promise_s)
-    return Member(place, terms, base, policy, key, settings.checkpoint_every)
+    return Member(place, terms, base, policy, key, Keeping(settings.checkpoint_every, settings.window))
 
 
 def main(arguments: list[str]) -> int:

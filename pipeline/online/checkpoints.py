@@ -58,18 +58,31 @@ def checkpoint_payload(base: VerifiedBundle, head: Head, tip: Tip) -> dict[str, 
 
     Raises ModelError when the model answers with NaN.
     """
-    model = with_head(base.model_file, read_learning(base.files), head)
+    files = changed_files(base, head)
     golden = read_golden(base.files)
-    measured = measure_golden(base.manifest.entrypoint.format, model, golden.inputs)
+    entrypoint = base.manifest.entrypoint
+    measured = measure_golden(entrypoint.format, files[entrypoint.path], golden.inputs)
     checkpoint = Checkpoint(1, base.bundle_id, tip.epoch, tip.seq, tip.digest.hex())
     return {
-        **base.files,
-        base.manifest.entrypoint.path: model,
-        MANIFEST_FILE: readable_json(plain(checkpoint_manifest(base.manifest, base.model_file))),
+        **files,
         GOLDEN_FILE: encode_npz(measured.outputs),
         TOLERANCES_FILE: readable_json(plain(replace(measured.tolerances, from_parent=None))),
         CHECKPOINT_FILE: readable_json(plain(checkpoint)),
     }
+
+
+def changed_files(base: VerifiedBundle, head: Head) -> dict[str, bytes]:
+    """Return the base's files, its model with another state: of a checkpoint, all but what is measured and said."""
+    return {
+        **base.files,
+        base.manifest.entrypoint.path: with_head(base.model_file, read_learning(base.files), head),
+        MANIFEST_FILE: readable_json(plain(checkpoint_manifest(base.manifest, base.model_file))),
+    }
+
+
+def tip_of(checkpoint: Checkpoint) -> Tip:
+    """Return the record that a checkpoint holds the state of."""
+    return Tip(checkpoint.epoch, checkpoint.seq, bytes.fromhex(checkpoint.record))
 
 
 def seal_checkpoint(folder: Path, payload: Mapping[str, bytes], key: ec.EllipticCurvePrivateKey) -> None:
@@ -79,11 +92,16 @@ def seal_checkpoint(folder: Path, payload: Mapping[str, bytes], key: ec.Elliptic
     verifies it. Raises OutOfSpace or FileAccess.
     """
     with replacing_dir(folder) as aside:
-        for name, data in payload.items():
-            path = aside / PAYLOAD / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)  # replacing_dir makes the whole folder durable
-        (aside / SIGNATURE_FILE).write_bytes(signature_file(payload, key))
+        write_checkpoint(aside, payload, signature_file(payload, key))
+
+
+def write_checkpoint(aside: Path, payload: Mapping[str, bytes], signature: bytes) -> None:
+    """Write a checkpoint's files into an empty folder; who put it in place makes it durable."""
+    for name, data in payload.items():
+        path = aside / PAYLOAD / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (aside / SIGNATURE_FILE).write_bytes(signature)
 
 
 def signature_file(payload: Mapping[str, bytes], key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -127,6 +145,6 @@ def load_checkpoint(folder: Path, base: VerifiedBundle, policy: TrustPolicy, tip
     """
     bundle = verify_checkpoint(folder, base, policy, utc_now())
     checkpoint = read_checkpoint(bundle.files)
-    if (checkpoint.seq, checkpoint.record) != (tip.seq, tip.digest.hex()):
+    if tip_of(checkpoint) != tip:
         raise RolledBack(f"{folder} holds updates up to {checkpoint.seq}, not {tip.seq} of this log; make it again.")
     return Loaded(bundle, checkpoint, load_ready(bundle))

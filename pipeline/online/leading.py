@@ -9,6 +9,9 @@ and whoever hears of a higher one obeys it: records of a lower one are refused. 
 confirmation not to take over for ``promise_s``; a leader acknowledges only within ``lease_s`` (shorter) of having sent
 what was last confirmed. So a leader that was stopped, and wakes up deposed, is silent before it hears why. Source of
 the leases: Gray and Cheriton, "Leases: an efficient fault-tolerant mechanism" (1989).
+
+Old records go when both members hold them, and the state after them in a checkpoint of their own. A follower whose log
+ends before the leader's begins, because its disk is new or older, is lent the checkpoint that the leader's begins with.
 """
 
 from dataclasses import dataclass, replace
@@ -36,6 +39,7 @@ class Terms:
 class State:
     """One member. ``last`` is the last record of its log; ``shared`` the last that is known to be in both logs.
 
+    ``start`` is the record that its log goes on from: of those before, only the state is left.
     ``lease_until`` is None while a leader's epoch has had no follower yet: nobody can take over from it.
     """
 
@@ -45,6 +49,7 @@ class State:
     last: int
     heard_at: float
     stand: Stand = Stand.FOLLOWS
+    start: int = 0
     shared: int = 0
     joined: bool = False
     lease_until: float | None = None
@@ -104,6 +109,16 @@ class Welcomed:
 
 
 @dataclass(frozen=True)
+class Lent:
+    """The leader takes this member on with a genuine checkpoint of record ``start``, instead of records before it."""
+
+    now: float
+    epoch: int
+    start: int
+    sent_at: float
+
+
+@dataclass(frozen=True)
 class Shipped:
     """The leader sent ``count`` records, the first of them ``first``: none is a heartbeat."""
 
@@ -124,8 +139,15 @@ class Confirmed:
     sent_at: float
 
 
-Message = Greeted | Welcomed | Shipped | Confirmed
-Event = Ticked | Linked | Unlinked | Offered | Message
+@dataclass(frozen=True)
+class Shortened:
+    """The log goes on from record ``start`` now: :func:`may_go` said so."""
+
+    start: int
+
+
+Message = Greeted | Welcomed | Lent | Shipped | Confirmed
+Event = Ticked | Linked | Unlinked | Offered | Shortened | Message
 
 # Actions, carried out in their order; each is done, on disk where it says so, before the next.
 
@@ -174,6 +196,19 @@ class Welcome:
 
 
 @dataclass(frozen=True)
+class Lend:
+    """Take the follower on with the checkpoint that the log starts from."""
+
+    epoch: int
+    sent_at: float
+
+
+@dataclass(frozen=True)
+class Install:
+    """Put the lent checkpoint on disk and begin the log anew from it."""
+
+
+@dataclass(frozen=True)
 class Ship:
     """Send all records from ``first`` on, if any."""
 
@@ -201,13 +236,16 @@ class Part:
     """Close the link: the other member broke the protocol."""
 
 
-Action = KeepEpoch | Append | Store | Cut | Greet | Welcome | Ship | Confirm | Refuse | Part
+Action = KeepEpoch | Append | Store | Cut | Install | Greet | Welcome | Lend | Ship | Confirm | Refuse | Part
 Step = tuple[State, tuple[Action, ...]]
 
 
-def start(seat: int, terms: Terms, epoch: int, last: int, now: float) -> State:
-    """Return a member that just started: it follows, and keeps what it may have promised before; seat 0 leads first."""
-    return State(seat, terms, epoch, last, heard_at=now + seat * terms.promise_s)
+def start(seat: int, terms: Terms, epoch: int, last: int, now: float, first: int = 0) -> State:
+    """Return a member that just started: it follows, and keeps what it may have promised before; seat 0 leads first.
+
+    ``first`` is the record that its log goes on from.
+    """
+    return State(seat, terms, epoch, last, heard_at=now + seat * terms.promise_s, start=first)
 
 
 def next_epoch(epoch: int, seat: int) -> int:
@@ -222,6 +260,16 @@ def acknowledgeable(state: State, now: float) -> int:
     return min(state.last, state.shared + state.terms.ahead_max)
 
 
+def may_go(state: State, mine: int, theirs: int, window: int) -> int | None:
+    """Return up to which record the log may be dropped, or None while that is not worth the writing.
+
+    ``mine`` and ``theirs`` are what the members' verified checkpoints hold. The last ``window`` records stay, so that
+    an update that is sent again is known; what goes is as long, so that each record is written twice at most.
+    """
+    upto = min(state.shared, mine, theirs) - window
+    return upto if upto - state.start >= window else None
+
+
 def step(state: State, event: Event) -> Step:
     """Return what a member does when something happens."""
     match event:
@@ -233,6 +281,8 @@ def step(state: State, event: Event) -> Step:
             return replace(state, joined=False), ()
         case Offered(now, count):
             return _offered(state, now, count)
+        case Shortened(first):
+            return replace(state, start=first), ()
         case _:
             return _told(state, event)
 
@@ -243,6 +293,8 @@ def _told(state: State, event: Message) -> Step:
             return _greeted(state, event)
         case Welcomed():
             return _welcomed(state, event)
+        case Lent():
+            return _lent(state, event)
         case Shipped():
             return _shipped(state, event)
         case Confirmed():
@@ -277,6 +329,8 @@ def _greeted(state: State, event: Greeted) -> Step:
         return state, ()  # nobody leads yet; or it has not heard of this epoch, and greets again when it does
     lease = event.now if state.lease_until is None else state.lease_until
     joined = replace(state, joined=True, shared=event.common, lease_until=lease, beat_at=event.now)
+    if event.common < state.start:
+        return joined, (Lend(state.epoch, event.now), Ship(state.epoch, state.start + 1, event.now))
     return joined, (
         Welcome(state.epoch, event.common, event.now),
         Ship(state.epoch, event.common + 1, event.now),
@@ -292,15 +346,32 @@ def _obey(state: State, epoch: int, now: float) -> Step:
 
 
 def _welcomed(state: State, event: Welcomed) -> Step:
-    if event.epoch < state.epoch or (event.epoch == state.epoch and state.stand is Stand.LEADS):
+    if _is_old(state, event):
         return state, ()
-    actions: tuple[Action, ...] = ()
-    if event.epoch > state.epoch:
-        state, actions = _obey(state, event.epoch, event.now)
-    if state.joined or event.common > state.last:
+    state, actions = _led_by(state, event)
+    if state.joined or not state.start <= event.common <= state.last:
         return replace(state, joined=False), (*actions, Part())  # nothing that was confirmed is ever cut
     followed = replace(state, joined=True, last=event.common, shared=event.common, heard_at=event.now)
     return followed, (*actions, Cut(event.common), Confirm(event.epoch, event.common, event.sent_at))
+
+
+def _lent(state: State, event: Lent) -> Step:
+    if _is_old(state, event):
+        return state, ()
+    state, actions = _led_by(state, event)
+    if state.joined or event.start <= state.start:
+        return replace(state, joined=False), (*actions, Part())
+    begun = event.start
+    followed = replace(state, joined=True, start=begun, last=begun, shared=begun, heard_at=event.now)
+    return followed, (*actions, Install(), Confirm(event.epoch, begun, event.sent_at))
+
+
+def _is_old(state: State, event: Welcomed | Lent) -> bool:
+    return event.epoch < state.epoch or (event.epoch == state.epoch and state.stand is Stand.LEADS)
+
+
+def _led_by(state: State, event: Welcomed | Lent) -> Step:
+    return _obey(state, event.epoch, event.now) if event.epoch > state.epoch else (state, ())
 
 
 def _shipped(state: State, event: Shipped) -> Step:

@@ -1,7 +1,7 @@
 """One member as a process: the log, the link to the other member, senders, and the checkpoint that answers.
 
 What to do is decided in ``leading.py``; here it is carried out, in order, each thing on disk before the next. All of it
-happens in one event loop; only checkpoints are made in a thread beside it.
+happens in one event loop; only checkpoints, and what a shortened log starts from, are made in threads beside it.
 """
 
 import asyncio
@@ -9,7 +9,8 @@ import os
 import threading
 import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,18 +21,36 @@ from pipeline.bundle.learning import read_checkpoint, read_learning
 from pipeline.bundle.policy import TrustPolicy
 from pipeline.bundle.strict_json import fit, parse_canonical
 from pipeline.bundle.verify import VerifiedBundle, verify_checkpoint
-from pipeline.core.canonical import canonical_json, sha256_hex
+from pipeline.core.canonical import canonical_json
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import DataError, Malformed, SurroundingsError, Untrusted
+from pipeline.core.errors import DataError, HotspareError, Malformed, SurroundingsError, Untrusted
 from pipeline.core.files import read_bytes, write_atomic
 from pipeline.core.schema import Rule
 from pipeline.core.tensors import decode_npz, encode_npz
 from pipeline.online import leading
-from pipeline.online.checkpoints import Loaded, checkpoint_payload, load_checkpoint, seal_checkpoint
+from pipeline.online.checkpoints import (
+    Loaded,
+    checkpoint_payload,
+    load_checkpoint,
+    seal_checkpoint,
+    signature_file,
+    tip_of,
+)
 from pipeline.online.leading import Stand, Terms, acknowledgeable
 from pipeline.online.learner import ID_BYTES, Head, admit, read_head, replay
+from pipeline.online.starts import (
+    Start,
+    borrow,
+    heads_at,
+    keep_start,
+    lend,
+    make_start,
+    read_start,
+    settle,
+    state_digest,
+)
 from pipeline.online.trunk import Trunk
-from pipeline.online.update_log import Checked, Tip, UpdateLog, common_seq
+from pipeline.online.update_log import Checked, Record, Tip, UpdateLog, common_seq
 from pipeline.online.wire import (
     SHIP_BYTES_MAX,
     AnswerHead,
@@ -39,7 +58,9 @@ from pipeline.online.wire import (
     DoneHead,
     Frame,
     GreetHead,
+    HeldHead,
     Kind,
+    LendHead,
     OfferHead,
     RefusedHead,
     ShipHead,
@@ -54,6 +75,7 @@ SOCKET = "member.sock"
 LOG = "updates.log"
 EPOCH = "epoch.json"
 CHECKPOINT = "checkpoint"
+START = "start"
 _TICK_S = 0.02
 _DIAL_S = 0.05
 _BACKLOG_MAX = 4096
@@ -68,6 +90,14 @@ class Place:
     seat: int
     folder: Path
     other: Path
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """After how many updates a checkpoint is due, and how many the log reaches back at least."""
+
+    every: int = 500
+    window: int = 10_000
 
 
 @dataclass
@@ -96,26 +126,33 @@ class Member:
         base: VerifiedBundle,
         policy: TrustPolicy,
         key: ec.EllipticCurvePrivateKey,
-        every: int,
+        keeping: Keeping,
     ) -> None:
-        self._place, self._base, self._policy, self._key, self._every = place, base, policy, key, every
+        self._place, self._base, self._policy, self._key, self._keeping = place, base, policy, key, keeping
         self._learning = read_learning(base.files)
         self._trunk = Trunk(base.model_file)
         self._log = UpdateLog(place.folder / LOG, base.bundle_id)
+        self._start = read_start(place.folder / START, base, policy)
+        settle(self._log, self._start, place.folder / START)
+        self._starting = threading.Lock()  # who changes the start
         epoch = max(_kept_epoch(place.folder / EPOCH), self._log.tip.epoch)
-        self._state = leading.start(place.seat, terms, epoch, self._log.tip.seq, time.monotonic())
+        last, first = self._log.tip.seq, self._log.start.seq
+        self._state = leading.start(place.seat, terms, epoch, last, time.monotonic(), first)
         self._seqs: dict[str, int] = {}  # of every update in the log, by its id
-        self._head = read_head(base.model_file, self._learning)
+        self._head = self._start.head
         # CPython 3.11 dies where two threads parse npz headers at once: "AST constructor recursion depth mismatch".
         self._parsing = threading.Lock()
         self._due = asyncio.Event()
         self._due.set()
+        self._held = asyncio.Event()  # one of the members has a checkpoint more
+        self._theirs: HeldHead | None = None
         self._loaded = self._resumed()
         self._replay()
         self._link: Peer | None = None
         self._offers: list[tuple[str, bytes, Peer]] = []
         self._batch: list[bytes] = []
         self._shipped: Checked | None = None
+        self._lent: Start | None = None
         self._waiting: dict[int, list[tuple[str, Peer]]] = defaultdict(list)
 
     async def run(self) -> None:
@@ -125,11 +162,15 @@ class Member:
         before = os.umask(0o077)  # the socket is its owner's alone
         server = await asyncio.start_unix_server(self._accept, socket)
         os.umask(before)
-        async with server, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tick())
-            tasks.create_task(self._keep_checkpoint())
-            if self._place.seat == 1:
-                tasks.create_task(self._dial())
+        try:
+            async with server, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tick())
+                tasks.create_task(self._keep_checkpoint())
+                tasks.create_task(self._keep_log_short())
+                if self._place.seat == 1:
+                    tasks.create_task(self._dial())
+        finally:
+            self._log.close()
 
     # Time and links.
 
@@ -159,15 +200,16 @@ class Member:
         finally:
             peer.writer.close()
             if peer is self._link:
-                self._link = None
+                self._link = self._theirs = None
                 self._happened(leading.Unlinked(time.monotonic()))
 
     def _link_up(self, peer: Peer) -> None:
         if self._link is not None:
             self._link.writer.transport.abort()
             self._happened(leading.Unlinked(time.monotonic()))
-        self._link = peer
+        self._link, self._theirs = peer, None
         self._happened(leading.Linked(time.monotonic()))
+        self._tell_held()
 
     # What is heard.
 
@@ -194,6 +236,13 @@ class Member:
                 self._happened(leading.Welcomed(now, epoch, common, sent_at))
             case ConfirmHead(epoch, seq, sent_at):
                 self._happened(leading.Confirmed(now, epoch, seq, sent_at))
+            case HeldHead():
+                self._theirs = frame.head
+                self._held.set()
+            case LendHead(epoch, sent_at):
+                with self._parsing:
+                    self._lent = borrow(frame.body, self._base, self._policy)
+                self._happened(leading.Lent(now, epoch, self._lent.tip.seq, sent_at))
             case ShipHead(epoch, first, sent_at):
                 goes_on = epoch == self._state.epoch and first == self._log.tip.seq + 1
                 self._shipped = self._log.check(frame.body) if goes_on else None
@@ -257,38 +306,46 @@ class Member:
     def _happened(self, event: leading.Event) -> None:
         before = self._state
         self._state, actions = leading.step(before, event)
-        try:
+        with self._stopping(SurroundingsError):  # what was decided is not on disk: nothing more may be said or done
             for action in actions:
                 self._do(action)
-        except SurroundingsError as error:  # what was decided is not on disk: nothing more may be said or done
-            self._say("stopped", reason=str(error))
-            raise SystemExit(error.exit_code) from error
         if (self._state.stand, self._state.epoch) != (before.stand, before.epoch):
             self._say(f"{self._state.stand} in epoch {self._state.epoch}", last=self._state.last)
             self._due.set()
         self._acknowledge()
 
+    @contextmanager
+    def _stopping(self, on: type[HotspareError] = HotspareError) -> Iterator[None]:
+        try:
+            yield
+        except on as error:
+            self._say("stopped", reason=str(error))
+            raise SystemExit(error.exit_code) from error
+
     def _do(self, action: leading.Action) -> None:
         match action:
             case leading.KeepEpoch(epoch):
                 write_atomic(self._place.folder / EPOCH, canonical_json({"epoch": epoch}))
-            case leading.Append(epoch):
-                first = self._log.tip.seq + 1
-                self._log.append(epoch, self._batch)
-                self._learn_from(first)
-            case leading.Store():
-                first = self._log.tip.seq + 1
-                if self._shipped is not None:
-                    self._log.append_checked(self._shipped)
-                    self._learn_from(first)
+            case leading.Append() | leading.Store():
+                self._grow(action)
             case leading.Cut(seq):
                 self._cut(seq)
+            case leading.Install():
+                self._install()
             case leading.Refuse():
                 self._refuse()
             case leading.Part():
                 self._part()
             case _:
                 self._tell(action)
+
+    def _grow(self, action: leading.Append | leading.Store) -> None:
+        first = self._log.tip.seq + 1
+        if isinstance(action, leading.Append):
+            self._log.append(action.epoch, self._batch)
+        elif self._shipped is not None:
+            self._log.append_checked(self._shipped)
+        self._learn_from(first)
 
     def _tell(self, action: leading.Action) -> None:
         if self._link is None:
@@ -300,6 +357,9 @@ class Member:
                 self._link.send(pack(Kind.GREET, head))
             case leading.Welcome(epoch, common, sent_at):
                 self._link.send(pack(Kind.WELCOME, WelcomeHead(epoch, common, sent_at)))
+            case leading.Lend(epoch, sent_at):
+                self._say("lent the checkpoint that the log starts from", seq=self._start.tip.seq)
+                self._link.send(pack(Kind.LEND, LendHead(epoch, sent_at), lend(self._start)))
             case leading.Confirm(epoch, seq, sent_at):
                 self._link.send(pack(Kind.CONFIRM, ConfirmHead(epoch, seq, sent_at)))
             case leading.Ship(epoch, first, sent_at):
@@ -329,29 +389,98 @@ class Member:
         self._head = replay(self._head, payloads, self._learning)
         for seq, payload in enumerate(payloads, first):
             self._seqs[payload[:ID_BYTES].hex()] = seq
-        if self._loaded is None or self._log.tip.seq - self._loaded.checkpoint.seq >= self._every:
+        if self._loaded is None or self._log.tip.seq - self._loaded.checkpoint.seq >= self._keeping.every:
             self._due.set()
 
     def _replay(self) -> None:
-        """Set the state anew: the checkpoint's, if it is of this log, and what came after it; else from the base on."""
+        """Set the state anew: the checkpoint's, if it is of this log, else the start's, and what came after it."""
         loaded = self._loaded
         if loaded is not None and not self._holds(loaded):
             loaded = self._loaded = None
-        model = self._base.model_file if loaded is None else loaded.bundle.model_file
-        done = 0 if loaded is None else loaded.checkpoint.seq
-        self._head = read_head(model, self._learning)
-        self._seqs = {record.payload[:ID_BYTES].hex(): record.seq for record in self._log.records(1, done)}
+        done = self._start.tip.seq if loaded is None else loaded.checkpoint.seq
+        self._head = self._start.head if loaded is None else self._head_of(loaded)
+        kept = self._log.records(self._start.tip.seq + 1, done)
+        self._seqs = {record.payload[:ID_BYTES].hex(): record.seq for record in kept}
         self._learn_from(done + 1)
 
     def _holds(self, loaded: Loaded) -> bool:
-        tip = self._log.tip_at(loaded.checkpoint.seq)
-        return tip is not None and tip.digest.hex() == loaded.checkpoint.record
+        return self._log.tip_at(loaded.checkpoint.seq) == tip_of(loaded.checkpoint)
+
+    def _head_of(self, loaded: Loaded) -> Head:
+        return read_head(loaded.bundle.model_file, self._learning)
 
     def _cut(self, seq: int) -> None:
         if seq < self._log.tip.seq:
             self._say("cut records that the leader does not have", after=seq, last=self._log.tip.seq)
             self._log.cut(seq)
             self._replay()
+
+    # What the log starts from.
+
+    def _install(self) -> None:
+        if self._lent is None:
+            return
+        with self._starting:
+            keep_start(self._place.folder / START, self._lent)
+            self._log.begin(self._lent.tip)
+            self._start = self._lent
+        self._say("began the log anew from a checkpoint that was lent", seq=self._start.tip.seq)
+        self._replay()
+
+    def _tell_held(self) -> None:
+        """Say which state this member holds for sure: the other one may then drop the records before it."""
+        if self._link is not None and self._loaded is not None:
+            found, state = self._loaded.checkpoint, state_digest(self._head_of(self._loaded))
+            self._link.send(pack(Kind.HELD, HeldHead(found.seq, found.record, state)))
+
+    async def _keep_log_short(self) -> None:
+        """Drop old records whenever both members hold the state after them; those of the window stay."""
+        while True:
+            await self._held.wait()
+            self._held.clear()
+            loaded, theirs = self._loaded, self._theirs
+            if loaded is None or theirs is None or not self._knows(theirs):
+                continue
+            upto = leading.may_go(self._state, loaded.checkpoint.seq, theirs.seq, self._keeping.window)
+            if upto is not None:
+                await self._shorten(upto, loaded, theirs)
+
+    def _knows(self, held: HeldHead) -> bool:
+        tip = self._log.tip_at(held.seq)
+        return tip is not None and tip.digest.hex() == held.record
+
+    async def _shorten(self, upto: int, loaded: Loaded, theirs: HeldHead) -> None:
+        before, tip = self._start, self._log.tip_at(upto)
+        records = self._log.records(before.tip.seq + 1)
+        if tip is None:
+            return
+        with self._stopping():
+            made = await asyncio.to_thread(self._start_at, tip, records, loaded, theirs)
+            if made is None or self._start is not before:  # another one was lent meanwhile
+                return
+            self._start = made
+            self._log.shorten(upto)
+        self._happened(leading.Shortened(upto))
+        for record in records[: upto - before.tip.seq]:
+            identity = record.payload[:ID_BYTES].hex()
+            if self._seqs.get(identity) == record.seq:
+                del self._seqs[identity]
+        self._say("dropped old records", upto=upto, last=self._log.tip.seq)
+
+    def _start_at(self, tip: Tip, records: Sequence[Record], loaded: Loaded, theirs: HeldHead) -> Start | None:
+        """Make the start of a shorter log, in a thread; None when the members do not hold the same state."""
+        before, mine = self._start, loaded.checkpoint.seq
+        heads = heads_at(before, records, (tip.seq, mine, theirs.seq), self._learning)
+        if state_digest(heads[theirs.seq]) != theirs.state or heads[mine] != self._head_of(loaded):
+            self._say("kept all records: the members' checkpoints are not what their logs give", seq=theirs.seq)
+            return None
+        with self._parsing:
+            payload = checkpoint_payload(self._base, heads[tip.seq], tip)
+        signature = signature_file(payload, self._key)
+        with self._starting:
+            if self._start is not before:
+                return None
+            return make_start(self._place.folder / START, payload, signature, self._base, self._policy)
 
     # Checkpoints.
 
@@ -384,10 +513,13 @@ class Member:
             tip, head = self._log.tip, self._head
             if self._loaded is not None and self._loaded.checkpoint.record == tip.digest.hex():
                 continue
-            made = await asyncio.to_thread(self._made, head, tip)
+            with self._stopping():
+                made = await asyncio.to_thread(self._made, head, tip)
             if self._holds(made):  # its records were not cut meanwhile
                 self._loaded = made
                 self._say("checkpoint", seq=tip.seq, bundle_id=made.bundle.bundle_id)
+                self._tell_held()
+                self._held.set()
 
     # What is told to people and programs.
 
@@ -407,12 +539,13 @@ class Member:
         return StatusHead(
             stand=state.stand,
             epoch=state.epoch,
+            start=state.start,
             last=state.last,
             shared=state.shared,
             joined=state.joined,
             checkpoint_seq=None if loaded is None else loaded.checkpoint.seq,
             checkpoint_id=None if loaded is None else loaded.bundle.bundle_id,
-            head_sha256=sha256_hex(self._head.weights + self._head.bias),
+            head_sha256=state_digest(self._head),
         )
 
     def _say(self, event: str, **about: object) -> None:

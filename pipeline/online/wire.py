@@ -38,6 +38,8 @@ class Kind(IntEnum):
     ASK = 8
     ANSWER = 9
     STATUS = 10
+    HELD = 11
+    LEND = 12
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class WelcomeHead:
 
 
 @dataclass(frozen=True)
+class LendHead:
+    """A leader takes a follower on; the checkpoint that its log starts from follows."""
+
+    epoch: _Number
+    sent_at: _Seconds
+
+
+@dataclass(frozen=True)
 class ShipHead:
     """Records follow, the first of them ``first``."""
 
@@ -76,6 +86,15 @@ class ConfirmHead:
     epoch: _Number
     seq: _Number
     sent_at: _Seconds
+
+
+@dataclass(frozen=True)
+class HeldHead:
+    """A member's checkpoint, verified and loaded: up to which record, that record's digest, and the state's."""
+
+    seq: _Number
+    record: Annotated[str, Rule(pattern="[0-9a-f]{64}")]
+    state: Annotated[str, Rule(pattern="[0-9a-f]{64}")]
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,7 @@ class StatusHead:
 
     stand: str | None = None
     epoch: _Number | None = None
+    start: _Number | None = None
     last: _Number | None = None
     shared: _Number | None = None
     joined: bool | None = None
@@ -144,6 +164,8 @@ _HEADS: dict[Kind, type] = {
     Kind.ASK: AskHead,
     Kind.ANSWER: AnswerHead,
     Kind.STATUS: StatusHead,
+    Kind.HELD: HeldHead,
+    Kind.LEND: LendHead,
 }
 
 

@@ -12,18 +12,22 @@ from pipeline.online.update_log import common_seq
 
 @dataclass
 class Member:
-    """A member with a disk that outlives it: its log of (epoch, update), and its epoch."""
+    """A member with a disk that outlives it: its log of (epoch, update), and its epoch.
+
+    The log's records up to ``first`` are dropped: what is kept of them here stands for the state that they came to.
+    """
 
     seat: int
     terms: Terms
     log: list[tuple[int, int]] = field(default_factory=list)
     epoch: int = 0
+    first: int = 0
     state: State | None = None
     inbox: list[tuple] = field(default_factory=list)
     paused: bool = False
 
     def ends(self) -> dict[int, int]:
-        return {epoch: seq for seq, (epoch, _) in enumerate(self.log, 1)}
+        return {epoch: seq for seq, (epoch, _) in enumerate(self.log, 1) if seq >= self.first}
 
 
 @dataclass
@@ -37,6 +41,7 @@ class World:
     acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
     told: dict[int, set[int]] = field(default_factory=dict)  # who acknowledged, by epoch
     took_over: int = 0
+    lent: int = 0
 
     def __post_init__(self) -> None:
         self.members = [Member(seat, self.terms) for seat in (0, 1)]
@@ -45,7 +50,7 @@ class World:
 
     def begin(self, member: Member) -> None:
         epoch = max([member.epoch, *(epoch for epoch, _ in member.log[-1:])])
-        member.state = start(member.seat, self.terms, epoch, len(member.log), self.now)
+        member.state = start(member.seat, self.terms, epoch, len(member.log), self.now, member.first)
         member.paused = False
 
     def happen(
@@ -77,19 +82,52 @@ class World:
             case leading.KeepEpoch(epoch):
                 assert epoch > member.epoch or not member.epoch
                 member.epoch = epoch
-            case leading.Append(epoch):
-                member.log += [(epoch, update) for update in records]
-            case leading.Store():
-                member.log += records
-            case leading.Cut(seq):
-                del member.log[seq:]
+            case leading.Append() | leading.Store() | leading.Cut() | leading.Install():
+                self.keep(member, action, records)
             case leading.Part():
                 self.unlink()
             case leading.Refuse():
                 pass
             case _ if self.linked:
-                content = member.log[action.first - 1 :] if isinstance(action, leading.Ship) else member.ends()
-                self.members[1 - member.seat].inbox.append((action, content))
+                self.members[1 - member.seat].inbox.append((action, self.content(member, action)))
+
+    def keep(self, member: Member, action: leading.Action, records: list) -> None:
+        match action:
+            case leading.Append(epoch):
+                member.log += [(epoch, update) for update in records]
+            case leading.Store():
+                member.log += records
+            case leading.Cut(seq):
+                assert seq >= member.first
+                del member.log[seq:]
+            case leading.Install():
+                member.log, member.first = list(records), len(records)
+
+    def content(self, member: Member, action: leading.Action) -> object:
+        match action:
+            case leading.Ship(_, first, _):
+                assert first > member.first
+                return member.log[first - 1 :]
+            case leading.Lend():
+                self.lent += 1
+                return member.log[: member.first]
+            case _:
+                return member.ends()
+
+    def shorten(self, member: Member, window: int, stop: int | None) -> None:
+        """Drop what both hold, as a member does; killed before it takes notice when ``stop`` is a number."""
+        other = self.members[1 - member.seat]
+        if member.state is None or member.paused:
+            return
+        held = common_seq(member.ends(), other.ends())  # the other one has a checkpoint of all that it has
+        upto = leading.may_go(member.state, len(member.log), held, window)
+        if upto is not None:
+            assert member.log[:upto] == other.log[:upto]
+            member.first = upto
+            if stop is not None:
+                self.kill(member)
+                return
+            self.happen(member, leading.Shortened(upto))
 
     def deliver(self, member: Member, stop: int | None = None) -> None:
         if member.state is None or member.paused or not member.inbox:
@@ -100,11 +138,13 @@ class World:
                 event = leading.Greeted(self.now, epoch, leads, common_seq(member.ends(), content))
             case leading.Welcome(epoch, common, sent_at):
                 event = leading.Welcomed(self.now, epoch, common, sent_at)
+            case leading.Lend(epoch, sent_at):
+                event = leading.Lent(self.now, epoch, len(content), sent_at)
             case leading.Ship(epoch, first, sent_at):
                 event = leading.Shipped(self.now, epoch, first, len(content), sent_at)
             case leading.Confirm(epoch, seq, sent_at):
                 event = leading.Confirmed(self.now, epoch, seq, sent_at)
-        self.happen(member, event, content if isinstance(sent, leading.Ship) else None, stop)
+        self.happen(member, event, content if isinstance(sent, leading.Ship | leading.Lend) else None, stop)
 
     def link(self) -> None:
         if not self.linked and all(member.state is not None and not member.paused for member in self.members):
@@ -154,6 +194,7 @@ EVENTS = st.lists(
         st.tuples(st.just("offer"), SEATS, STOPS),
         st.tuples(st.just("offer"), SEATS, st.none()),
         st.tuples(st.just("flow"), st.none()),
+        st.tuples(st.just("shorten"), SEATS, STOPS),
         st.tuples(st.just("kill"), SEATS),
         st.tuples(st.just("start"), SEATS),
         st.tuples(st.just("pause"), SEATS),
@@ -186,6 +227,10 @@ def kill(world: World, seat: int) -> None:
         world.kill(world.members[seat])
 
 
+def shorten(world: World, seat: int, stop: int | None) -> None:
+    world.shorten(world.members[seat], 1 + seat, stop)
+
+
 def begin(world: World, seat: int) -> None:
     if world.members[seat].state is None:
         world.begin(world.members[seat])
@@ -204,6 +249,7 @@ ALL = {
     "deliver": lambda world, seat, stop: world.deliver(world.members[seat], stop),
     "offer": offer,
     "flow": flow,
+    "shorten": shorten,
     "kill": kill,
     "start": begin,
     "pause": pause,
@@ -229,6 +275,7 @@ def test_what_was_acknowledged_in_synchronous_mode_is_never_lost(events: list[tu
     leader = world.heal()
     assert {update for update, _, _ in world.acknowledged} <= {update for _, update in leader.log}
     assert leader.log == world.members[1 - leader.seat].log
+    assert world.lent == 0  # while both keep their disks no log is ever too short for the other one
 
 
 @settings(max_examples=60, deadline=None)
@@ -298,3 +345,68 @@ def test_a_follower_is_welcomed_once_an_epoch_so_that_nothing_confirmed_is_cut()
 def test_records_of_a_lower_epoch_are_refused() -> None:
     state = replace(start(1, Terms(), 4, 9, 0.0), joined=True)
     assert step(state, leading.Shipped(1.0, 2, 10, 1, 1.0)) == (state, ())
+
+
+def grown(ahead: int, updates: int, window: int) -> World:
+    """Return a world in which the leader holds ``updates``, all of them confirmed, and has dropped what it may."""
+    world = opened(ahead)
+    leader = world.members[0]
+    for update in range(updates):
+        world.happen(leader, leading.Offered(world.now, 1), [update])
+        flow(world, None)
+    world.shorten(leader, window, None)
+    assert leader.first == (updates - window if updates >= 2 * window else 0)
+    return world
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(2, 12), st.integers(1, 3), st.integers(0, 2), SEATS)
+def test_a_follower_whose_disk_is_new_or_older_is_lent_the_start_and_gets_the_rest(
+    data: st.DataObject, updates: int, window: int, ahead: int, dirty: int
+) -> None:
+    world = grown(ahead, updates, window)
+    leader, follower = world.members
+    world.kill(follower)
+    kept = data.draw(st.integers(0, updates))
+    own = [] if kept else [(1, -1)] * dirty
+    follower.log, follower.epoch, follower.first = follower.log[:kept] + own, 0, 0
+    world.begin(follower)
+    world.link()
+    while leader.inbox or follower.inbox:
+        for member in (leader, follower):
+            world.deliver(member)
+    assert follower.log == leader.log
+    assert follower.state.joined
+    assert (follower.first == leader.first) == (world.lent == 1) or leader.first == 0
+    world.happen(leader, leading.Offered(world.now, 1), [99])
+    flow(world, None)
+    assert world.acknowledged[-1][0] == 99
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 12), SEATS)
+def test_a_leader_on_an_empty_disk_cannot_make_the_other_one_cut_what_it_has_only_as_a_state(
+    updates: int, ahead: int
+) -> None:
+    world = grown(ahead, updates, 1)
+    kept, lost = world.members
+    world.kill(kept)
+    world.kill(lost)
+    lost.log, lost.epoch, lost.first = [], kept.epoch + 2, 0  # it leads in a higher epoch
+    world.begin(lost)
+    world.tick(5.0)
+    assert lost.state.stand is Stand.LEADS
+    leader = world.heal()
+    assert {update for _, update in leader.log} == set(range(updates))
+    assert world.members[0].log == world.members[1].log
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(1, 9), st.integers(0, 9))
+def test_only_what_both_hold_twice_over_is_dropped_and_the_window_stays(
+    shared: int, mine: int, theirs: int, window: int, first: int
+) -> None:
+    upto = leading.may_go(State(0, Terms(), 1, 40, 0.0, start=first, shared=shared), mine, theirs, window)
+    if upto is None:
+        assert min(shared, mine, theirs) < first + 2 * window
+    else:
+        assert upto == min(shared, mine, theirs) - window >= first + window

@@ -37,7 +37,7 @@ def test_no_acknowledged_update_is_lost_with_its_leader_and_a_deposed_leader_is_
     (command,) = re.findall(r"^(python benchmarks/online\.py .*)$", (ROOT / "docs" / "online.md").read_text(), re.M)
     told = {
         "--bundle": made.backup, "--rows": tmp_path / "rows.npz", "--out": short_folder,
-        "--trials": 1, "--modes": "sync stopped-async",
+        "--trials": 1, "--modes": "sync replaced-sync stopped-async",
     }  # fmt: skip
     arguments = [sys.executable, *shlex.split(command)[1:], "--json"]
     for name, value in told.items():

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import FileAccess, Malformed, Tampered, Untrusted
-from pipeline.online.update_log import PAYLOAD_BYTES_MAX, UpdateLog, common_seq, read_log
+from pipeline.online.update_log import PAYLOAD_BYTES_MAX, Tip, UpdateLog, common_seq, read_log
 
 BASE = "ab" * 32
 PAYLOADS = [b"one", b"", b"three" * 20, b"four"]
@@ -103,6 +103,68 @@ def test_a_follower_stores_only_what_goes_on_from_its_log(path: Path, tmp_path: 
     follower.close()
 
 
+def test_dropped_records_are_gone_and_the_log_goes_on_from_the_last_of_them(path: Path) -> None:
+    log = UpdateLog(path, BASE)
+    before, size = log.tip_at(2), path.stat().st_size
+    log.shorten(2)
+    assert (log.start, log.tip_at(1), log.ends()) == (before, None, {1: 2, 4: 4})
+    assert path.stat().st_size < size
+    log.append(6, [b"five"])
+    log.close()
+    log = UpdateLog(path, BASE)
+    assert log.start == before
+    assert [record.payload for record in log.records(4)] == [b"four", b"five"]
+    assert log.encoded(3, 5) == path.read_bytes()[-len(log.encoded(3, 5)) :]
+    assert log.fitting(3, 1) == 3
+    assert log.fitting(3, 1 << 20) == 5
+    log.cut(3)
+    assert [record.seq for record in read_log(path, BASE)] == [3]
+    log.close()
+
+
+def test_a_shortened_log_feeds_a_follower_that_has_what_was_dropped(path: Path, tmp_path: Path) -> None:
+    leader, follower = UpdateLog(path, BASE), UpdateLog(tmp_path / "other.log", BASE)
+    follower.append_checked(follower.check(leader.encoded(1, 3)))
+    leader.shorten(3)
+    follower.append_checked(follower.check(leader.encoded(4, 4)))
+    assert follower.tip == leader.tip
+    leader.close()
+    follower.close()
+
+
+def test_a_log_that_begins_anew_keeps_what_it_held_beside_it(path: Path) -> None:
+    log = UpdateLog(path, BASE)
+    log.begin(Tip(7, 90, bytes(32)))
+    log.append(7, [b"ninety-one"])
+    assert [(record.seq, record.payload) for record in read_log(path, BASE)] == [(91, b"ninety-one")]
+    assert b"four" in path.with_name("updates.log.cut-4-1-4").read_bytes()
+    log.close()
+
+
+def test_a_shortened_log_is_still_its_members_alone(path: Path) -> None:
+    log = UpdateLog(path, BASE)
+    log.shorten(1)
+    with pytest.raises(FileAccess, match="another process"):
+        UpdateLog(path, BASE)
+    log.close()
+
+
+@QUICK
+@given(data=st.data())
+def test_no_byte_of_a_shortened_log_may_be_flipped(path: Path, data: st.DataObject) -> None:
+    original = path.read_bytes()
+    try:
+        log = UpdateLog(path, BASE)
+        log.shorten(3)
+        log.close()
+        flipped = bytearray(path.read_bytes())
+        flipped[data.draw(st.integers(0, len(flipped) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        with pytest.raises(Untrusted):
+            reopened(path, bytes(flipped))
+    finally:
+        path.write_bytes(original)
+
+
 def test_an_update_that_is_too_long_is_refused(path: Path) -> None:
     log = UpdateLog(path, BASE)
     with pytest.raises(Malformed, match="smaller"):
@@ -122,3 +184,19 @@ def test_logs_share_exactly_what_one_leader_wrote(both: list[int], mine: list[in
     two = [*both, *(last + 2 * epoch + 1 for epoch in theirs)]
     ends = [{epoch: seq for seq, epoch in enumerate(log, 1)} for log in (one, two)]
     assert common_seq(*ends) == len(both)
+
+
+@given(EPOCHS, EPOCHS, EPOCHS, st.integers(0, 12), st.integers(0, 12))
+def test_shortened_logs_never_share_more_than_one_leader_wrote(
+    both: list[int], mine: list[int], theirs: list[int], first: int, other: int
+) -> None:
+    last = both[-1] if both else 0
+    logs = [[*both, *(last + 2 * epoch for epoch in mine)], [*both, *(last + 2 * epoch + 1 for epoch in theirs)]]
+    ends = [
+        {epoch: seq for seq, epoch in enumerate(log, 1) if seq >= start}
+        for log, start in zip(logs, (first, other), strict=True)
+    ]
+    shared = common_seq(*ends)
+    assert shared <= len(both)
+    if max(first, other) <= len(both):  # as long as both have what the other one dropped
+        assert shared == len(both)
