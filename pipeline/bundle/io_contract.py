@@ -51,6 +51,11 @@ class IoContract:
     rules: tuple[OutputRule, ...]
     notes: Annotated[str, Rule("What happens before and after the model, in words.")]
 
+    @property
+    def rows_are_even(self) -> bool:
+        """Tell whether every row of every input is of one size: only the number of rows is free."""
+        return not any(-1 in tensor.shape[1:] for tensor in self.inputs)
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong across fields."""
         for field_name, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):

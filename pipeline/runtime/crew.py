@@ -55,6 +55,7 @@ class Worker:
         self.sent_ms: dict[int, float] = {}  # by request id, oldest first
         self.suspects: set[int] = set()  # requests that it may have ended or hung at
         self.last_answer_ms = 0.0
+        self.engine_ms = 0.0  # of its last answer
         self.closing = False
         self.dismissed = False  # by us: how it ends is no news
         self.settled = False
@@ -116,12 +117,13 @@ class Worker:
         request_id: int,
         outputs: Mapping[str, Array] | None,
         error: str | None,
-        server_ms: float,  # noqa: ARG002 - the link's signature
+        server_ms: float,
     ) -> None:
         """Take the request off the list, pass on; an answer to what was not asked is no answer."""
         sent = self.sent_ms.pop(request_id, None)
         if sent is not None:
             self.last_answer_ms = 1000 * asyncio.get_running_loop().time()
+            self.engine_ms = server_ms
             self._reports.answered(self, request_id, outputs, error or "")
 
     def on_lost(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.runtime.members import Fault
+from pipeline.runtime.procfs import ProcessSample
 from pipeline.runtime.settings import Settings
 
 PATIENCE_MS = 1000.0  # both sides late at once: the machine is at fault, and eviction would only add work
@@ -19,6 +20,8 @@ HEDGE_P99_FACTOR = 4.0
 SLOW_RATIO = 4.0  # of the median at warm-up
 SLOW_RATIO_ALONE = 8.0  # with nobody to compare with
 SLOW_FLOOR_MS = 5.0  # a smaller shift hurts nobody
+DRAG_ANSWERS = 5  # slow ones in a row, and together
+DRAG_MS = 100.0  # in the engine: fewer could be one hiccup of the machine
 FORGIVEN_BY_GOOD = 0.25  # a streak is 3 errors in a row, or more than one in five for long; 1 in 10 is none
 HEDGE_RATIO = 0.05
 HEDGE_BURST = 64.0  # a stopped worker at 100 requests a second is hedged 15 times before it is evicted
@@ -127,6 +130,26 @@ def overdue(
     if other_late:
         limit_ms = max(limit_ms, PATIENCE_MS)
     return Fault.HANG if age_ms - runqueue_wait_ms >= limit_ms else None
+
+
+def drags_above_ms(expected_ms: float) -> float:
+    """Return the time in the engine above which an answer is slow that should take ``expected_ms``."""
+    return max(SLOW_RATIO * expected_ms, expected_ms + SLOW_FLOOR_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Drag:
+    """Slow answers in a row: since when, how the process stood then, how many followed and their time in the engine."""
+
+    since_ms: float
+    then: ProcessSample | None
+    answers: int = 0
+    engine_ms: float = 0.0
+
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether these are enough to blame somebody."""
+        return self.answers >= DRAG_ANSWERS and self.engine_ms >= DRAG_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from pipeline.runtime.settings import Settings
 
 LIVE = (MemberState.STARTING, MemberState.STAGED, MemberState.READY)
 OUT = (MemberState.HELD, MemberState.QUARANTINED)  # only an operator brings these back
-# It still answers, and rightly: another takes over first, then it goes.
+# It still answers, and rightly: another takes over first, then it goes. What a slow one holds would come too late.
 PLANNED = (Fault.SLOW, Fault.MEMORY_GROWTH)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipeline.core.names import Role
-from pipeline.runtime.members import MemberState, Tier
+from pipeline.runtime.members import Fault, MemberState, Tier
 from pipeline.runtime.pair_nouns import (
     Action,
     Event,
@@ -109,7 +109,7 @@ def replaced(state: PairState) -> Moved:
         return state, actions
     for member in state.members:
         if member.leaving is not None:
-            state, more = ended(state, member, member.leaving, drain=True)
+            state, more = ended(state, member, member.leaving, drain=member.leaving is not Fault.SLOW)
             actions += more
     return state, actions
 

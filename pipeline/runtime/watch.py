@@ -19,6 +19,7 @@ from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.flights import Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.members import Fault
+from pipeline.runtime.pace import STARVED_RATIO, Paces
 from pipeline.runtime.procfs import ProcessSample, waited_ms
 from pipeline.runtime.release import Release
 from pipeline.runtime.service import Answer
@@ -27,8 +28,7 @@ from pipeline.runtime.shadowing import Shadowing
 
 LAG_MS = 20.0  # the server itself was late by more: what it owes itself is nobody's fault
 _TICK_MS = 10.0
-STARVED_RATIO = 0.1  # a worker that waits for a processor for so much of a second is not judged by its pace
-STARVED_FOR_MS = 5000.0  # nor are the canaries of that time
+STARVED_FOR_MS = 5000.0  # canaries of the time after a worker waited for a processor are not judged by their pace
 _SECOND_MS = 1000.0
 
 
@@ -100,6 +100,8 @@ class Watch:
         self._shadows: dict[int, tuple[Worker, Mapping[str, Array]]] = {}  # released outputs, by the shadow's id
         self._watched: dict[Worker, _Watched] = {}
         self._debts = Debts(settings, ground, flights)
+        self._paces = Paces(ground)
+        self._even = {role for role, bundle in release.bundles.items() if bundle.io.rows_are_even}
         self._last_tick_ms = ground.now_ms()
         self._next_second_ms = self._last_tick_ms + _SECOND_MS
         self._oom_kills = ground.oom_kills()
@@ -110,6 +112,8 @@ class Watch:
         rss = 0 if worker.facts is None else worker.facts.rss_bytes
         scrub_ms = now + 1000 * self._settings.scrub_every_s
         self._watched[worker] = _Watched(CanaryWatch(self._rounds[worker.seat.role]), rss, rss, now, scrub_ms)
+        if worker.seat.role in self._even:
+            self._paces.begin(worker)
 
     def rss_bytes(self, worker: Worker) -> int | None:
         """Return a worker's resident memory when it was last looked at."""
@@ -136,7 +140,9 @@ class Watch:
             self._look(workers, now)
 
     def _forget(self, workers: set[Worker]) -> None:
-        for gone in [worker for worker in self._watched if worker not in workers and worker.closing]:
+        forgotten = [worker for worker in self._watched if worker not in workers and worker.closing]
+        self._paces.forget(forgotten)
+        for gone in forgotten:
             del self._watched[gone]
             self._shadows = {one: kept for one, kept in self._shadows.items() if kept[0] is not gone}
 
@@ -217,6 +223,8 @@ class Watch:
 
     def took(self, worker: Worker, request_id: int, outputs: Mapping[str, Array] | None, error: str) -> bool:
         """Take an answer if it is one to a canary or a shadow; returns whether it was."""
+        if outputs is not None:
+            self._paces.answered(worker, outputs, worker.engine_ms)
         if request_id in self._shadows:
             self._compare(self._shadows.pop(request_id)[1], outputs)
             return True

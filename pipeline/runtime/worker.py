@@ -117,6 +117,7 @@ class _Worker:
             load_ms=load_ms,
             p50_ms=baseline.p50_ms,
             p99_ms=baseline.p99_ms,
+            reshaped_ms=baseline.reshaped_ms,
             rss_bytes=seen.rss_bytes if seen else 0,
             pid=os.getpid(),
         )

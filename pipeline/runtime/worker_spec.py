@@ -34,7 +34,10 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class ReadyFacts:
-    """What a ready worker loaded and how it does: baseline of one-row answers in the engine, resident memory."""
+    """What a ready worker loaded and how it does: baseline of one-row answers in the engine, resident memory.
+
+    ``reshaped_ms`` is what one took right after another number of rows.
+    """
 
     bundle_id: str
     candidate: str
@@ -42,5 +45,6 @@ class ReadyFacts:
     load_ms: float
     p50_ms: float
     p99_ms: float
+    reshaped_ms: float
     rss_bytes: int
     pid: int

@@ -20,6 +20,7 @@ from pipeline.drill.simulated.history import violations
 from pipeline.drill.simulated.world import simulate
 from pipeline.runtime.debts import Debts
 from pipeline.runtime.flights import Flight, Flights
+from pipeline.runtime.pace import Paces
 from pipeline.runtime.pair_nouns import PairState
 from pipeline.runtime.supervisor import Pair
 from pipeline.runtime.terms import BLOCK, Terms, TermsStore
@@ -96,6 +97,10 @@ MUTATIONS = (
     Mutation(
         "detector off (canaries)", "whatever a canary answers is taken for right", Watch, "_canary", _no_canary_fails,
         drill("corrupt", Strike(300, FaultKind.CORRUPT_WEIGHTS, P)),
+    ),
+    Mutation(
+        "detector off (pace)", "however long an engine takes for real requests, nobody looks", Paces, "answered",
+        _nobody_is_judged, drill("drags", Strike(100, FaultKind.SLOW, P, amounts=(("ms", 50.0),))),
     ),
     Mutation(
         "old term accepted", "answers go out under the first term, whoever serves by now", Flights, "give",

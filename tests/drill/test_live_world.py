@@ -33,7 +33,7 @@ from pipeline.drill.transcript import transcript
 from pipeline.runtime.release import Places, accept, open_release
 
 SCRIPTS = load_scripts(Path(__file__).parents[2] / "recipes" / "drills")
-A_FEW = ("server-death", "expired")
+A_FEW = ("server-death", "expired", "drags")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system or a group of its own")
 
 

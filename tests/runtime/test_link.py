@@ -15,7 +15,7 @@ from pipeline.runtime.link import WorkerLink
 from pipeline.runtime.requests import pack_answer, unpack_request
 from pipeline.runtime.worker_spec import ReadyFacts
 
-FACTS = ReadyFacts("a" * 64, "dense.f32", "tiny", 12.0, 0.1, 0.2, 1 << 20, 42)
+FACTS = ReadyFacts("a" * 64, "dense.f32", "tiny", 12.0, 0.1, 0.2, 0.1, 1 << 20, 42)
 BIG = np.ones((3, 40_000), np.float32)
 ROW = {"x": np.ones((1, 4), np.float32)}
 

@@ -31,7 +31,7 @@ from pipeline.runtime.requests import unpack_answer
 from pipeline.runtime.tensor_frames import decode_tensors
 from pipeline.runtime.worker_spec import ReadyFacts
 
-FACTS = json.dumps(asdict(ReadyFacts("a" * 64, "dense.f32", "tiny", 12.0, 0.1, 0.2, 1 << 20, 42))).encode()
+FACTS = json.dumps(asdict(ReadyFacts("a" * 64, "dense.f32", "tiny", 12.0, 0.1, 0.2, 0.1, 1 << 20, 42))).encode()
 
 CUT_OFF = """
 import os

@@ -36,8 +36,9 @@ class Stage(StrEnum):
 
 @dataclass
 class Job:
-    """What a worker is at: it waits for a processor until ``runs_ms``, and is done at ``done_ms``."""
+    """What a worker is at from ``since_ms``: it waits for a processor until ``runs_ms``, and is done at ``done_ms``."""
 
+    since_ms: float
     runs_ms: float
     done_ms: float
     is_idle: bool  # asleep, not computing
@@ -75,7 +76,7 @@ class Process:
         self._runs = 0
         self._grown_mb = 0.0
         self._cpu_ms = 60.0
-        self._waited_ms = 0.0
+        self._waited_ms = self._took_ms = 0.0
         self._work(world.draw.uniform(6, 12), self._verified)
 
     # What its server does to it.
@@ -163,7 +164,6 @@ class Process:
         if job is not None and not job.is_idle:
             state = "R"
             cpu += max(0.0, min(now, job.done_ms) - job.runs_ms)
-            waited += max(0.0, job.runs_ms - now) if now >= job.runs_ms else 0.0
         rss = _RSS_BYTES + int(self._grown_mb * (1 << 20))
         return ProcessSample("T" if self._is_stopped else state, cpu, waited, rss)
 
@@ -175,7 +175,7 @@ class Process:
         if self._world.starvation and takes_ms != float("inf"):
             wait_ms = self._world.draw.expovariate(1 / (self._world.starvation * takes_ms + 2 * self._world.starvation))
         runs_ms = now + wait_ms
-        self._job = job = Job(runs_ms, runs_ms + takes_ms, is_idle, finish)
+        self._job = job = Job(now, runs_ms, runs_ms + takes_ms, is_idle, finish)
         if takes_ms != float("inf"):
             self._loop.do_at(job.done_ms / 1000, self._finished, job)
 
@@ -185,6 +185,8 @@ class Process:
         self._job = None
         if not job.is_idle:
             self._cpu_ms += job.done_ms - job.runs_ms
+        self._waited_ms += job.runs_ms - job.since_ms
+        self._took_ms = self._loop.now_ms() - job.since_ms
         job.finish()
         self._next()
 
@@ -225,7 +227,7 @@ class Process:
             self._say(lambda events: events.on_ready(self._facts()))
 
     def _facts(self) -> ReadyFacts:
-        return ReadyFacts(self._bundle_id, "dense.f32", self.spec.model, 30.0, 0.3, 0.9, _RSS_BYTES, self.pid)
+        return ReadyFacts(self._bundle_id, "dense.f32", self.spec.model, 30.0, 0.3, 0.9, 0.4, _RSS_BYTES, self.pid)
 
     def _give_up(self, error: HotspareError) -> None:
         sentence, name = str(error), type(error).__name__
@@ -282,7 +284,7 @@ class Process:
 
     def _tell(self, asked: Asked, outputs: Mapping[str, Array] | None, error: str | None) -> None:
         if not self._is_cut_off and self._events is not None:
-            self._events.on_answer(asked.request_id, outputs, error, 0.3)
+            self._events.on_answer(asked.request_id, outputs, error, self._took_ms)
 
 
 _SPOILED: dict[FaultKind, Callable[[Array, Array, Strike], Array]] = {

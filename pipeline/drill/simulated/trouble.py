@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.core.names import Role
 from pipeline.drill.fault_facts import FACTS, amount
 from pipeline.drill.nouns import FaultKind, MomentKind, Observed, Strike
+from pipeline.runtime.detectors import DRAG_ANSWERS, SLOW_FLOOR_MS
 from pipeline.runtime.members import Tier
 from pipeline.runtime.settings import Settings
 
@@ -66,9 +67,22 @@ def notice_ms(strike: Strike, settings: Settings) -> float:
     }
     if strike.fault is FaultKind.OUT_OF_MEMORY:
         return canary_ms * (2 + amount(strike, "spare_mb") // amount(strike, "grow_mb"))
-    if strike.fault is FaultKind.SLOW and amount(strike, "ms") > settings.evict_after_ms + _SLACK_MS:
-        return budgets[FaultKind.HANG]
+    if strike.fault is FaultKind.SLOW:
+        return budgets[FaultKind.HANG] if _is_hang(strike, settings) else _notice_slow_ms(strike, settings)
     return budgets.get(strike.fault, _FOREVER)
+
+
+def _is_hang(strike: Strike, settings: Settings) -> bool:
+    return amount(strike, "ms") > settings.evict_after_ms + _SLACK_MS
+
+
+def _notice_slow_ms(strike: Strike, settings: Settings) -> float:
+    """Return when enough slow answers must have come, canaries at least; a small shift, or one side alone: never."""
+    if settings.standby is not Tier.HOT or amount(strike, "ms") < 2 * SLOW_FLOOR_MS:
+        return _FOREVER
+    answers = DRAG_ANSWERS + 1
+    each_ms = amount(strike, "ms") + amount(strike, "jitter_ms") + answers * amount(strike, "ramp_ms")
+    return (1 + answers) * max(each_ms, settings.probe_every_ms) + _SLACK_MS
 
 
 def calm_ms(observed: Observed, at_ms: float) -> float:
@@ -101,8 +115,7 @@ def trouble_of(strike: Strike, observed: Observed, settings: Settings) -> list[S
         return [Span(strike.at_ms, _FOREVER, strike.target, is_fatal=True)]  # it is found when it is woken, not before
     ends_ms = _FOREVER if strike.lasts_ms is None else float(strike.at_ms + strike.lasts_ms)
     if strike.fault is FaultKind.SLOW and notice_ms(strike, settings) == _FOREVER:
-        # Slow, but never for so long that it hangs: only canaries tell, a second or more later. Under a load that it
-        # cannot bear it falls behind meanwhile, and hedges are kept to one request in twenty.
+        # Under a load that it cannot bear it falls behind, and hedges are kept to one request in twenty.
         return [Span(strike.at_ms, ends_ms + 1000, strike.target, is_fatal=True)]
     if strike.fault is FaultKind.CPU_STARVATION:
         return [Span(strike.at_ms, ends_ms + 2500, is_fatal=True)]
