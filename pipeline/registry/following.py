@@ -5,6 +5,7 @@ version without a backup of its own build gets one where its build or its model 
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipeline.core.names import Role
 from pipeline.registry.agreement import CANDIDATE, Seen
@@ -93,8 +94,7 @@ class Outlook:
 def next_step(outlook: Outlook) -> Step:
     """Decide what to do about a model's aliases."""
     seen = outlook.seen
-    newest = seen.in_force
-    if newest is not None and seen.versions and seen.done != str(newest.channel.seq):
+    if _was_cut_off(seen):
         return Finish()
     wish = find_wish(seen, outlook.mode)
     if wish is None:
@@ -108,6 +108,20 @@ def next_step(outlook: Outlook) -> Step:
     if is_local:
         return _may_rebuild(outlook, Rebuild(wish, from_source=False))
     return Stuck(wish.alias, wish.version, (_no_backup(seen.model, wish.version),))
+
+
+def is_due(seen: Seen, now: datetime) -> bool:
+    """Tell whether the channel in force is to be renewed now.
+
+    Never before a promotion that was cut off is finished: its aliases would be taken for wishes.
+    """
+    newest = seen.in_force
+    return newest is not None and now >= newest.channel.dates.refresh_by and not _was_cut_off(seen)
+
+
+def _was_cut_off(seen: Seen) -> bool:
+    newest = seen.in_force
+    return newest is not None and bool(seen.versions) and seen.done != str(newest.channel.seq)
 
 
 def find_wish(seen: Seen, mode: Mode) -> Wish | None:

@@ -70,7 +70,7 @@ class ChannelTerms:
     """What a new channel says of itself."""
 
     epoch: Annotated[int, Rule("Raise it only after the channel's and the registry's history are lost.", minimum=1)] = 1
-    refresh_days: Annotated[float, Rule("Days until register renews the channel.", minimum=0.01)] = 30.0
+    refresh_days: Annotated[float, Rule("Days until register or follow renews the channel.", minimum=0.01)] = 30.0
     valid_days: Annotated[float, Rule("Days until nodes refuse the channel.", minimum=0.01)] = 90.0
 
     def problems(self) -> Iterator[str]:

@@ -4,7 +4,8 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,27 @@ import pytest
 import yaml
 from toy_project import make_project
 
+from pipeline.bundle.channel import Revocations, Standing
 from pipeline.bundle.policy import load_policy
+from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.verify import load_channel
 from pipeline.cli import main
-from pipeline.commands.build import follow, follower, project, promotion_effects, register
+from pipeline.commands.build import follow, follower, project, promotion_effects, register, status
 from pipeline.commands.build.follower import Follower
 from pipeline.commands.build.project import opened_project
 from pipeline.commands.build.published import depot_channel
 from pipeline.commands.build.replaying import Replayed, Took
 from pipeline.core import layout
-from pipeline.core.clock import utc_now
+from pipeline.core.clock import to_text, utc_now
 from pipeline.core.errors import DrillFailed, LagExceeded, PromotionRefused, ReplayFailed, Unreachable
 from pipeline.core.recipe import Recipe
 from pipeline.registry.following import BUILT_TAG
+from pipeline.registry.history import Held, history_tags
 from pipeline.registry.lag import MOVED_TAG
 from pipeline.registry.memory import MemoryRegistry
 from pipeline.registry.webhook import AliasEvent
+from pipeline.seal.channel_signing import sign_channel
+from pipeline.seal.keys import PRIVATE_KEY, load_private_key
 
 Move = Callable[[str, int], None]
 
@@ -579,3 +585,216 @@ def test_a_drill_that_is_missing_is_held_by_a_replay(
     registry.set_alias("toy", "primary", 3)
     assert _once() == PromotionRefused.exit_code
     assert "kill: 3 lost" in capsys.readouterr().out
+
+
+# Renewing.
+
+REFRESH, VALID = timedelta(days=30), timedelta(days=90)
+
+
+@dataclass
+class Calendar:
+    """The time that a project is opened at."""
+
+    now: datetime
+
+    def go_on(self, **for_: float) -> None:
+        self.now += timedelta(**for_)
+
+
+@pytest.fixture
+def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
+    made = Calendar(utc_now().replace(microsecond=0))
+    monkeypatch.setattr(project, "utc_now", lambda: made.now)
+    return made
+
+
+def _newest() -> Any:
+    """Return the channel in the folder, whatever its dates."""
+    channel = promotion_effects.current_channel("toy", load_policy(layout.TRUST_POLICY))
+    assert channel is not None
+    return channel
+
+
+def _record_older(registry: MemoryRegistry, **revoked: tuple[str, ...]) -> None:
+    """Keep a channel of an earlier epoch in the registry, which revokes something, as another folder may have."""
+    older = replace(_newest(), epoch=0, revoked=Revocations(**revoked))
+    for key, text in history_tags(Held(older, sign_channel(older, load_private_key())[1])):
+        registry.tag_model("toy", key, text)
+
+
+def test_a_due_channel_is_renewed_for_the_same_pair_and_published(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, aliases = _newest(), registry.aliases("toy")
+    calendar.go_on(days=29, hours=23)
+    assert _once() == 0
+    assert _newest() == before
+    calendar.go_on(hours=2)
+    for _ in range(3):
+        assert _once() == 0
+    after = _newest()
+    assert (after.seq, _published()) == (2, 2)
+    assert (after.primary, after.backup, registry.aliases("toy")) == (before.primary, before.backup, aliases)
+    assert (after.dates.refresh_by - calendar.now, after.dates.not_after - calendar.now) == (REFRESH, VALID)
+    (told,) = [event for event in _said(capsys) if event["event"] == "renewed"]
+    assert (told["level"], told["seq"], told["due_since"]) == ("info", 2, before.refresh_by)
+    assert (told["refresh_by"], told["not_after"]) == (after.refresh_by, after.not_after)
+
+
+@pytest.mark.slow
+def test_a_follower_that_lives_on_never_lets_its_channel_end(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar
+) -> None:
+    one = Follower("toy", opened_project, follow.replay, lambda *_, **__: None)
+    for _ in range(100):
+        calendar.go_on(days=1)
+        assert one.follow().refused == ()
+        assert _newest().dates.standing(calendar.now) is Standing.CURRENT
+    assert _newest().seq == 1 + 100 // 30
+
+
+def test_a_channel_that_ended_while_nobody_followed_is_renewed(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar
+) -> None:
+    calendar.go_on(days=400)
+    assert _once() == 0
+    assert _newest().dates.standing(calendar.now) is Standing.CURRENT
+
+
+@pytest.mark.slow
+def test_a_renewal_leaves_a_refused_alias_where_the_person_put_it(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar
+) -> None:
+    _policy(gates={"latency_p50_max_ratio": 0.5})
+    registry.set_alias("toy", "primary", 3)
+    calendar.go_on(days=31)
+    for _ in range(2):
+        assert _once() == PromotionRefused.exit_code
+        assert (registry.aliases("toy")["primary"], _newest().seq) == (3, 2)
+        assert (_newest().primary.bundle_id, _newest().backup.bundle_id) == _numbers(registry, 1, 2)
+
+
+@pytest.mark.slow
+def test_an_alias_moved_before_a_renewal_is_followed_after_it(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar
+) -> None:
+    registry.set_alias("toy", "primary", 3)
+    calendar.go_on(days=31)
+    assert _once() == 0
+    assert (_newest().seq, _newest().primary.bundle_id) == (3, _numbers(registry, 3)[0])
+
+
+def test_in_a_freeze_a_channel_is_renewed_and_the_freeze_is_told(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calendar.go_on(days=31)
+    since, until = (to_text(calendar.now + timedelta(days=days)) for days in (-1, 1))
+    _policy(freeze=[{"since": since, "until": until, "why": "the end of the year"}])
+    assert _once() == 0
+    (told,) = [event for event in _said(capsys) if event["event"] == "renewed"]
+    assert (told["seq"], told["frozen"]) == (2, ["the end of the year"])
+
+
+@pytest.mark.parametrize("what", ["bundle", "key"])
+def test_what_was_revoked_is_not_renewed_and_that_is_told(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    backup, key = _newest().backup.bundle_id, key_hint(load_private_key().public_key())
+    _record_older(registry, **({"bundles": (backup,)} if what == "bundle" else {"keys": (key,)}))
+    calendar.go_on(days=31)
+    assert _once() == PromotionRefused.exit_code
+    assert _newest().seq == 1
+    told = next(event for event in _said(capsys) if event["event"] == "not renewed")
+    assert (told["level"], told["seq"], told["has_ended"]) == ("error", 1, False)
+    assert "revoked" in told["reasons"][0]
+
+
+@pytest.mark.slow
+def test_a_damaged_copy_is_not_renewed_and_keeps_no_other_pair_from_being_followed(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar
+) -> None:
+    files = registry.models["toy"].bundles[1]
+    name = next(name for name in files if name.endswith(".tflite"))
+    files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
+    calendar.go_on(days=31)
+    assert _once() == PromotionRefused.exit_code
+    assert _newest().seq == 1
+    registry.set_alias("toy", "primary", 3)
+    assert _once() == 0
+    assert (_newest().seq, _newest().primary.bundle_id) == (2, _numbers(registry, 3)[0])
+
+
+@pytest.mark.slow
+def test_a_refused_renewal_is_told_once_tried_again_in_a_while_and_alarms_when_the_channel_has_ended(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    tries: list[int] = []
+    one = Follower("toy", opened_project, follow.replay, lambda level, event, **_: told.append((level, event)))
+    true = follower.renew
+    monkeypatch.setattr(follower, "renew", lambda *given: tries.append(1) or true(*given))
+    monkeypatch.delenv("HOTSPARE_SIGNING_KEY", raising=False)
+    away = (layout.KEYS / PRIVATE_KEY).rename("away")
+    calendar.go_on(days=31)
+    for _ in range(3):
+        assert PRIVATE_KEY in one.follow().refused[0]
+    assert (len(tries), told) == (1, [("error", "not renewed")])
+    calendar.go_on(days=60)
+    one.follow()
+    assert (len(tries), told[1:]) == (1, [("alarm", "not renewed")])
+    monkeypatch.setattr(follower, "_JUDGED_AGAIN_S", -1.0)
+    away.rename(layout.KEYS / PRIVATE_KEY)
+    assert one.follow().refused == ()
+    assert told[-1] == ("info", "renewed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(promotion_effects, "_claim"), (promotion_effects, "_write"), (promotion_effects, "_align"), (project, "publish")],
+)
+def test_a_renewal_killed_at_any_step_is_made_good_by_the_next(
+    folder: Path,
+    registry: MemoryRegistry,
+    calendar: Calendar,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    after: bool,
+) -> None:
+    true = getattr(module, name)
+
+    def killed(*arguments: Any, **more: Any) -> None:
+        if after:
+            true(*arguments, **more)
+        raise Killed
+
+    calendar.go_on(days=31)
+    aliases = registry.aliases("toy")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, name, killed)
+        _once()
+    assert _once() == 0
+    assert (_newest().primary.bundle_id, _newest().backup.bundle_id) == _numbers(registry, 1, 2)
+    assert _newest().dates.standing(calendar.now) is Standing.CURRENT
+    assert (registry.aliases("toy"), _published()) == (aliases, _newest().seq)
+
+
+def test_status_says_that_a_channel_was_to_be_renewed(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(status, "open_registry", lambda _: registry)
+    monkeypatch.setattr(status, "utc_now", lambda: calendar.now)
+    Path("mlflow/store").mkdir(exist_ok=True)
+    Path("mlflow/store/mlflow.db").touch()
+
+    def told() -> str:
+        assert main(["status", "toy", "--json"]) == 0
+        return next(row["holds"] for row in json.loads(capsys.readouterr().out) if row["part"] == "channel")
+
+    assert "has passed" not in told()
+    calendar.go_on(days=31)
+    assert "which has passed: run `hotspare follow toy --once`" in told()

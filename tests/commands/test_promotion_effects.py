@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,30 @@ def _named(shop: Workshop) -> tuple[int, Pair] | None:
 def _drift(registry: MemoryRegistry, shop: Workshop) -> list[str]:
     with shop.entered():
         return [f"{one.part}: {one.finding}" for one in find_drift(look(registry, MODEL, shop.trust))]
+
+
+def _renew(registry: MemoryRegistry, shop: Workshop, days: int) -> promotion_effects.Promotion:
+    with shop.entered():
+        return promote_pair(registry, MODEL, None, TERMS, shop.trust, NOW + timedelta(days=days))
+
+
+def test_a_renewal_is_of_the_pair_in_force_whoever_promoted_it_and_moves_no_alias(
+    registry: Mortal, shop: Workshop
+) -> None:
+    _promote(registry, shop, 1)
+    registry.set_alias(MODEL, "primary", 1)
+    assert (_renew(registry, shop, 29).plan, _named(shop)) == (Keep(), (1, pair_of_release(1)))
+    assert _renew(registry, shop, 31).seq == 2
+    assert (_named(shop), registry.aliases(MODEL)["primary"]) == ((2, pair_of_release(1)), 1)
+    _promote(registry, shop, 3)
+    assert isinstance(_renew(registry, shop, 20).plan, Keep)
+    assert _named(shop) == (3, pair_of_release(3))
+
+
+def test_where_nothing_was_promoted_nothing_is_renewed(registry: Mortal, shop: Workshop) -> None:
+    with pytest.raises(PromotionRefused, match="never promoted"):
+        _renew(registry, shop, 0)
+    assert registry.steps == []
 
 
 def test_a_registered_pair_becomes_the_current_one_and_its_channel_is_recorded(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bundle.channel import BundleRef, Channel
+from pipeline.core.clock import from_text
 from pipeline.registry.agreement import Seen
 from pipeline.registry.follow_terms import FollowTerms
 from pipeline.registry.following import (
@@ -18,6 +19,7 @@ from pipeline.registry.following import (
     Step,
     Stuck,
     find_wish,
+    is_due,
     left_behind,
     next_step,
     versions_behind,
@@ -54,6 +56,19 @@ def _seen(aliases: dict[str, int], *held: Held, done: str | None = "last", versi
     told = (str(held[-1].channel.seq) if held else None) if done == "last" else done
     newest = held[-1] if held else None
     return Seen("toy", newest, True, History(held), told, versions, aliases, NEW)
+
+
+@pytest.mark.parametrize(
+    ("at", "due"), [("2026-01-31T23:59:59Z", False), ("2026-02-01T00:00:00Z", True), ("2036-01-01T00:00:00Z", True)]
+)
+def test_a_channel_is_due_from_its_refresh_by_on(at: str, due: bool) -> None:
+    assert is_due(_seen({"primary": 1, "backup": 2}, _held(OLD, 1)), from_text(at)) is due
+
+
+def test_neither_nothing_nor_a_promotion_that_was_cut_off_is_renewed() -> None:
+    late = from_text("2036-01-01T00:00:00Z")
+    assert not is_due(_seen({"primary": 1}), late)
+    assert not is_due(_seen({"primary": 1}, _held(OLD, 1), _held(NEW, 2), done="1"), late)
 
 
 def _step(seen: Seen, mode: Mode = Mode.AUTOMATIC, local: Pair | None = None, **terms: object) -> Step:

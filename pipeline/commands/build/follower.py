@@ -1,4 +1,4 @@
-"""Following one model's aliases: look, decide, do one step, look again.
+"""Following one model's aliases, and renewing its channel: look, decide, do one step, look again.
 
 Nothing is remembered that a restart would need: what is wished is read from the aliases, what is true from the signed
 channel, what is built from dvc and the registry, the moment of a move from a tag. What a killed process left undone is
@@ -9,15 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
+from pipeline.bundle.channel import Standing
 from pipeline.commands.build.evidence import in_words, judge_pair, local_build
 from pipeline.commands.build.project import Project
 from pipeline.commands.build.promotion_effects import align
 from pipeline.commands.build.reissuing import Reissued, reissue
+from pipeline.commands.build.renewing import Renewed, renew
 from pipeline.commands.build.replaying import OnStage, Replayed, Took
 from pipeline.commands.build.trained_source import place_source
 from pipeline.core.canonical import sha256_file
@@ -37,6 +39,7 @@ from pipeline.registry.following import (
     Stuck,
     Wish,
     find_wish,
+    is_due,
     left_behind,
     next_step,
     versions_behind,
@@ -105,6 +108,7 @@ class Memory:
     failed: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict)
     replayed: set[tuple[object, ...]] = field(default_factory=set)
     refusal: tuple[object, float, Fate] | None = None
+    unrenewed: tuple[object, float, tuple[str, ...]] | None = None
     published: tuple[int, int] | None = None
     took: tuple[Took, ...] = ()
     alarms: set[str] = field(default_factory=set)
@@ -135,12 +139,14 @@ class Follower:
             if isinstance(done, Rebuild):
                 done = self._rebuild(done)
             if isinstance(done, Fate):
-                return done
+                return replace(done, refused=(*done.refused, *self._unrenewed))
         raise InternalError(f"Following {self.model} does not come to an end; report this.")
 
     def _step(self) -> Fate | Rebuild | _Again:
         with self.opened() as project:
             seen = project.look(self.model)
+            if self._renew(project, seen):
+                return _Again()
             wish = find_wish(seen, project.policy.mode)
             if wish is not None and (known := self._known_refusal(project, seen)) is not None:
                 return known
@@ -171,6 +177,44 @@ class Follower:
         if step.can_rebuild and _wants_drill(found.verdict) and self._key(step.wish) not in self.memory.replayed:
             return Rebuild(step.wish, from_source=False)
         return self._refused(project, seen, step.wish.alias, found.verdict.reasons)
+
+    def _renew(self, project: Project, seen: Seen) -> bool:
+        """Renew the channel once it is due; what stands against it is told once, and once more when it has ended.
+
+        It keeps nobody from being followed: another pair may be what mends it.
+        """
+        if not is_due(seen, project.now):
+            self.memory.unrenewed = None
+            return False
+        around, known = self._circumstances(project, seen), self.memory.unrenewed
+        if known is None or known[0] != around or time.monotonic() - known[1] > _JUDGED_AGAIN_S:
+            try:
+                self._tell_renewed(seen, renew(project, self.model))
+                return True
+            except (Refusal, InputError, Untrusted) as error:
+                self.memory.unrenewed = around, time.monotonic(), in_words(error)
+        self._tell_unrenewed(project, seen)
+        return False
+
+    @property
+    def _unrenewed(self) -> tuple[str, ...]:
+        known = self.memory.unrenewed
+        return () if known is None else known[2]
+
+    def _tell_renewed(self, before: Seen, made: Renewed | None) -> None:
+        if made is not None:
+            more = {"frozen": list(made.frozen), "told": made.published}
+            was = before.in_force.channel.refresh_by if before.in_force else None
+            dates = {"due_since": was, "refresh_by": made.refresh_by, "not_after": made.not_after}
+            self.say("info", "renewed", seq=made.seq, **dates, **more)
+
+    def _tell_unrenewed(self, project: Project, seen: Seen) -> None:
+        channel = seen.in_force.channel if seen.in_force else None
+        has_ended = channel is not None and channel.dates.standing(project.now) is Standing.EXPIRED
+        if channel is not None and self._is_new("not renewed", channel.seq, has_ended, self._unrenewed):
+            dates = {"due_since": channel.refresh_by, "not_after": channel.not_after, "has_ended": has_ended}
+            level = "alarm" if has_ended else "error"
+            self.say(level, "not renewed", seq=channel.seq, **dates, reasons=list(self._unrenewed))
 
     def _key(self, wish: Wish) -> tuple[object, ...]:
         """Return what a replay's outcome hangs on; another version or recipe is worth another try."""

@@ -130,7 +130,7 @@ def build_refs(build: Build) -> dict[Role, BundleRef]:
 def promote_pair(
     registry: Registry,
     model: str,
-    refs: Mapping[Role, BundleRef],
+    refs: Mapping[Role, BundleRef] | None,
     terms: ChannelTerms,
     trust: TrustPolicy,
     now: datetime,
@@ -142,25 +142,35 @@ def promote_pair(
 ) -> Promotion:
     """Make a registered pair, which passed every gate, the current one; the same pair again changes nothing.
 
-    ``rollback_of``, new revocations or a ``why`` have a channel signed in any case. Hold :func:`one_at_a_time`.
+    Without ``refs`` it is whatever pair is in force when the number is claimed: no alias is touched then, for where
+    one stands it may be a wish that nobody has judged yet. ``rollback_of``, new revocations or a ``why`` have a
+    channel signed in any case. Hold :func:`one_at_a_time`.
     Raises KeyFileError when the signing key is missing or not pinned, PromotionRefused for a foreign channel, a
     pair that was not registered as one, or a revoked bundle, Unreachable when the registry does not answer.
     """
     skip = 0
     for _ in range(_TRIES_MAX):
         seen = look(registry, model, trust, depot)
-        plan = plan_pair(seen, refs, terms, now, rollback_of=rollback_of, revoke=revoke, why=why)
+        named = refs_in_force(seen) if refs is None else refs
+        plan = plan_pair(seen, named, terms, now, rollback_of=rollback_of, revoke=revoke, why=why)
         if isinstance(plan, Keep):
-            return _settled(registry, seen, trust, plan)[0]
+            return _settled(registry, seen, trust, plan, moves_aliases=refs is not None)[0]
         plan = replace(plan, seq=plan.seq + skip)
-        held = _signed(channel_of(seen, refs, plan, trust, rollback_of, revoke), trust)
+        held = _signed(channel_of(seen, named, plan, trust, rollback_of, revoke), trust)
         rivals = _claim(registry, seen, plan.seq, trust)
         if rivals is None:
             _write(model, held)
-            done, after = _settled(registry, seen, trust, plan)
-            return _brought_together(registry, after, terms, trust, now, done)
+            done, after = _settled(registry, seen, trust, plan, moves_aliases=refs is not None)
+            return _brought_together(registry, after, terms, trust, now, done, moves_aliases=refs is not None)
         skip = rivals
     raise Unreachable(f"Others promote {model} without a pause; run the same command again in a while.")
+
+
+def refs_in_force(seen: Seen) -> dict[Role, BundleRef]:
+    """Return how the channel in force names its pair; raises PromotionRefused where there is none."""
+    if seen.in_force is None:
+        raise PromotionRefused(f"{seen.model} was never promoted; there is nothing to renew.")
+    return seen.in_force.refs
 
 
 def plan_pair(
@@ -218,14 +228,18 @@ def align(registry: Registry, model: str, trust: TrustPolicy, depot: Held | None
     Ends only after a look that found nothing to mend: a channel that another folder records meanwhile is seen by it or
     by that folder's own call, and whoever moves the aliases last moves them to the newest.
     """
-    return _align(registry, model, trust, depot)[0]
+    return _align(registry, model, trust, depot, moves_aliases=True)[0]
 
 
-def _align(registry: Registry, model: str, trust: TrustPolicy, depot: Held | None) -> tuple[tuple[Drift, ...], Seen]:
+def _align(
+    registry: Registry, model: str, trust: TrustPolicy, depot: Held | None, *, moves_aliases: bool
+) -> tuple[tuple[Drift, ...], Seen]:
     mended: list[Drift] = []
     for _ in range(_ROUNDS_MAX):
         seen = look(registry, model, trust, depot)
         found = [drift for drift in find_drift(seen) if drift.mend is not None]
+        if not moves_aliases:
+            found = [drift for drift in found if not isinstance(drift.mend, PointAlias)]
         if not found:
             return tuple(mended), seen
         for drift in found:
@@ -252,21 +266,30 @@ def carry_out(registry: Registry, model: str, mend: Mend | None) -> None:
             registry.tag_model(model, key, value)
 
 
-def _settled(registry: Registry, seen: Seen, trust: TrustPolicy, plan: Keep | Issue) -> tuple[Promotion, Seen]:
-    mended, after = _align(registry, seen.model, trust, seen.depot)
+def _settled(
+    registry: Registry, seen: Seen, trust: TrustPolicy, plan: Keep | Issue, *, moves_aliases: bool
+) -> tuple[Promotion, Seen]:
+    mended, after = _align(registry, seen.model, trust, seen.depot, moves_aliases=moves_aliases)
     newest = after.in_force
     assert newest is not None  # noqa: S101 - Keep is decided only where a channel is, Issue writes one
     return Promotion(plan, newest.channel.seq, mended), after
 
 
 def _brought_together(
-    registry: Registry, seen: Seen, terms: ChannelTerms, trust: TrustPolicy, now: datetime, done: Promotion
+    registry: Registry,
+    seen: Seen,
+    terms: ChannelTerms,
+    trust: TrustPolicy,
+    now: datetime,
+    done: Promotion,
+    *,
+    moves_aliases: bool,
 ) -> Promotion:
     """Sign once more where another folder's channel, recorded meanwhile, revokes what the newest does not."""
     newest = seen.in_force
     if newest is None or not any(unsaid(seen.revoked, newest.channel)):
         return done
-    again = promote_pair(registry, seen.model, newest.refs, terms, trust, now)
+    again = promote_pair(registry, seen.model, newest.refs if moves_aliases else None, terms, trust, now)
     return replace(again, plan=done.plan, mended=done.mended + again.mended)
 
 

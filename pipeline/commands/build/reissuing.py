@@ -1,16 +1,22 @@
-"""Signing a channel for a registered pair, or saying what that would change, for promote, rollback and revoke."""
+"""Signing a channel for a registered pair, or saying what that would change, for promote, rollback, revoke, follow."""
 
 import argparse
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.bundle.channel import BundleRef, Revocations
+from pipeline.bundle.verify import verify_bundle
 from pipeline.commands.build.channel_change import Change, changes, show_changes
 from pipeline.commands.build.console import show_json
 from pipeline.commands.build.project import Project
-from pipeline.commands.build.promotion_effects import Promotion, channel_of, plan_pair, promote_pair
+from pipeline.commands.build.promotion_effects import Promotion, channel_of, plan_pair, promote_pair, refs_in_force
+from pipeline.commands.build.published import find_bundle
+from pipeline.core.errors import PromotionRefused
 from pipeline.core.names import Role
 from pipeline.registry.agreement import Seen
+from pipeline.registry.history import Held
 from pipeline.registry.promotion import Issue, Keep
 
 
@@ -40,17 +46,21 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def reissue(
     project: Project,
     seen: Seen,
-    refs: Mapping[Role, BundleRef],
+    refs: Mapping[Role, BundleRef] | None,
     dry_run: bool,
     *,
     rollback_of: int | None = None,
     revoke: Revocations = Revocations(),  # noqa: B008 - frozen
     why: str | None = None,
 ) -> Reissued:
-    """Sign a channel that makes ``refs`` the pair in force, move the aliases, publish; or only plan it."""
+    """Sign a channel that makes ``refs`` the pair in force, move the aliases, publish; or only plan it.
+
+    None in place of ``refs``: the pair in force stays, and so do the aliases.
+    """
     terms, trust = project.policy.channel, project.trust
-    plan = plan_pair(seen, refs, terms, project.now, rollback_of=rollback_of, revoke=revoke, why=why)
-    then = channel_of(seen, refs, plan, trust, rollback_of, revoke) if isinstance(plan, Issue) else None
+    named = refs_in_force(seen) if refs is None else refs
+    plan = plan_pair(seen, named, terms, project.now, rollback_of=rollback_of, revoke=revoke, why=why)
+    then = channel_of(seen, named, plan, trust, rollback_of, revoke) if isinstance(plan, Issue) else None
     lines = changes(seen, then)
     if dry_run:
         return Reissued(plan, lines, None, "")
@@ -59,6 +69,22 @@ def reissue(
         rollback_of=rollback_of, revoke=revoke, why=why, depot=seen.depot,
     )  # fmt: skip
     return Reissued(done.plan, lines, done, project.publish(seen.model))
+
+
+def require_sound(project: Project, seen: Seen, held: Held, refused: str) -> None:
+    """Verify a channel's bundles as of now: a key may have been revoked since, a copy damaged.
+
+    Raises PromotionRefused, which begins with ``refused``, the Untrusted error that fits, or MissingStageError.
+    """
+    with tempfile.TemporaryDirectory(prefix="hotspare-") as folder:
+        for role in Role:
+            place = find_bundle(project.registry, seen.model, held, role, project.trust, Path(folder))
+            bundle = verify_bundle(place, project.trust, project.now)
+            if bundle.key_hint in seen.revoked.keys:
+                raise PromotionRefused(
+                    f"{refused}: the key {bundle.key_hint[:12]} that signed its {role} is revoked; "
+                    "pack and register that build with another key."
+                )
 
 
 def show(args: argparse.Namespace, made: Reissued, outcome: str, **more: object) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from pipeline.bundle.channel import Standing
 from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.project import age_in_words, named_models
@@ -127,6 +128,8 @@ def _channel_row(seen: Seen, now: datetime) -> Row:
         return Row(seen.model, "channel", "none in this folder")
     channel, lag = seen.folder.channel, behind(seen, seen.folder.place, now)
     told = f"{age_in_words(channel, now)}, renewed from {channel.refresh_by}"
+    if channel.dates.standing(now) is not Standing.CURRENT:
+        told += f", which has passed: run `hotspare follow {seen.model} --once`"
     return Row(seen.model, "channel", told, channel.seq, lag.versions, lag.seconds)
 
 
