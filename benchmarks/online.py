@@ -30,6 +30,7 @@ from pipeline.bundle.learning import read_learning
 from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.bundle.reading import PAYLOAD
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle, verify_checkpoint
+from pipeline.cli import main as hotspare
 from pipeline.commands.build.console import show_table
 from pipeline.commands.build.keys import policy_text
 from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
@@ -38,7 +39,6 @@ from pipeline.core.errors import DataError, HotspareError, InternalError, Unreac
 from pipeline.core.files import write_atomic
 from pipeline.core.schema import plain, read
 from pipeline.core.tensors import Array, Tensors, encode_npz, map_npz
-from pipeline.online.__main__ import run_logged
 from pipeline.online.checkpoints import learnable
 from pipeline.online.learner import ID_BYTES, Update, learn, read_head
 from pipeline.online.member import CHECKPOINT, LOG, SOCKET
@@ -57,7 +57,12 @@ _TRIALS_A_PAIR = 10
 _SERVER = multiprocessing.get_context("forkserver")
 # A forked member imports this file again: everything that it imports in turn is there already.
 _SERVER.set_forkserver_preload(
-    ["pipeline.online.__main__", "pipeline.seal.signing", "pipeline.commands.build.keys", "pipeline.online.sending"]
+    [
+        "pipeline.commands.build.learn",
+        "pipeline.seal.signing",
+        "pipeline.commands.build.keys",
+        "pipeline.online.sending",
+    ]
 )
 
 
@@ -123,6 +128,13 @@ def make_world(folder: Path, bundle: Path, rate: float) -> World:
     seal_bundle(world.base, learnable(payload, learning), load_private_key(folder / "keys", {}))
     write_atomic(world.trust, (policy_text(public, (manifest["model"],)) + updates).encode())
     return world
+
+
+def run_logged(folder: str) -> None:
+    """Run the member whose ``settings.json`` is in ``folder``, its stderr to a file beside it."""
+    log = os.open(Path(folder) / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, sys.stderr.fileno())
+    sys.exit(hotspare(["learn", str(Path(folder) / "settings.json")]))
 
 
 class Pair:

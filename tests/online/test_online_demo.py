@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 from sealed import sealed, tiny_rows
 
-from pipeline.core.errors import UsageError
-from pipeline.online.__main__ import load_settings
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,12 +46,3 @@ def test_no_acknowledged_update_is_lost_with_its_leader_and_a_deposed_leader_is_
         assert figures["lost_most"] <= figures["may_lose_each"]
         assert figures["by_the_deposed"] == 0
         assert figures["same_state"] == figures["checkpoints_verified"] == figures["trials"] == 1
-
-
-def test_a_folder_whose_socket_no_system_takes_is_told_in_one_sentence(tmp_path: Path) -> None:
-    settings = {
-        "seat": 0, "folder": "x" * 120, "other": "b", "base": "base", "trust": "trust.yaml", "keys": "keys",
-    }  # fmt: skip
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(UsageError, match="too long a path"):
-        load_settings(tmp_path / "settings.json")

@@ -1,24 +1,25 @@
-"""``python -m pipeline.online SETTINGS.json``: one member of a pair that learns online, until it is stopped."""
+"""What one member is told in its settings file, and the member made of it."""
 
-import asyncio
 import os
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.public_key import key_hint
+from pipeline.bundle.reading import SIGNATURE_FILE
 from pipeline.bundle.verify import verify_bundle
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import HotspareError, KeyFileError, UsageError
+from pipeline.core.errors import KeyFileError, UsageError
 from pipeline.core.files import read_json
 from pipeline.core.schema import Rule, SchemaProblems, read
 from pipeline.online.leading import Terms
 from pipeline.online.member import SOCKET, Keeping, Member, Place
-from pipeline.seal.keys import load_private_key
+from pipeline.seal.keys import PUBLIC_KEY, load_private_key
 
 _SOCKET_PATH_BYTES_MAX = 107  # unix(7)
+_PROMISE_TIMES_LEASE = 1.25
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Settings:
     """One member; paths are relative to the working folder."""
 
     seat: Annotated[int, Rule("Which of the two: seat 0 leads first.", minimum=0, maximum=1)]
-    folder: Annotated[str, Rule("Where it keeps its log, its epoch, its checkpoint and its socket.")]
-    other: Annotated[str, Rule("The other member's folder.")]
-    base: Annotated[str, Rule("The bundle that learns.")]
-    trust: Annotated[str, Rule("The trust policy.")]
-    keys: Annotated[str, Rule("Folder of the key for updates.")]
+    folder: Annotated[str, Rule("Where it keeps its log, its epoch, its checkpoint and its socket.", pattern=".+")]
+    other: Annotated[str, Rule("The other member's folder.", pattern=".+")]
+    base: Annotated[str, Rule("The bundle that learns.", pattern=".+")]
+    trust: Annotated[str, Rule("The trust policy.", pattern=".+")]
+    keys: Annotated[str, Rule("Folder of the key for updates.", pattern=".+")]
     ahead_max: Annotated[int, Rule("Updates acknowledged before both have them; 0 is synchronous.", minimum=0)] = 0
     lease_s: Annotated[float, Rule("How long a leader acknowledges without hearing.", minimum=0.05, maximum=60)] = 1.0
     promise_s: Annotated[float, Rule("How long a follower waits before it takes over.", maximum=120)] = 1.5
@@ -42,14 +43,34 @@ def load_settings(path: Path) -> Settings:
     """Load a member's settings; raises UsageError with every problem found."""
     try:
         settings = read(Settings, read_json(path, UsageError))
+        problems = (*_unfit(settings), *_missing(settings))
     except SchemaProblems as error:
-        raise UsageError(f"{path}: {error}") from error
-    if settings.promise_s < 1.25 * settings.lease_s:
-        raise UsageError(f"{path}: promise_s must be at least 1.25 times lease_s, or an old leader is not silent yet.")
-    for folder in (settings.folder, settings.other):
-        if len(os.fsencode(Path(folder) / SOCKET)) > _SOCKET_PATH_BYTES_MAX:
-            raise UsageError(f"{path}: {folder} is too long a path for a Unix socket; use a shorter folder.")
+        problems = error.problems
+    if problems:
+        raise UsageError("\n".join(f"{path}: {problem}." for problem in problems))
     return settings
+
+
+def _unfit(settings: Settings) -> Iterator[str]:
+    if settings.promise_s < _PROMISE_TIMES_LEASE * settings.lease_s:
+        yield (
+            f"promise_s: less than {_PROMISE_TIMES_LEASE} times lease_s, so an old leader may not be silent when the "
+            "other one takes over; raise it"
+        )
+    if Path(settings.folder).resolve() == Path(settings.other).resolve():
+        yield "other: the member's own folder; name the other one's"
+    for name, folder in (("folder", settings.folder), ("other", settings.other)):
+        if len(os.fsencode(Path(folder) / SOCKET)) > _SOCKET_PATH_BYTES_MAX:
+            yield f"{name}: too long a path for a Unix socket; use a shorter folder"
+
+
+def _missing(settings: Settings) -> Iterator[str]:
+    if not (Path(settings.base) / SIGNATURE_FILE).is_file():
+        yield f"base: {settings.base} is no bundle; name the folder that {SIGNATURE_FILE} is in"
+    if not Path(settings.trust).is_file():
+        yield f"trust: {settings.trust} is no file; name the trust policy"
+    if not (Path(settings.keys) / PUBLIC_KEY).is_file():
+        yield f"keys: {settings.keys} holds no {PUBLIC_KEY}; name the folder of the key for updates"
 
 
 def make_member(settings: Settings) -> Member:
@@ -62,27 +83,3 @@ def make_member(settings: Settings) -> Member:
     place = Place(settings.seat, Path(settings.folder), Path(settings.other))
     terms = Terms(settings.ahead_max, settings.lease_s, settings.promise_s)
     return Member(place, terms, base, policy, key, Keeping(settings.checkpoint_every, settings.window))
-
-
-def main(arguments: list[str]) -> int:
-    """Run a member; prints one sentence and returns its exit code when it cannot."""
-    if len(arguments) != 1:
-        print("Name one file of settings: python -m pipeline.online SETTINGS.json", file=sys.stderr)
-        return UsageError.exit_code
-    try:
-        asyncio.run(make_member(load_settings(Path(arguments[0]))).run())
-    except HotspareError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-def run_logged(folder: str) -> None:
-    """Run the member whose ``settings.json`` is in ``folder``, its stderr to a file beside it: for forked processes."""
-    log = os.open(Path(folder) / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, sys.stderr.fileno())
-    sys.exit(main([str(Path(folder) / "settings.json")]))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
