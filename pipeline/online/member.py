@@ -162,15 +162,12 @@ class Member:
         before = os.umask(0o077)  # the socket is its owner's alone
         server = await asyncio.start_unix_server(self._accept, socket)
         os.umask(before)
-        try:
-            async with server, asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._tick())
-                tasks.create_task(self._keep_checkpoint())
-                tasks.create_task(self._keep_log_short())
-                if self._place.seat == 1:
-                    tasks.create_task(self._dial())
-        finally:
-            self._log.close()
+        async with server, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick())
+            tasks.create_task(self._keep_checkpoint())
+            tasks.create_task(self._keep_log_short())
+            if self._place.seat == 1:
+                tasks.create_task(self._dial())
 
     # Time and links.
 

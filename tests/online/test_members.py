@@ -1,0 +1,156 @@
+"""Two real members in one event loop: the log is shortened while updates come, and a new member is lent its start."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learned import Learning
+from sealed import tiny_rows
+
+from pipeline.bundle.learning import read_learning
+from pipeline.online.leading import Terms
+from pipeline.online.learner import Head
+from pipeline.online.member import LOG, START, Keeping, Member, Place
+from pipeline.online.sending import Acknowledged, Sender, status
+from pipeline.online.update_log import read_log
+from pipeline.online.wire import StatusHead
+
+ROWS = tiny_rows(400)["features"]
+WINDOW = 40
+pytestmark = pytest.mark.slow
+PATIENCE_S = 60
+SLOW_LEASES = Terms(0, 3.0, 5.0)  # nobody takes over here, however busy the machine is
+
+
+@pytest.fixture
+def folders() -> Iterator[list[Path]]:
+    """Two folders whose sockets' paths are short enough for the system."""
+    with tempfile.TemporaryDirectory(prefix="members-") as name:
+        made = [Path(name) / seat for seat in "ab"]
+        for folder in made:
+            folder.mkdir()
+        yield made
+
+
+class Pair:
+    """Both members as tasks."""
+
+    def __init__(self, learning: Learning, folders: list[Path]) -> None:
+        self.learning, self.folders = learning, folders
+        self.members: dict[int, Member] = {}
+        self._tasks: dict[int, asyncio.Task] = {}
+        self.acknowledged: dict[str, Acknowledged] = {}
+        self.sender = Sender(folders, lambda told: self.acknowledged.__setitem__(told.id, told))
+
+    def start(self, seat: int) -> None:
+        place = Place(seat, self.folders[seat], self.folders[1 - seat])
+        base, policy = self.learning.base(), self.learning.policy()
+        member = Member(place, SLOW_LEASES, base, policy, self.learning.update_key, Keeping(20, WINDOW))
+        self.members[seat] = member
+        self._tasks[seat] = asyncio.create_task(member.run())
+
+    async def stop(self, seat: int) -> None:
+        self._tasks[seat].cancel()
+        with suppress(asyncio.CancelledError):
+            await self._tasks[seat]
+
+    async def offer(self, numbers: range) -> None:
+        """Send updates and wait until all are acknowledged."""
+        for number in numbers:
+            row = ROWS[number % len(ROWS)][None]
+            self.sender.offer(f"{number:032x}", float(row[0, 0] > 0), {"features": row})
+            while self.sender.pending > 8:
+                await asyncio.sleep(0.005)
+        await asyncio.wait_for(self.sender.idle.wait(), PATIENCE_S)
+
+    async def both(self, wanted: Callable[[StatusHead], bool]) -> list[StatusHead]:
+        """Wait until both are as wanted, and hold the same log."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                seen = [await status(folder) for folder in self.folders]
+                if all(map(wanted, seen)) and seen[0].last == seen[1].last and all(one.joined for one in seen):
+                    return seen
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def started(learning: Learning, folders: list[Path]) -> AsyncIterator[Pair]:
+    pair = Pair(learning, folders)
+    for seat in (0, 1):
+        pair.start(seat)
+    sending = asyncio.create_task(pair.sender.run())
+    try:
+        yield pair
+    finally:
+        sending.cancel()
+        for seat in (0, 1):
+            await pair.stop(seat)
+
+
+async def grown(pair: Pair) -> int:
+    """Offer updates until both have dropped some; return how many were offered."""
+    offered = 0
+    while offered < 2000:
+        await pair.offer(range(offered, offered + 50))
+        offered += 50
+        if all([(await status(folder)).start for folder in pair.folders]):
+            return offered
+    raise AssertionError("nothing was dropped")
+
+
+def test_the_log_is_shortened_under_updates_and_knows_those_of_its_window(
+    learning: Learning, folders: list[Path]
+) -> None:
+    async def play() -> None:
+        async with started(learning, folders) as pair:
+            offered = await grown(pair)
+            seen = await pair.both(lambda one: one.start >= WINDOW and one.last == offered)
+            assert seen[0].head_sha256 == seen[1].head_sha256
+            kept = read_log(folders[0] / LOG, learning.base().bundle_id)
+            assert WINDOW <= len(kept) == offered - seen[0].start
+            first = dict(pair.acknowledged)
+            again = range(offered - WINDOW, offered)
+            await pair.offer(again)
+            assert [pair.acknowledged[f"{one:032x}"].seq for one in again] == [
+                first[f"{one:032x}"].seq for one in again
+            ]
+            assert (await status(folders[0])).last == offered
+
+    asyncio.run(play())
+
+
+def test_a_member_on_an_empty_disk_is_lent_the_start_and_gets_the_rest(learning: Learning, folders: list[Path]) -> None:
+    async def play() -> None:
+        async with started(learning, folders) as pair:
+            offered = await grown(pair)
+            await pair.stop(1)
+            folders[1] = folders[1].with_name("c")
+            pair.start(1)
+            await pair.offer(range(offered, offered + 5))
+            seen = await pair.both(lambda one: one.last == offered + 5)
+            assert seen[0].head_sha256 == seen[1].head_sha256
+            assert seen[1].start >= WINDOW
+            assert (folders[1] / START).is_dir()
+
+    asyncio.run(play())
+
+
+def test_nothing_is_dropped_where_a_state_is_not_what_the_log_gives(
+    learning: Learning, folders: list[Path], capsys: pytest.CaptureFixture
+) -> None:
+    async def play() -> None:
+        async with started(learning, folders) as pair:
+            await pair.offer(range(10))
+            weights = read_learning(learning.base().files).weights.count
+            wrong = Head(np.full(weights, 0.5, "<f4").tobytes(), bytes(4))
+            pair.members[1]._head = wrong  # as a bit that flipped in memory
+            await pair.offer(range(10, 200))
+            seen = await pair.both(lambda one: one.checkpoint_seq > 150)
+            assert [one.start for one in seen] == [0, 0]
+
+    asyncio.run(play())
+    assert "kept all records" in capsys.readouterr().err
