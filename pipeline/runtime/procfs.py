@@ -12,8 +12,9 @@ _STATE, _UTIME, _STIME, _RSS = 0, 11, 12, 21  # fields of /proc/<pid>/stat after
 class ProcessSample:
     """One look at a process.
 
-    ``state`` is the kernel's letter (R running, S or D asleep, T stopped, t traced, Z ended); ``cpu_ms`` is of all its
-    threads; ``runqueue_wait_ms`` is how long its main thread was ready to run and got no processor, since its start.
+    ``state`` is the kernel's letter (R running, S or D asleep, T stopped, t traced, Z ended). ``cpu_ms`` and
+    ``runqueue_wait_ms``, how long one was ready to run and got no processor, are of all its threads, since its start:
+    an engine's main thread sleeps while others compute for it.
     """
 
     state: str
@@ -31,15 +32,28 @@ def sample(pid: int) -> ProcessSample | None:
     """Look at a process; None when there is no such process (any more)."""
     try:
         fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        waited = _read(f"/proc/{pid}/schedstat").split()
+        waited_ns = sum(map(_waited_ns, _tasks(pid)))
     except (FileNotFoundError, ProcessLookupError):
         return None
     return ProcessSample(
         state=fields[_STATE].decode(),
         cpu_ms=(int(fields[_UTIME]) + int(fields[_STIME])) * _TICK_MS,
-        runqueue_wait_ms=int(waited[1]) / 1e6 if len(waited) > 1 else 0.0,
+        runqueue_wait_ms=waited_ns / 1e6,
         rss_bytes=int(fields[_RSS]) * _PAGE_BYTES,
     )
+
+
+def _tasks(pid: int) -> list[str]:
+    with os.scandir(f"/proc/{pid}/task") as threads:
+        return [f"{thread.path}/schedstat" for thread in threads]
+
+
+def _waited_ns(path: str) -> int:
+    try:
+        fields = _read(path).split()
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended since, or the kernel does not count
+        return 0
+    return int(fields[1]) if len(fields) > 1 else 0
 
 
 def waited_ms(before: ProcessSample, now: ProcessSample, between_ms: float) -> float:

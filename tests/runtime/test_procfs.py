@@ -1,6 +1,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from pipeline.runtime.procfs import ProcessSample, oom_kills, sample, waited_ms
@@ -46,6 +47,33 @@ def test_names_with_brackets_and_spaces_do_not_shift_the_fields() -> None:
     assert seen.state == "R"
     assert abs(seen.rss_bytes - plain.rss_bytes) < 10_000_000
     assert 0 <= seen.cpu_ms - plain.cpu_ms < 1000
+
+
+_TWO_THREADS_ON_ONE_PROCESSOR = """
+import hashlib, os, sys, threading
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+data = bytes(100_000_000)
+computed, told = threading.Barrier(3), threading.Barrier(3)
+work = lambda: (hashlib.sha256(data), computed.wait(), told.wait())
+for _ in range(2):
+    threading.Thread(target=work).start()
+computed.wait()
+print("done", flush=True)
+sys.stdin.read()
+told.wait()
+"""
+
+
+def test_a_process_waits_for_a_processor_when_any_thread_of_its_engine_does() -> None:
+    command = [sys.executable, "-c", _TWO_THREADS_ON_ONE_PROCESSOR]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+        main_ms = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e6
+        seen = sample(process.pid)
+        process.communicate()
+    assert seen is not None
+    assert seen.runqueue_wait_ms > main_ms + 20
 
 
 def test_the_first_restarts_are_at_once_the_next_ones_wait_longer_and_old_deaths_are_forgotten() -> None:
