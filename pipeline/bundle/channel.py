@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pipeline.bundle.floor import Floor, check_order
@@ -108,7 +109,7 @@ class Channel:
         """Return the ids of both bundles."""
         return {role: self.ref(role).bundle_id for role in Role}
 
-    @property
+    @cached_property
     def dates(self) -> Dates:
         """Return its moments; raises ValueError where one is no date, which no channel that was read has."""
         return Dates(from_text(self.issued_at), from_text(self.refresh_by), from_text(self.not_after))

@@ -7,8 +7,9 @@ hashed: loading them can not be raced by whoever writes the disk.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.bundle.channel import (
     CHANNEL_FILE,
@@ -41,6 +42,9 @@ from pipeline.bundle.strict_json import fit, parse_strict
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import Malformed, NotAccepted, Tampered
 from pipeline.core.names import Role
+
+if TYPE_CHECKING:
+    from pipeline.bundle.golden import Golden
 
 _CHECKPOINT_ROOM_BYTES = 64 << 10  # what a checkpoint may have beyond its base: what it says of itself
 
@@ -78,6 +82,13 @@ class VerifiedBundle:
     def model_file(self) -> bytes:
         """Return the bytes of the model file."""
         return self.files[self.manifest.entrypoint.path]
+
+    @cached_property
+    def golden(self) -> "Golden":
+        """Return its warm-up rows and golden answers, read once; raises Malformed when they do not fit each other."""
+        from pipeline.bundle.golden import read_golden  # not at the top: who only verifies loads no numpy
+
+        return read_golden(self.files)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a VerifiedBundle never crosses a process: verify again on the other side")

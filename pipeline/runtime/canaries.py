@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bundle.canaries import CANARY_ROWS_MAX, read_canaries, repeat_tolerance
-from pipeline.bundle.golden import Golden, largest_differences, read_golden
+from pipeline.bundle.golden import Golden, largest_differences
 from pipeline.bundle.verify import VerifiedBundle
 from pipeline.core.errors import NotAccepted
 from pipeline.core.tensors import Array, Tensors
@@ -62,7 +62,7 @@ def canary_rounds(bundle: VerifiedBundle) -> tuple[Canaries, ...]:
 
     A bundle without a canary plan has its first golden rows as the chosen ones. Raises Malformed.
     """
-    golden = read_golden(bundle.files)
+    golden = bundle.golden
     rows = int(next(iter(golden.inputs.values())).shape[0])
     plan = read_canaries(bundle.files, rows)
     chosen = list(plan.rows) if plan is not None else list(range(min(rows, CANARY_ROWS_MAX)))
@@ -149,7 +149,7 @@ def pair_tolerance(one: VerifiedBundle, other: VerifiedBundle) -> Agreement:
     the largest difference of the golden answers to the rows that both bundles share, and both golden tolerances.
     Raises Malformed, or NotAccepted when the two cannot be compared.
     """
-    first, second = read_golden(one.files), read_golden(other.files)
+    first, second = one.golden, other.golden
     if first.outputs.keys() != second.outputs.keys():
         raise NotAccepted(f"{one.candidate} and {other.candidate} have different outputs; they cannot be a pair.")
     return _from_parent(first, second) or _from_golden(first, second)
@@ -157,7 +157,7 @@ def pair_tolerance(one: VerifiedBundle, other: VerifiedBundle) -> Agreement:
 
 def own_tolerance(bundle: VerifiedBundle) -> Agreement:
     """Return when two replicas of one bundle agree: within its golden tolerances. Raises Malformed."""
-    return Agreement(read_golden(bundle.files).tolerances.absolute, "golden tolerances")
+    return Agreement(bundle.golden.tolerances.absolute, "golden tolerances")
 
 
 def _from_parent(first: Golden, second: Golden) -> Agreement | None:

@@ -9,7 +9,7 @@ from pipeline.runtime.crew import Crew, Worker
 from pipeline.runtime.diagnosis import Evidence, diagnose
 from pipeline.runtime.journal import Journal
 from pipeline.runtime.members import Fault, MemberState, Seat
-from pipeline.runtime.pair import first_state, step
+from pipeline.runtime.pair import first_state, is_calm, step
 from pipeline.runtime.pair_nouns import (
     Action,
     Event,
@@ -72,8 +72,9 @@ class Conductor:
             self._is_pumping = False
 
     def tick(self) -> None:
-        """Let time go on."""
-        self.tell(Tick(self._now_ms()))
+        """Let time go on; while all is well it changes nothing, and whatever happens tells its own time."""
+        if not is_calm(self.state):
+            self.tell(Tick(self._now_ms()))
 
     def is_whole(self) -> bool:
         """Tell whether the primary serves and everybody who is needed is ready."""

@@ -85,11 +85,11 @@ def _settled(state: PairState, event: Event, first: tuple[Action, ...] = ()) -> 
     if not state.draining:
         state, more = replaced(state)
         actions += more
-    for seat in [member.seat for member in state.members]:
-        state, more = tended(state, state.member(seat))
+    for place in range(len(state.members)):
+        state, more = tended(state, state.members[place])
         actions += more
     is_coming = any(m.seat.role is state.switching_to and m.state in LIVE for m in state.members)
-    return state if is_coming else replace(state, switching_to=None), actions
+    return state if is_coming or state.switching_to is None else replace(state, switching_to=None), actions
 
 
 def _taken(state: PairState, event: Event) -> Moved:
@@ -112,8 +112,8 @@ def _taken(state: PairState, event: Event) -> Moved:
 def _ticked(state: PairState, now_ms: int) -> Moved:
     state = replace(state, now_ms=max(now_ms, state.now_ms))
     actions: tuple[Action, ...] = ()
-    for seat in [member.seat for member in state.members]:
-        state, more = timed_out(state, state.member(seat))
+    for place in range(len(state.members)):
+        state, more = timed_out(state, state.members[place])
         actions += more
     return state, actions
 

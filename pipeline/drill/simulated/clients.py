@@ -74,11 +74,11 @@ class Clients:
     def start(self, began_s: float) -> None:
         """Send everything, from now on."""
         if self._asked:
-            self._loop.do_at(began_s + self._asked[0].due_ms / 1000, self._send_due, began_s, 0)
+            self._loop.call_at(began_s + self._asked[0].due_ms / 1000, self._send_due, began_s, 0)
 
     def _send_due(self, began_s: float, number: int) -> None:
         if number + 1 < len(self._asked):
-            self._loop.do_at(began_s + self._asked[number + 1].due_ms / 1000, self._send_due, began_s, number + 1)
+            self._loop.call_at(began_s + self._asked[number + 1].due_ms / 1000, self._send_due, began_s, number + 1)
         self._send(self._asked[number])
 
     def _send(self, one: _Asked) -> None:
@@ -88,7 +88,7 @@ class Clients:
         elif not network.drops:
             transit_ms = self._transit_ms()
             if transit_ms > _TRANSIT_MS[1]:
-                self._loop.do_at(self._loop.time() + transit_ms / 1000, self._arrive, one, 0.0)
+                self._loop.call_at(self._loop.time() + transit_ms / 1000, self._arrive, one, 0.0)
             else:
                 self._arrive(one, transit_ms)
 

@@ -15,21 +15,48 @@ _THREAD_S = 0.02  # what was given to another thread takes so long, and then hap
 _STALLS = 0.5  # how often a process that is short of processor time wakes up late
 
 
+class _Due(asyncio.TimerHandle):
+    """A call that is due, without what asyncio keeps of it for debugging: a drill makes thousands."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, when: float, callback: Callable[..., object], args: tuple[object, ...],
+        loop: "VirtualLoop", context: contextvars.Context,
+    ) -> None:  # fmt: skip
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = context
+        self._cancelled = False
+        self._source_traceback = None
+
+    def cancel(self) -> None:
+        """Let it not be called; it lies where it is until its time comes."""
+        self._cancelled, self._callback, self._args = True, _nothing, ()
+
+
+def _nothing() -> None:
+    """Stand for a call that was cancelled."""
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """A loop without sockets, signals or threads; what is due at one moment happens in the order it was asked for.
 
-    Of ``BaseEventLoop`` it replaces how timers are kept and how it goes on, ``_run_once``. While ``stall_ms`` is above
+    Of ``BaseEventLoop`` it replaces how calls are kept and how it goes on, ``_run_once``. While ``stall_ms`` is above
     0 the process is short of processor time: it may wake up late. ``problems`` collects what callbacks raised.
     """
 
     def __init__(self, draw: random.Random, began_s: float = 1000.0) -> None:
         super().__init__()
-        self._ready: deque[asyncio.Handle]
+        self._ready: deque[_Due]
+        self._stopping: bool
         self.stall_ms = 0.0
         self.problems: list[str] = []
         self._draw = draw
         self._now_s = began_s
-        self._timers: list[tuple[float, int, asyncio.Handle]] = []
+        self._timers: list[tuple[float, int, _Due]] = []
         self._order = itertools.count()
         self._shared = contextvars.copy_context()
         self.set_exception_handler(self._complain)
@@ -42,13 +69,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Return virtual milliseconds."""
         return self._now_s * 1000
 
-    def call_at(  # type: ignore[override]  # arguments of any types
+    def call_soon(  # type: ignore[override]  # arguments of any types
+        self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Call a function next."""
+        due = _Due(self._now_s, callback, args, self, context or self._shared)
+        self._ready.append(due)
+        return due
+
+    def call_at(  # type: ignore[override]  # as above
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call a function when its time has come."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context or self._shared)
-        heapq.heappush(self._timers, (when, next(self._order), timer))
-        return timer
+        due = _Due(when, callback, args, self, context or self._shared)
+        heapq.heappush(self._timers, (when, next(self._order), due))
+        return due
 
     def call_later(  # type: ignore[override]  # as above
         self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
@@ -56,23 +91,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Call a function after a while."""
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
-    def do_at(self, when_s: float, call: Callable[..., object], *args: object) -> None:
-        """Do something of the simulation's own at a moment: nobody cancels it, so it is lighter than a timer."""
-        handle = asyncio.Handle(call, args, self, self._shared)
-        heapq.heappush(self._timers, (when_s, next(self._order), handle))
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Leave it where it is: it is passed over when its time comes."""
-
     def _run_once(self) -> None:
-        """Run what is ready; where nothing is, let time jump. Raises InternalError where nothing ever will be."""
+        """Run what is ready until the loop is stopped; where nothing is, let time jump.
+
+        Raises InternalError where nothing ever will be.
+        """
         ready = self._ready
-        if not ready:
-            self._jump()
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+        while not self._stopping:
+            if not ready:
+                self._jump()
+            due = ready.popleft()
+            if not due._cancelled:
+                due._run()
 
     def _jump(self) -> None:
         timers = self._timers

@@ -177,7 +177,7 @@ class Process:
         runs_ms = now + wait_ms
         self._job = job = Job(now, runs_ms, runs_ms + takes_ms, is_idle, finish)
         if takes_ms != float("inf"):
-            self._loop.do_at(job.done_ms / 1000, self._finished, job)
+            self._loop.call_at(job.done_ms / 1000, self._finished, job)
 
     def _finished(self, job: Job) -> None:
         if job is not self._job or self._is_stopped:
