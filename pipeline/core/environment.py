@@ -8,7 +8,8 @@ SIGNING_PIN = "HOTSPARE_SIGNING_PIN"
 TOKEN = "HOTSPARE_TOKEN"  # noqa: S105 - the name of a variable
 PERSON = "HOTSPARE_PERSON"
 WEBHOOK_SECRET = "HOTSPARE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
-SECRETS = frozenset({SIGNING_KEY, SIGNING_PIN, TOKEN, WEBHOOK_SECRET})
+REGISTRIES = "DOCKER_AUTH_CONFIG"  # passwords of OCI registries, as build services give them
+SECRETS = frozenset({SIGNING_KEY, SIGNING_PIN, TOKEN, WEBHOOK_SECRET, REGISTRIES})
 
 
 def for_children(ours: Mapping[str, str] = os.environ) -> dict[str, str]:

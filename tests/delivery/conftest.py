@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from depots import Signer
+from oci_registry import FakeRegistry, fake_registry
 
 
 @pytest.fixture
@@ -33,3 +34,12 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRegistry]:
+    """An OCI registry, and a home in which nobody has logged in to any."""
+    monkeypatch.delenv("DOCKER_AUTH_CONFIG", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    with fake_registry() as running:
+        yield running

@@ -15,7 +15,7 @@ from pipeline.core import layout
 from pipeline.core.names import Role
 from pipeline.delivery import chunking
 from pipeline.delivery.contents import CONTENTS_BYTES_MAX
-from pipeline.delivery.transports import http
+from pipeline.delivery.transports import web
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/delivery.md"
@@ -30,8 +30,8 @@ def test_the_figures_are_those_of_the_code() -> None:
     assert CONTENTS_BYTES_MAX == 4 << 20 and "at most 4 MiB" in TEXT
     assert (chunking.AVERAGE_BITS_MIN, chunking.AVERAGE_BITS_MAX) == (12, 20) and "4 KiB at least and 1 MiB" in TEXT
     assert chunking.average_bits(4096 * 4096) == chunking.average_bits(4096 * 8192 - 1) == 13
-    assert http._SILENCE_S == 20 and "20 s of silence" in TEXT
-    assert http._BYTES_PER_S_MIN == 8192 and "8 kB/s" in TEXT
+    assert web._SILENCE_S == 20 and "20 s of silence" in TEXT
+    assert web._BYTES_PER_S_MIN == 8192 and "8 kB/s" in TEXT
 
 
 def test_every_link_leads_somewhere() -> None:

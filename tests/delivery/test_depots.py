@@ -8,17 +8,19 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from depots import NOW, Signer
+from oci_registry import REPOSITORY, DebianRegistry, FakeRegistry
 
 from pipeline.commands.build.publishing import publish
+from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import FileAccess, Malformed, MissingExtra, UsageError
-from pipeline.delivery.depot import Depot, WritableDepot, chunk_path, split_channel
+from pipeline.delivery.depot import Depot, WritableDepot, channel_path, chunk_path, split_channel
 from pipeline.delivery.staging import stage
 from pipeline.delivery.transports import opening
 from pipeline.delivery.transports.folder import FolderDepot
 from pipeline.delivery.transports.memory import MemoryDepot
 from pipeline.delivery.transports.opening import open_depot, open_writable
 
-PATH = chunk_path("ab" * 32)
+PATH = channel_path("tiny")
 NOISE = np.random.default_rng(0).bytes(40_000)
 
 # A transport is a depot to write to, and what opens the same place to read.
@@ -27,12 +29,13 @@ Transport = tuple[WritableDepot, Callable[[], Depot]]
 
 def _reopened(address: str) -> Depot:
     with open_depot(address) as depot:
-        return depot
+        return depot  # the ones with connections open them again
 
 
-@pytest.fixture(
-    params=["memory", "folder", "file", "http", "fsspec", pytest.param("s3", marks=pytest.mark.slow)],
-)
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("s3", "debian")]
+
+
+@pytest.fixture(params=["memory", "folder", "file", "http", "fsspec", "oci", *_SLOW])
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     if request.param == "memory":
         depot = MemoryDepot()
@@ -41,8 +44,28 @@ def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
         folder, address = request.getfixturevalue("served")
         return FolderDepot(folder), functools.partial(_reopened, address)
     addresses = {"folder": str(tmp_path / "depot"), "file": f"file://{tmp_path}/depot", "fsspec": f"memory://{uuid4()}"}
-    address = request.getfixturevalue("bucket") if request.param == "s3" else addresses[request.param]
-    return open_writable(address), functools.partial(_reopened, address)
+    addresses |= {"oci": "registry_depot", "s3": "bucket", "debian": "debian_depot"}
+    address = addresses[request.param]
+    if address.isidentifier():
+        address = request.getfixturevalue(address)
+    with open_writable(address) as depot:
+        return depot, functools.partial(_reopened, address)
+
+
+@pytest.fixture
+def registry_depot(registry: FakeRegistry) -> str:
+    return registry.address
+
+
+@pytest.fixture(scope="module")
+def debian_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with DebianRegistry(tmp_path_factory.mktemp("debian")).running() as server:
+        yield server
+
+
+@pytest.fixture
+def debian_depot(debian_server: str) -> str:
+    return f"oci://{debian_server}/{REPOSITORY}/{uuid4()}"
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +94,18 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_what_is_written_is_read_and_its_size_told(transport: Transport) -> None:
     depot, reopened = transport
-    depot.write(PATH, b"first")
-    assert reopened().read(PATH, 5) == b"first"
-    assert depot.size(PATH) == 5
+    for path in (PATH, chunk_path(sha256_hex(b"first"))):
+        depot.write(path, b"first")
+        assert reopened().read(path, 5) == b"first"
+        assert depot.size(path) == 5
 
 
 def test_what_is_not_there_is_none(transport: Transport) -> None:
     depot, reopened = transport
-    assert depot.size(PATH) is None
-    assert depot.read(PATH, 100) is None
-    assert reopened().read(PATH, 100) is None
+    for path in (PATH, chunk_path("ab" * 32)):
+        assert depot.size(path) is None
+        assert depot.read(path, 100) is None
+        assert reopened().read(path, 100) is None
 
 
 def test_a_file_is_written_over(transport: Transport) -> None:
@@ -95,21 +120,23 @@ def test_a_file_is_written_over(transport: Transport) -> None:
 
 def test_a_larger_file_than_allowed_is_refused(transport: Transport) -> None:
     depot, reopened = transport
-    depot.write(PATH, bytes(100_001))
-    assert reopened().read(PATH, 100_001) == bytes(100_001)
-    with pytest.raises(Malformed, match="larger than 100000 bytes"):
-        reopened().read(PATH, 100_000)
+    for path in (PATH, chunk_path(sha256_hex(bytes(100_001)))):
+        depot.write(path, bytes(100_001))
+        assert reopened().read(path, 100_001) == bytes(100_001)
+        with pytest.raises(Malformed, match="larger than 100000 bytes"):
+            reopened().read(path, 100_000)
 
 
 def test_a_refused_file_does_not_spoil_the_next_one(transport: Transport) -> None:
     depot, reopened = transport
-    depot.write(PATH, bytes(300_000))
-    depot.write("channels/tiny/channel.sig", b"signed")
+    large = chunk_path(sha256_hex(bytes(300_000)))
+    depot.write(large, bytes(300_000))
+    depot.write(PATH, b"signed")
     reading = reopened()
     for _ in range(3):
         with pytest.raises(Malformed):
-            reading.read(PATH, 10)
-        assert reading.read("channels/tiny/channel.sig", 10) == b"signed"
+            reading.read(large, 10)
+        assert reading.read(PATH, 10) == b"signed"
         assert reading.read("channels/other/channel.sig", 10) is None
 
 
@@ -125,7 +152,7 @@ def test_a_release_travels_over_it(transport: Transport, signer: Signer, tmp_pat
 
 def test_a_link_in_a_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
-    (tmp_path / "depot/chunks/ab").mkdir(parents=True)
+    (tmp_path / "depot" / PATH).parent.mkdir(parents=True)
     (tmp_path / "depot" / PATH).symlink_to(tmp_path / "secret")
     with pytest.raises(FileAccess):
         FolderDepot(tmp_path / "depot").read(PATH, 100)
@@ -134,7 +161,7 @@ def test_a_link_in_a_folder_is_not_followed(tmp_path: Path) -> None:
 def test_a_pipe_in_a_folder_keeps_nobody_waiting(tmp_path: Path) -> None:
     import os
 
-    (tmp_path / "chunks/ab").mkdir(parents=True)
+    (tmp_path / PATH).parent.mkdir(parents=True)
     os.mkfifo(tmp_path / PATH)
     with pytest.raises(FileAccess, match="not a regular file"):
         FolderDepot(tmp_path).read(PATH, 100)
@@ -185,6 +212,12 @@ def test_another_address_is_no_channel(address: str) -> None:
         "http://host/a b",
         "http://host:no/",
         "nosuch://x",
+        "oci://host",
+        "oci://host/UPPER",
+        "oci://host/a:tag",
+        "oci://host/a/../b",
+        "oci://user:word@host/depot",
+        "oci://host:no/depot",
     ],
 )
 def test_an_address_that_leaks_or_leads_nowhere_is_refused(address: str) -> None:
@@ -194,11 +227,11 @@ def test_an_address_that_leaks_or_leads_nowhere_is_refused(address: str) -> None
 
 
 def test_nothing_is_published_over_http() -> None:
-    with pytest.raises(UsageError, match="can only be read"):
-        open_writable("https://models.example.org/depot")
+    with pytest.raises(UsageError, match="can only be read"), open_writable("https://models.example.org/depot"):
+        pass
 
 
 def test_without_fsspec_an_object_store_asks_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtra, match=r"hotspare\[delivery\]"):
-        open_writable("s3://bucket/depot")
+    with pytest.raises(MissingExtra, match=r"hotspare\[delivery\]"), open_writable("s3://bucket/depot"):
+        pass

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from pipeline.core.errors import FileAccess, HotspareError, Malformed, Unreachable
-from pipeline.delivery.transports import http
+from pipeline.delivery.transports import web
 from pipeline.delivery.transports.http import HttpDepot
 
 Serve = Callable[..., HttpDepot]
@@ -88,13 +88,13 @@ def test_an_answer_that_was_cut_off_is_no_answer(serve: Serve) -> None:
 
 
 def test_a_server_that_falls_silent_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_SILENCE_S", 0.05)
+    monkeypatch.setattr(web, "_SILENCE_S", 0.05)
     with pytest.raises(Unreachable):
         serve(answer(b"half", "Content-Length: 8"), stay_open=True).read("a", 10)
 
 
 def test_a_server_that_drips_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_ANSWER_S", -1.0)
+    monkeypatch.setattr(web, "_ANSWER_S", -1.0)
     with pytest.raises(Unreachable, match="stalls"):
         serve(answer(b"half", "Content-Length: 8"), stay_open=True).read("a", 10)
 

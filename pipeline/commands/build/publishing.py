@@ -69,7 +69,8 @@ def publish_release(
     Raises RolledBack where the depot has a newer channel already, KeyFileError when ``trust`` does not pin the key for
     bundles, Tampered or NotAccepted for other bundles than the channel's, and what the depot raises.
     """
-    return publish(open_writable(address), channel_sig, bundles, key, trust, attestation)
+    with open_writable(address) as depot:
+        return publish(depot, channel_sig, bundles, key, trust, attestation)
 
 
 def publish(
@@ -197,7 +198,7 @@ def _publish_contents(
     """Sign what a bundle is made of, unless the depot holds that already: two signatures of the same differ."""
     path = bundle_path(contents.bundle_id, CONTENTS_FILE)
     there = depot.depot.read(path, CONTENTS_BYTES_MAX)
-    if there is not None:
+    if there is not None and depot.depot.size(path) == len(there):
         try:
             found, hint = read_contents(there, trust, path)
             if found == contents and hint not in revoked:

@@ -30,7 +30,7 @@ EXAMPLE = "hotspare stage https://models.example.org/depot/channels/credit --tru
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("channel", help="<depot>/channels/<model>; the depot is a folder, http(s)://…, s3://… or alike")
+    parser.add_argument("channel", help="<depot>/channels/<model>; the depot is a folder, http(s)://…, oci://…, s3://…")
     parser.add_argument("--trust", type=Path, required=True, help="the trust policy, e.g. artifacts/trust.yaml")
     parser.add_argument("--to", type=Path, required=True, help="folder for what is staged: <model>/ in it is replaced")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines; --watch does always")

@@ -3,7 +3,7 @@
 import importlib.util
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import MissingExtra, UsageError
@@ -16,7 +16,7 @@ _FILE = "file://"
 
 @contextmanager
 def open_depot(address: str) -> Iterator[Depot]:
-    """Open a depot to read from: a folder, ``http(s)://…``, ``s3://…`` or what else fsspec knows.
+    """Open a depot to read from: a folder, ``http(s)://…``, ``oci://…``, ``s3://…`` or what else fsspec knows.
 
     Raises UsageError for an address that is none, MissingExtra where a package for it is not installed. Nothing is
     asked of the depot yet.
@@ -24,22 +24,31 @@ def open_depot(address: str) -> Iterator[Depot]:
     if _scheme(address) in ("http", "https"):
         from pipeline.delivery.transports.http import HttpDepot
 
-        depot = HttpDepot.at(address)
-        try:
+        with closing(HttpDepot.at(address)) as depot:
             yield depot
-        finally:
-            depot.close()
     else:
-        yield open_writable(address)
+        with open_writable(address) as writable:
+            yield writable
 
 
-def open_writable(address: str) -> WritableDepot:
+@contextmanager
+def open_writable(address: str) -> Iterator[WritableDepot]:
     """Open a depot to publish to; as :func:`open_depot`, but an HTTP server takes nothing, so it raises UsageError."""
     scheme = _scheme(address)
     if scheme in ("http", "https"):
         raise UsageError(f"{address} can only be read; publish to the folder or bucket that it serves.")
-    if scheme is None or address.startswith(_FILE):
-        return FolderDepot(Path(address.removeprefix(_FILE)))
+    if scheme == "oci":
+        from pipeline.delivery.transports.oci import OciDepot
+
+        with closing(OciDepot.at(address)) as depot:
+            yield depot
+    elif scheme is None or address.startswith(_FILE):
+        yield FolderDepot(Path(address.removeprefix(_FILE)))
+    else:
+        yield _object_store(scheme, address)
+
+
+def _object_store(scheme: str, address: str) -> WritableDepot:
     if importlib.util.find_spec("fsspec") is None:
         raise MissingExtra(f"A depot at {scheme}:// needs the extra delivery: pip install 'hotspare[delivery]'.")
     from pipeline.delivery.transports.object_store import open_object_store
