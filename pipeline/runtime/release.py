@@ -8,7 +8,8 @@ from pathlib import Path
 from pipeline.bundle.floor import floor_path, raise_floor
 from pipeline.bundle.io_contract import IoContract
 from pipeline.bundle.policy import TrustPolicy, load_policy
-from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel, load_channel, verify_bundle
+from pipeline.bundle.served import verify_served
+from pipeline.bundle.verify import VerifiedBundle, VerifiedChannel, load_channel
 from pipeline.core.errors import HotspareError, NotAccepted, SurroundingsError, Untrusted, UsageError
 from pipeline.core.names import Role
 from pipeline.runtime.members import Seat
@@ -130,7 +131,7 @@ def _read_release(places: Places, now: datetime, strict: bool) -> Release:
     refused: dict[Role, str] = {}
     for role in Role:
         try:
-            bundles[role] = verify_bundle(places.bundle(role), policy, now, channel, role if channel else None)
+            bundles[role] = verify_served(places.bundle(role), policy, now, channel, role if channel else None)
         except Untrusted as error:
             refused[role] = str(error)
             if strict or (not bundles and len(refused) == len(Role)):
@@ -176,7 +177,7 @@ def disk_problems(release: Release, now: datetime) -> dict[Role, str]:
     problems = {}
     for role in Role:
         try:
-            found = verify_bundle(release.places.bundle(role), policy, now, channel, role if channel else None)
+            found = verify_served(release.places.bundle(role), policy, now, channel, role if channel else None)
             if role in release.bundles and found.bundle_id != release.bundles[role].bundle_id:
                 problems[role] = f"NotAccepted: {found.bundle_id} lies there by now; `hotspare swap` moves to it"
         except (Untrusted, SurroundingsError) as error:

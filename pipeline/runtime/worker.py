@@ -18,8 +18,9 @@ from pathlib import Path
 
 from pipeline.bundle.golden import read_golden
 from pipeline.bundle.policy import load_policy
+from pipeline.bundle.served import verify_served
 from pipeline.bundle.statement import bundle_id
-from pipeline.bundle.verify import VerifiedBundle, load_channel, verify_bundle
+from pipeline.bundle.verify import VerifiedBundle, load_channel
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, NotAccepted
 from pipeline.core.names import Format
@@ -235,5 +236,5 @@ def _verified(spec: WorkerSpec) -> VerifiedBundle:
     now, path = utc_now(), Path(spec.bundle)
     place = Path(spec.channel) if spec.channel else policy.channels and policy.channels / spec.model
     if not place:
-        return verify_bundle(path, policy, now)
-    return verify_bundle(path, policy, now, load_channel(place, policy, now), spec.seat.role)
+        return verify_served(path, policy, now)
+    return verify_served(path, policy, now, load_channel(place, policy, now), spec.seat.role)

@@ -5,9 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from learned import learning_base
+from learned import TIP, learning_base
+from sealed import NOW
 
+from pipeline.bundle.learning import read_learning
+from pipeline.bundle.served import verify_served
 from pipeline.cli import main
+from pipeline.online.checkpoints import checkpoint_payload, seal_checkpoint
+from pipeline.online.learner import read_head
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +69,21 @@ def test_the_schema_is_for_editors(capsys) -> None:
     assert main(["learn", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"seat", "folder", "window"} <= schema["properties"].keys()
+
+
+def test_a_members_checkpoint_is_published_for_a_server(here: Path, told, capsys) -> None:
+    learning = learning_base(here)
+    (here / "keys").rename(here / "bundle-keys")
+    (here / "update-keys").rename(here / "keys")
+    base = learning.base()
+    payload = checkpoint_payload(base, read_head(base.model_file, read_learning(base.files)), TIP)
+    seal_checkpoint(here / "a" / "checkpoint", payload, learning.update_key)
+    settings = {"seat": 0, "folder": "a", "other": "b", "base": "base", "trust": "trust.yaml", "keys": "keys"}
+    Path("a.json").write_text(json.dumps(settings))
+    assert main(["learn", "a.json", "--publish", "live", "--json"]) == 0
+    published = json.loads(capsys.readouterr().out)
+    assert published["updates"] == TIP.seq
+    assert verify_served(here / "live", learning.policy(), NOW).bundle_id == published["bundle_id"]
+    assert main(["learn", "a.json", "--publish", "live"]) == 0
+    assert "hotspare swap tiny" in capsys.readouterr().out
+    assert main(["learn", "--schema", "--publish", "live"]) == 2

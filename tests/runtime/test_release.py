@@ -127,7 +127,7 @@ def staged(pair: Sealed, folder: Path, seq: int) -> Path:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("moment", ["load_channel", "verify_bundle"])
+@pytest.mark.parametrize("moment", ["load_channel", "verify_served"])
 def test_a_release_that_is_exchanged_while_it_is_read_is_read_again_and_nothing_of_two_is_mixed(
     files: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, strict: bool
 ) -> None:
