@@ -35,7 +35,7 @@ from pipeline.commands.build.console import show_table
 from pipeline.commands.build.keys import policy_text
 from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import DataError, HotspareError, InternalError, Unreachable
+from pipeline.core.errors import DataError, HotspareError, InternalError, Unreachable, Untrusted
 from pipeline.core.files import write_atomic
 from pipeline.core.schema import plain, read
 from pipeline.core.tensors import Array, Tensors, encode_npz, map_npz
@@ -428,11 +428,12 @@ async def first_update(stream: Stream, epoch: int) -> float:
 async def verified(pair: Pair, seat: int, world: World, stream: Stream) -> bool:
     """Tell whether the checkpoint that answers is on disk, and verifies as a checkpoint of the base."""
     deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:  # one may be on disk that is not loaded yet
-        found = verify_checkpoint(pair.folders[seat] / CHECKPOINT, stream.base, world.policy(), utc_now())
+    while time.monotonic() < deadline:  # one may be on disk that is not loaded yet, or be replaced while it is read
         seen = await pair.where(seat)
-        if seen is not None and seen.checkpoint_id == found.bundle_id:
-            return True
+        with suppress(Untrusted):
+            found = verify_checkpoint(pair.folders[seat] / CHECKPOINT, stream.base, world.policy(), utc_now())
+            if seen is not None and seen.checkpoint_id == found.bundle_id:
+                return True
         await asyncio.sleep(0.01)
     return False
 

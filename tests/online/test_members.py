@@ -1,6 +1,7 @@
 """Two real members in one event loop: the log is shortened while updates come, and a new member is lent its start."""
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -44,7 +45,7 @@ class Pair:
         self.members: dict[int, Member] = {}
         self._tasks: dict[int, asyncio.Task] = {}
         self.acknowledged: dict[str, Acknowledged] = {}
-        self.sender = Sender(folders, lambda told: self.acknowledged.__setitem__(told.id, told))
+        self.sender: Sender
 
     def start(self, seat: int) -> None:
         place = Place(seat, self.folders[seat], self.folders[1 - seat])
@@ -57,6 +58,15 @@ class Pair:
         self._tasks[seat].cancel()
         with suppress(asyncio.CancelledError):
             await self._tasks[seat]
+
+    async def restart(self) -> None:
+        """Go on, once both are stopped, with new members on copies of their disks: no file is shared with the old."""
+        for seat in (0, 1):
+            after = self.folders[seat].with_name(f"again-{seat}")
+            shutil.copytree(self.folders[seat], after, ignore=shutil.ignore_patterns("*.sock", ".*"))
+            self.folders[seat] = after
+        for seat in (0, 1):
+            self.start(seat)
 
     async def offer(self, numbers: range) -> None:
         """Send updates and wait until all are acknowledged."""
@@ -82,11 +92,18 @@ async def started(learning: Learning, folders: list[Path]) -> AsyncIterator[Pair
     pair = Pair(learning, folders)
     for seat in (0, 1):
         pair.start(seat)
-    sending = asyncio.create_task(pair.sender.run())
-    try:
+    async with sending(pair):
         yield pair
+
+
+@asynccontextmanager
+async def sending(pair: Pair) -> AsyncIterator[None]:
+    pair.sender = Sender(pair.folders, lambda told: pair.acknowledged.__setitem__(told.id, told))
+    task = asyncio.create_task(pair.sender.run())
+    try:
+        yield
     finally:
-        sending.cancel()
+        task.cancel()
         for seat in (0, 1):
             await pair.stop(seat)
 
@@ -119,6 +136,24 @@ def test_the_log_is_shortened_under_updates_and_knows_those_of_its_window(
                 first[f"{one:032x}"].seq for one in again
             ]
             assert (await status(folders[0])).last == offered
+
+    asyncio.run(play())
+
+
+def test_after_a_restart_updates_before_the_checkpoint_are_known_too(learning: Learning, folders: list[Path]) -> None:
+    async def play() -> None:
+        async with started(learning, folders) as pair:
+            offered = await grown(pair)
+            seen = await pair.both(lambda one: one.start > 0 and one.last == offered)
+            first = {identity: told.seq for identity, told in pair.acknowledged.items()}
+        await pair.restart()
+        async with sending(pair):
+            again = range(offered - WINDOW, offered)
+            await pair.offer(again)
+            assert all(pair.acknowledged[f"{one:032x}"].seq == first[f"{one:032x}"] for one in again)
+            after = await pair.both(lambda one: one.last == offered)
+            assert {one.head_sha256 for one in after} == {seen[0].head_sha256}
+            assert min(one.start for one in after) >= WINDOW
 
     asyncio.run(play())
 
