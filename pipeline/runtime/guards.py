@@ -94,6 +94,9 @@ def _problem(expected: _Expected, output: Array, rows: int) -> str | None:
 
 
 def _least_and_largest(output: Array) -> tuple[float, float]:
+    if output.size == 1:
+        value = output.item()
+        return value, value
     if output.size <= _FEW_VALUES:  # a handful is faster in plain Python
         values = output.reshape(-1).tolist()
         total = float(sum(values))

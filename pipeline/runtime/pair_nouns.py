@@ -53,11 +53,11 @@ class PairState:
 
     def ready(self, role: Role) -> tuple[Member, ...]:
         """Return the members of a role that can answer."""
-        return tuple(m for m in self.members if m.seat.role is role and m.state is MemberState.READY)
+        return tuple([m for m in self.members if m.state is MemberState.READY and m.seat.role is role])
 
     def staying(self, role: Role) -> tuple[Member, ...]:
         """Return the members of a role that can answer and need not be replaced."""
-        return tuple(m for m in self.ready(role) if m.leaving is None)
+        return tuple([m for m in self.ready(role) if m.leaving is None])
 
     def needs(self, role: Role) -> bool:
         """Tell whether a role's members are to be loaded: all but a warm or cold backup behind a sound primary."""

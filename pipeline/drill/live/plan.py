@@ -1,5 +1,7 @@
 """What a load generator is to send, and what it tells of it."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pipeline.drill.nouns import Arrivals
 
 _LOG_BYTES_MAX = 32 << 20
 _LOG_TIMES_MAX = 1_000_000
+_GAPS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,15 @@ def schedule(plan: Plan) -> list[tuple[float, int]]:
 def _times(plan: Plan) -> list[float]:
     if plan.arrivals is Arrivals.REPLAY:
         return sorted(at_s for at_s in plan.due_s if 0 <= at_s < plan.seconds)
+    gaps = itertools.repeat(1 / plan.rate) if plan.arrivals is Arrivals.CONSTANT else _random_gaps(plan)
+    times = itertools.accumulate(gaps, initial=0.0)
+    return list(itertools.takewhile(lambda at_s: at_s < plan.seconds, times))
+
+
+def _random_gaps(plan: Plan) -> Iterator[float]:
     draw = np.random.default_rng(plan.seed)
-    times: list[float] = []
-    now = 0.0
-    while now < plan.seconds:
-        times.append(now)
-        now += float(draw.exponential(1 / plan.rate)) if plan.arrivals is Arrivals.POISSON else 1 / plan.rate
-    return times
+    while True:
+        yield from draw.exponential(1 / plan.rate, _GAPS_AT_ONCE).tolist()
 
 
 def read_due_times(log: Path) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ class Network:
     jitter_ms: float = 0.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Asked:
     number: int
     question: int

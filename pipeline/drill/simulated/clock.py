@@ -6,7 +6,7 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pipeline.core.errors import InternalError
@@ -68,6 +68,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def now_ms(self) -> float:
         """Return virtual milliseconds."""
         return self._now_s * 1000
+
+    def create_task(  # type: ignore[override]  # of any coroutine
+        self, coro: Coroutine[Any, Any, Any], *, name: str = "", context: contextvars.Context | None = None
+    ) -> asyncio.Task[Any]:
+        """Begin with a coroutine next; tasks are numbered for debugging, and these have no number."""
+        return asyncio.Task(coro, loop=self, name=name, context=context)
 
     def call_soon(  # type: ignore[override]  # arguments of any types
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None

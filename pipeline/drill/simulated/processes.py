@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Stage(StrEnum):
     GONE = "gone"
 
 
-@dataclass
+@dataclass(slots=True)
 class Job:
     """What a worker is at from ``since_ms``: it waits for a processor until ``runs_ms``, and is done at ``done_ms``."""
 
@@ -45,8 +46,7 @@ class Job:
     finish: Callable[[], None]
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """A request in a worker's inbox."""
 
     request_id: int
