@@ -52,6 +52,7 @@ COMMANDS = {
     "revoke": Command(f"{_BUILD}.revoke", "say what no node loads any more: bundles, keys"),
     "reconcile": Command(f"{_BUILD}.reconcile", "find and mend what channel, registry and depot disagree about"),
     "follow": Command(f"{_BUILD}.follow", "notice moved aliases, rebuild what has no backup, promote, tell the lag"),
+    "retire": Command(f"{_BUILD}.retire", "remove from the depot the releases that nobody goes back to"),
     "status": Command(f"{_BUILD}.status", "show registry, channel, depot and nodes, and who is behind"),
     "learn": Command(f"{_BUILD}.learn", "be a member of a pair whose model goes on learning: log, checkpoints"),
     "schema": Command(f"{_BUILD}.schema", "print the JSON schema of recipes, for editors"),

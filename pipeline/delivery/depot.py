@@ -12,6 +12,7 @@ Nothing in a depot is believed: whoever can write it can keep nodes from getting
 """
 
 import re
+from collections.abc import Iterable
 from typing import Protocol
 
 from pipeline.core.errors import UsageError
@@ -20,6 +21,7 @@ from pipeline.core.names import MODEL_NAME
 CONTENTS_FILE = "contents.sig"
 DRILL_FILE = "drill.json"
 
+_BUNDLE_FILE = re.compile(r"bundles/([0-9a-f]{64})/[^/]+")
 _CHANNEL_ADDRESS = re.compile(rf"(?P<depot>.*[^/])/+channels/(?P<model>{MODEL_NAME})/*", re.DOTALL)
 
 
@@ -43,13 +45,23 @@ class Depot(Protocol):
 
 
 class WritableDepot(Depot, Protocol):
-    """A depot to publish to."""
+    """A depot to publish to, and to remove from."""
+
+    @property
+    def frees_later(self) -> str | None:
+        """What has yet to be done until the room of removed chunks is free; None where it is free at once."""
 
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, or None where there is no such file."""
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole or not at all, over what is there; raises OutOfSpace, FileAccess or Unreachable."""
+
+    def bundle_ids(self) -> frozenset[str]:
+        """Return the bundles about which there is a file; raises FileAccess or Unreachable."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there; raises FileAccess or Unreachable."""
 
 
 def channel_path(model: str) -> str:
@@ -60,6 +72,11 @@ def channel_path(model: str) -> str:
 def bundle_path(bundle_id: str, name: str) -> str:
     """Return where a file about a bundle is."""
     return f"bundles/{bundle_id}/{name}"
+
+
+def bundles_of(paths: Iterable[str]) -> frozenset[str]:
+    """Return the bundles that files of a depot are about."""
+    return frozenset(match[1] for path in paths if (match := _BUNDLE_FILE.fullmatch(path)))
 
 
 def chunk_path(sha256: str) -> str:

@@ -13,7 +13,8 @@ from oci_registry import REPOSITORY, DebianRegistry, FakeRegistry
 from pipeline.commands.build.publishing import publish
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.errors import FileAccess, Malformed, MissingExtra, UsageError
-from pipeline.delivery.depot import Depot, WritableDepot, channel_path, chunk_path, split_channel
+from pipeline.delivery.depot import Depot, WritableDepot, bundle_path, channel_path, chunk_path, split_channel
+from pipeline.delivery.retiring import plan_removal, remove
 from pipeline.delivery.staging import stage
 from pipeline.delivery.transports import opening
 from pipeline.delivery.transports.folder import FolderDepot
@@ -35,7 +36,10 @@ def _reopened(address: str) -> Depot:
 _SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("s3", "debian")]
 
 
-@pytest.fixture(params=["memory", "folder", "file", "http", "fsspec", "oci", *_SLOW])
+_REMOVING = ["memory", "folder", "file", "fsspec", "oci", *_SLOW]
+
+
+@pytest.fixture(params=["http", *_REMOVING])
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     if request.param == "memory":
         depot = MemoryDepot()
@@ -148,6 +152,43 @@ def test_a_release_travels_over_it(transport: Transport, signer: Signer, tmp_pat
         staged = stage(reopened(), "tiny", signer.policy(), tmp_path / "node", NOW)
     assert (staged.seq, staged.chunks_moved < 5) == (2, True)
     assert (tmp_path / "node/tiny/primary/payload/model/model.onnx").read_bytes() == model
+
+
+@pytest.mark.parametrize("transport", _REMOVING, indirect=True)
+def test_what_is_removed_is_gone_and_bundles_are_listed(transport: Transport) -> None:
+    depot, reopened = transport
+    one, other = "a" * 64, "b" * 64
+    assert depot.bundle_ids() == frozenset()
+    depot.remove(bundle_path(one, "bundle.sig"))
+    for bundle_id in (one, other):
+        depot.write(bundle_path(bundle_id, "bundle.sig"), b"signed")
+        depot.write(bundle_path(bundle_id, "drill.json"), b"drilled")
+    depot.write(PATH, b"a channel")
+    assert depot.bundle_ids() == {one, other}
+    depot.remove(bundle_path(one, "drill.json"))
+    assert depot.bundle_ids() == {one, other}
+    depot.remove(bundle_path(one, "bundle.sig"))
+    assert depot.bundle_ids() == {other}
+    assert depot.size(bundle_path(one, "bundle.sig")) is None
+    assert depot.read(bundle_path(other, "bundle.sig"), 10) == b"signed"
+    assert reopened().read(PATH, 10) == b"a channel"
+
+
+@pytest.mark.parametrize("transport", _REMOVING, indirect=True)
+def test_a_removed_release_is_gone_and_the_other_one_travels(
+    transport: Transport, signer: Signer, tmp_path: Path
+) -> None:
+    depot, reopened = transport
+    old, new = signer.release(1, NOISE), signer.release(2, NOISE[:20_000] + b"new" + NOISE[20_000:], b"another")
+    for release in (old, new):
+        publish(depot, release.channel_sig, release.bundles, signer.key, signer.policy())
+    gone = plan_removal(depot, depot.bundle_ids(), old.channel.bundle_ids.values())
+    remove(depot, gone)
+    assert depot.bundle_ids() == set(new.channel.bundle_ids.values())
+    assert 1 <= sum(len(one.chunks) for one in gone) <= 6
+    for path in (chunk_path(chunk) for one in gone for chunk in one.chunks):
+        assert (depot.size(path) is None) == (depot.frees_later is None)
+    assert stage(reopened(), "tiny", signer.policy(), tmp_path / "node", NOW).seq == 2
 
 
 def test_a_link_in_a_folder_is_not_followed(tmp_path: Path) -> None:

@@ -88,11 +88,9 @@ def publish(
     if attestation is not None:
         _check_drill(attestation, channel, trust)
     writing = _Writing(depot)
-    for role in Role:
-        signature, statement = _signature(bundles[role], channel, role, trust)
-        contents = _publish_payload(writing, bundles[role], statement, channel.ref(role).size)
-        writing.put(bundle_path(statement.bundle_id, SIGNATURE_FILE), signature)
-        _publish_contents(writing, contents, key, trust, channel.revoked.keys)
+    _publish_bundles(writing, channel, bundles, key, trust)
+    if writing.has_lost():  # old releases are being removed; whoever does that sees these contents from now on
+        _publish_bundles(writing, channel, bundles, key, trust)
     if attestation is not None:
         writing.put(bundle_path(channel.primary.bundle_id, DRILL_FILE), attestation)
     writing.put(channel_path(channel.model), channel_sig)
@@ -106,18 +104,33 @@ class _Writing:
         self.depot = depot
         self.chunks = 0
         self.bytes = 0
+        self._found: dict[str, int] = {}
 
     def put(self, path: str, data: bytes) -> None:
-        if self.depot.size(path) != len(data) or self.depot.read(path, len(data)) != data:
-            self.depot.write(path, data)
-            self.bytes += len(data)
+        if self.holds(path, len(data)) and self.depot.read(path, len(data)) == data:
+            return
+        self.depot.write(path, data)
+        self.bytes += len(data)
+        self._found.pop(path, None)
+
+    def holds(self, path: str, size: int) -> bool:
+        """Tell whether a file of this size is there, and note it."""
+        is_there = self.depot.size(path) == size
+        if is_there:
+            self._found[path] = size
+        return is_there
+
+    def has_lost(self) -> bool:
+        """Tell whether something that was found there is there no more."""
+        sizes = in_lanes(self.depot.lanes, self.depot.size, list(self._found))
+        return list(sizes) != list(self._found.values())
 
     def put_chunks(self, chunks: Iterator[tuple[str, bytes]]) -> None:
         """Write the chunks (digest, bytes) that are lacking, or not whole."""
 
         def put(chunk: tuple[str, bytes]) -> int:
             path, data = chunk_path(chunk[0]), chunk[1]
-            if self.depot.size(path) == len(data):
+            if self.holds(path, len(data)):
                 return 0
             self.depot.write(path, data)
             return len(data)
@@ -125,6 +138,20 @@ class _Writing:
         for size in in_lanes(self.depot.lanes, put, chunks):
             self.chunks += int(size > 0)
             self.bytes += size
+
+
+def _publish_bundles(
+    writing: _Writing,
+    channel: Channel,
+    bundles: Mapping[Role, Path],
+    key: ec.EllipticCurvePrivateKey,
+    trust: TrustPolicy,
+) -> None:
+    for role in Role:
+        signature, statement = _signature(bundles[role], channel, role, trust)
+        contents = _publish_payload(writing, bundles[role], statement, channel.ref(role).size)
+        writing.put(bundle_path(statement.bundle_id, SIGNATURE_FILE), signature)
+        _publish_contents(writing, contents, key, trust, channel.revoked.keys)
 
 
 def _require_key(key: ec.EllipticCurvePrivateKey, trust: TrustPolicy) -> None:
@@ -198,7 +225,7 @@ def _publish_contents(
     """Sign what a bundle is made of, unless the depot holds that already: two signatures of the same differ."""
     path = bundle_path(contents.bundle_id, CONTENTS_FILE)
     there = depot.depot.read(path, CONTENTS_BYTES_MAX)
-    if there is not None and depot.depot.size(path) == len(there):
+    if there is not None and depot.holds(path, len(there)):
         try:
             found, hint = read_contents(there, trust, path)
             if found == contents and hint not in revoked:

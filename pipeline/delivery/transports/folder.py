@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.core.errors import FileAccess, Malformed
 from pipeline.core.files import disk_errors, fsync_dir
+from pipeline.delivery.depot import bundles_of
 
 _ASIDE = ".aside-"
 _READABLE = 0o644  # an HTTP server of another user may serve the folder
@@ -19,6 +20,7 @@ class FolderDepot:
 
     root: Path
     lanes: int = 4  # a disk makes several files durable in the time of one
+    frees_later: str | None = None
 
     @property
     def address(self) -> str:
@@ -67,3 +69,13 @@ class FolderDepot:
                 Path(aside).unlink(missing_ok=True)
                 raise
             fsync_dir(place.parent)
+
+    def bundle_ids(self) -> frozenset[str]:
+        """Return the bundles about which there is a file."""
+        with disk_errors(self.root):
+            return bundles_of(path.relative_to(self.root).as_posix() for path in self.root.glob("bundles/*/*"))
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there; its folder stays, in which somebody may be about to write."""
+        with disk_errors(self.root / path):
+            (self.root / path).unlink(missing_ok=True)

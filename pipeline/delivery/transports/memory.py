@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import Malformed
+from pipeline.delivery.depot import bundles_of
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class MemoryDepot:
     files: dict[str, bytes] = field(default_factory=dict)
     address: str = "memory"
     lanes: int = 1
+    frees_later: str | None = None
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
         """Return a file's bytes, or None."""
@@ -28,3 +30,11 @@ class MemoryDepot:
     def write(self, path: str, data: bytes) -> None:
         """Write a file."""
         self.files[path] = data
+
+    def bundle_ids(self) -> frozenset[str]:
+        """Return the bundles about which there is a file."""
+        return bundles_of(self.files)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        self.files.pop(path, None)

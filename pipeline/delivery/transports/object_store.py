@@ -12,6 +12,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from pipeline.core.errors import FileAccess, Malformed, MissingExtra, Unreachable, UsageError
+from pipeline.delivery.depot import bundles_of
 
 # Libraries below fsspec that let out errors of their own: taken only where they were loaded already.
 _FOREIGN = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("urllib3.exceptions", "HTTPError"))
@@ -25,6 +26,7 @@ class ObjectStoreDepot:
     store: Any
     prefix: str
     lanes: int = 8
+    frees_later: str | None = None
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
         """Return an object's bytes, or None; asks for no more than may be."""
@@ -56,6 +58,26 @@ class ObjectStoreDepot:
             if self.store.root_marker:  # it has folders, as sftp does
                 self.store.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
             self.store.pipe_file(place, data)
+        except _failures() as error:
+            raise _explained(error, f"{self.address}/{path}") from error
+
+    def bundle_ids(self) -> frozenset[str]:
+        """Return the bundles about which there is an object."""
+        place = f"{self.prefix}/bundles"
+        try:
+            found = [str(path) for path in self.store.find(place)]
+        except FileNotFoundError:
+            return frozenset()
+        except _failures() as error:
+            raise _explained(error, f"{self.address}/bundles") from error
+        return bundles_of("bundles" + path.rpartition("/bundles")[2] for path in found)
+
+    def remove(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        try:
+            self.store.rm_file(f"{self.prefix}/{path}")
+        except FileNotFoundError:
+            return
         except _failures() as error:
             raise _explained(error, f"{self.address}/{path}") from error
 

@@ -8,7 +8,7 @@ Source: https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md
 
 import http.client
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
@@ -18,7 +18,7 @@ from pipeline.core.canonical import canonical_json, sha256_hex
 from pipeline.core.errors import FileAccess, Malformed, UsageError
 from pipeline.core.schema import Rule, plain
 from pipeline.delivery.contents import unverified_contents
-from pipeline.delivery.depot import CONTENTS_FILE, is_chunk_path
+from pipeline.delivery.depot import CONTENTS_FILE, bundles_of, is_chunk_path
 from pipeline.delivery.transports.oci_login import Login, followable, is_loopback
 from pipeline.delivery.transports.web import ABSENT, Answer, WebServer, explained
 
@@ -32,6 +32,8 @@ _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _ADDRESS = re.compile(rf"oci://(?P<server>[^/@?#]+)/(?P<repository>{_PART}(?:/{_PART})*)/*")
 _OURS_BYTES_MAX = 1 << 14  # a manifest with one layer takes 700 bytes
 _PUT_BYTES_MAX = 4 << 20  # what every registry takes, and no more
+_PAGE = 1_000
+_PAGE_BYTES_MAX = 16 << 20  # some registries send all tags at once, of 90 bytes, four to a bundle
 _MOVED = {301, 302, 303, 307, 308}
 _OTHERS_MAX = 4
 
@@ -66,6 +68,14 @@ class _Manifest:
 
 
 @dataclass(frozen=True)
+class _Tags:
+    """A page of tags; some registries say null for none."""
+
+    name: str
+    tags: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
 class OciDepot:
     """One repository of a registry."""
 
@@ -76,6 +86,7 @@ class OciDepot:
     server: WebServer
     login: Login
     lanes: int = 8
+    frees_later: str | None = "The room is free when the registry has collected its garbage, as its manual says."
     _others: dict[str, WebServer] = field(default_factory=dict, repr=False)
     """Where the registry has its blobs lie, by host."""
 
@@ -126,6 +137,17 @@ class OciDepot:
         self._upload(layer.digest, data, f"{self.address}/{path}")
         self._put_manifest(path, [layer])
 
+    def bundle_ids(self) -> frozenset[str]:
+        """Return the bundles about which there is a tag."""
+        return bundles_of(tag.replace(".", "/", 2) for tag in self._tags())
+
+    def remove(self, path: str) -> None:
+        """Remove a file's manifest, and its tag with it; a chunk goes when no manifest names it any more."""
+        if not is_chunk_path(path):
+            self._remove_manifest(path)
+        if _is_contents(path):
+            self._remove_manifest(_keeper(path))
+
     def close(self) -> None:
         """Close every connection."""
         for server in (self.server, *self._others.values()):
@@ -166,6 +188,35 @@ class OciDepot:
             self._upload(empty.digest, _EMPTY, place)
         answer = self._ask("PUT", f"manifests/{_tag(path)}", place, 0, {"Content-Type": _MANIFEST}, data)
         self._require(answer, http.client.CREATED, place)
+
+    def _remove_manifest(self, path: str) -> None:
+        place = f"{self.address}/{path}"
+        found = self._ask("GET", f"manifests/{_tag(path)}", place, _PUT_BYTES_MAX, {"Accept": _MANIFEST})
+        if found.status in ABSENT:
+            return
+        self._require(found, http.client.OK, place)
+        done = self._ask("DELETE", f"manifests/sha256:{sha256_hex(found.body)}", place, 0)
+        if done.status == http.client.METHOD_NOT_ALLOWED:
+            raise FileAccess(f"{self.address} lets nothing be removed; allow it in the registry's settings.")
+        if done.status not in ABSENT:
+            self._require(done, http.client.ACCEPTED, place)
+
+    def _tags(self) -> Iterator[str]:
+        """Yield every tag, page by page."""
+        place, last = f"{self.address} (its tags)", ""
+        while True:
+            query = urlencode({"n": _PAGE, **({"last": last} if last else {})})
+            answer = self._ask("GET", f"tags/list?{query}", place, _PAGE_BYTES_MAX)
+            if answer.status in ABSENT:
+                return
+            self._require(answer, http.client.OK, place)
+            page = fit(_Tags, parse_strict(answer.body, place), place).tags or ()
+            yield from page
+            if "Link" not in answer.headers:
+                return
+            if not page or page[-1] <= last:
+                raise Malformed(f"{place} come round and round; give another registry.")
+            last = page[-1]
 
     def _blob(self, digest: str, place: str, bytes_max: int) -> bytes | None:
         answer = self._ask_for_blob("GET", digest, place, bytes_max)
