@@ -52,7 +52,9 @@ class Debts:
 
     def judge(self, workers: Sequence[Worker], now: float) -> None:
         """End who is overdue by its own fault."""
-        self._debts = {worker: debt for worker in workers if (debt := self._debt(worker)) is not None}
+        self._debts = {worker: self._debt(worker) for worker in workers if worker.sent_ms}
+        if not self._debts:
+            return
         ages = {worker: self._age_ms(debt, now) for worker, debt in self._debts.items()}
         late = {worker: self._looked(worker, now) for worker, age in ages.items() if age >= self._settings.hedge_max_ms}
         # All are compared before the first is evicted: its requests are sent on then, and it holds none any more.
@@ -61,10 +63,8 @@ class Debts:
             if worker.usable:
                 self._overdue(worker, debt, ages[worker], stuck_with[worker])
 
-    def _debt(self, worker: Worker) -> _Debt | None:
-        oldest, known = next(iter(worker.sent_ms), None), self._debts.get(worker)
-        if oldest is None:
-            return None
+    def _debt(self, worker: Worker) -> _Debt:
+        oldest, known = next(iter(worker.sent_ms)), self._debts.get(worker)
         if known is not None and known.request_id == oldest:
             return known
         since = max(worker.sent_ms[oldest], worker.last_answer_ms)  # from when it could begin with it
