@@ -273,7 +273,7 @@ def replays(packed: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stages that are quick: they find the second build; what each replay found as its source."""
     sources: list[str] = []
 
-    def replay(recipe: Recipe, on_stage: Callable[[str], None]) -> Replayed:
+    def replay(recipe: Recipe, on_stage: Callable[[str], None], _: object) -> Replayed:
         sources.append(Path(recipe.source.path).read_text())
         on_stage("prune@toy-dense")
         _pack(packed / "two")
@@ -577,7 +577,7 @@ def test_what_cannot_be_followed_so_is_a_usage_error(
 def test_a_drill_that_is_missing_is_held_by_a_replay(
     folder: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def replay(recipe: Recipe, on_stage: object) -> Replayed:
+    def replay(recipe: Recipe, on_stage: object, dvc: object) -> Replayed:
         raise DrillFailed("A drill of toy missed an objective.", ["kill: 3 lost"])
 
     monkeypatch.setattr(follow, "replay", replay)

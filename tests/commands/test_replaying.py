@@ -1,5 +1,6 @@
 """Replaying a recipe: what dvc says is heard, what it inherits is chosen, what fails is told."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.commands.build import replaying
-from pipeline.commands.build.replaying import Meter, Took, replay
+from pipeline.commands.build.replaying import Dvc, Meter, Took, replay
 from pipeline.core.errors import MissingStageError, ReplayFailed, Unreachable
 from pipeline.core.recipe import Recipe, parse_recipe
 
@@ -40,7 +41,7 @@ def dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _does(program: Path, script: str) -> None:
-    program.write_text(f'#!/bin/sh\necho "$*" >> asked\n{script}\n')
+    program.write_text(f'#!/bin/sh\necho "$*" >> started\ncat >> asked\n{script}\n')
     program.chmod(0o755)
 
 
@@ -52,18 +53,78 @@ def test_stages_are_told_as_they_begin_and_measured_until_their_outputs_are_kept
     )
     begun: list[str] = []
     ticks = iter(range(100))
-    found = replay(_recipe(), begun.append, lambda: float(next(ticks)))
+    found = replay(_recipe(), begun.append, clock=lambda: float(next(ticks)))
     assert begun == ["score@toy", "drill@toy"]
     assert found.stages == (Took("score@toy", 1.0), Took("drill@toy", 1.0))
     assert found.seconds == 5.0
-    assert Path("asked").read_text() == "-m dvc repro drill@toy report@toy\n"
+    assert Path("started").read_text() == "-m pipeline.commands.build.waiting_dvc\n"
+    assert json.loads(Path("asked").read_text()) == [["repro", "drill@toy", "report@toy"]]
 
 
 def test_a_source_that_a_stage_makes_is_committed_first(dvc: Path) -> None:
     _does(dvc, "")
     replay(_recipe("artifacts/trained/toy/model.keras"), lambda _: None)
-    first, _ = Path("asked").read_text().splitlines()
-    assert first == "-m dvc commit --force --quiet train@toy"
+    first, _ = json.loads(Path("asked").read_text())
+    assert first == ["commit", "--force", "--quiet", "train@toy"]
+
+
+def _starts() -> int:
+    return len(Path("started").read_text().splitlines()) if Path("started").exists() else 0
+
+
+def test_a_dvc_that_waits_is_the_one_that_runs_and_only_once(dvc: Path) -> None:
+    _does(dvc, "")
+    one = Dvc()
+    for _ in range(2):
+        one.get_ready()
+    replay(_recipe(), lambda _: None, one)
+    assert _starts() == 1
+    replay(_recipe(), lambda _: None, one)
+    assert _starts() == 2
+    one.close()
+    assert len(Path("asked").read_text().splitlines()) == 2
+
+
+def test_a_dvc_that_died_while_it_waited_is_replaced(dvc: Path) -> None:
+    _does(dvc, "")
+    one = Dvc()
+    one.get_ready()
+    waiting = one._waiting
+    assert waiting is not None
+    waiting.kill()
+    waiting.wait()
+    replay(_recipe(), lambda _: None, one)
+    assert json.loads(Path("asked").read_text()) == [["repro", "drill@toy", "report@toy"]]
+
+
+def test_a_dvc_that_nobody_needs_any_more_ends(dvc: Path) -> None:
+    _does(dvc, "")
+    one = Dvc()
+    one.get_ready()
+    waiting = one._waiting
+    one.close()
+    assert waiting is not None
+    assert waiting.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_real_dvc_that_waited_runs_its_commands_in_their_order_up_to_the_first_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        monkeypatch.delenv(name, raising=False)
+    said: list[str] = []
+    one = Dvc()
+    one.get_ready()
+    Path("dvc.yaml").write_text(
+        "stages:\n  first: {cmd: echo made > one, outs: [one]}\n  second: {cmd: 'false', deps: [one]}\n"
+    )
+    with pytest.raises(ReplayFailed, match="failed to reproduce 'second'"):
+        one.run("toy", [["init", "--no-scm", "--quiet"], ["repro", "first"], ["repro"], ["never"]], said.append)
+    assert Path("one").read_text() == "made\n"
+    assert any("Running stage 'first'" in line for line in said)
+    assert not any("never" in line for line in said)
 
 
 def test_a_stage_that_fails_is_told_in_its_own_words(dvc: Path) -> None:

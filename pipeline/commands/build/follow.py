@@ -16,7 +16,7 @@ from pipeline.commands.build.console import show_table
 from pipeline.commands.build.evidence import in_words
 from pipeline.commands.build.follower import Fate, Follower, Say
 from pipeline.commands.build.project import named_models, opened_project
-from pipeline.commands.build.replaying import replay
+from pipeline.commands.build.replaying import Dvc, OnStage, Replayed, replay
 from pipeline.commands.build.webhook import Door, listening, parse_door, require_secret
 from pipeline.commands.node.running import RunningServer
 from pipeline.core import layout
@@ -24,10 +24,11 @@ from pipeline.core.clock import utc_now
 from pipeline.core.environment import WEBHOOK_SECRET
 from pipeline.core.errors import HotspareError, LagExceeded, PromotionRefused, SurroundingsError, UsageError
 from pipeline.core.printable import printable
+from pipeline.core.recipe import Recipe
 from pipeline.registry.webhook import AliasEvent
 
-EXAMPLE = "hotspare follow credit --every 10 --webhook 127.0.0.1:8090 --node http://localhost:8080"
-_EVERY_S = 10.0
+EXAMPLE = "hotspare follow credit --every 2 --webhook 127.0.0.1:8090 --node http://localhost:8080"
+_EVERY_S = 2.0
 _NODES_EVERY_S = 0.25
 
 
@@ -53,14 +54,17 @@ def run(args: argparse.Namespace) -> int:
     door = None if args.webhook is None else parse_door(args.webhook)
     secret = None if door is None else require_secret(os.environ.get(WEBHOOK_SECRET))
     log, bell = Log(as_json=args.json), Bell({}, threading.Event())
-    followers = [Follower(one, opened_project, replay, log.of(one), nodes, bell.moments) for one in models]
+    dvc = Dvc()
+    by_dvc = partial(_replay, dvc)
+    followers = [Follower(one, opened_project, by_dvc, log.of(one), nodes, bell.moments) for one in models]
     with ExitStack() as stack:
+        stack.callback(dvc.close)
         heard_at = None
         if door is not None and secret is not None:
             refused = partial(_tell_refused, log)
             heard_at = stack.enter_context(listening(door, secret, bell.ring, refused))
         log.write("info", "following", models=list(models), every_s=args.every, webhook=_words(heard_at))
-        return _once(followers, log) if args.once else _for_ever(followers, bell, args.every)
+        return _once(followers, log) if args.once else _for_ever(followers, bell, args.every, dvc)
 
 
 @dataclass(frozen=True)
@@ -155,10 +159,16 @@ def _raise_alarms(followers: Iterable[Follower]) -> None:
         raise LagExceeded("Not followed in the time that mlflow/promotion.yaml allows:", late)
 
 
-def _for_ever(followers: Sequence[Follower], bell: Bell, every_s: float) -> int:
+def _replay(dvc: Dvc, recipe: Recipe, on_stage: OnStage) -> Replayed:
+    return replay(recipe, on_stage, dvc)
+
+
+def _for_ever(followers: Sequence[Follower], bell: Bell, every_s: float, dvc: Dvc) -> int:
     failures = 0
     while True:
         fates = [(follower, fate) for follower in followers if (fate := _guarded(follower)) is not None]
+        if any(fate.terms.rebuild for _, fate in fates):
+            dvc.get_ready()  # its libraries take longer than much of what it does
         failures = failures + 1 if len(fates) < len(followers) else 0
         ends = time.monotonic() + (min(every_s, 2.0 ** min(failures, 6)) if failures else every_s)
         while (left := ends - time.monotonic()) > 0:

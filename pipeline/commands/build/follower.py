@@ -189,10 +189,12 @@ class Follower:
         around, known = self._circumstances(project, seen), self.memory.unrenewed
         if known is None or known[0] != around or time.monotonic() - known[1] > _JUDGED_AGAIN_S:
             try:
-                self._tell_renewed(seen, renew(project, self.model))
-                return True
+                made = renew(project, self.model)
             except (Refusal, InputError, Untrusted) as error:
                 self.memory.unrenewed = around, time.monotonic(), in_words(error)
+            else:
+                self._tell_renewed(seen, made)
+                return True
         self._tell_unrenewed(project, seen)
         return False
 

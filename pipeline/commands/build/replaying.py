@@ -4,12 +4,14 @@ dvc and not the commands: it knows what is up to date, goes on after a kill, and
 next ``dvc repro`` of a person finds nothing to do.
 """
 
+import contextlib
+import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pipeline.core.errors import MissingStageError, ReplayFailed, Unreachable
 from pipeline.core.recipe import Recipe
 
 PIPELINE = Path("dvc.yaml")
+_PROGRAM = "pipeline.commands.build.waiting_dvc"
 _LAST = ("drill", "report")
 _BEGINS = re.compile(r"Running stage '([^']+)':")
 _ENDS = re.compile(r"(?:Updating|Generating) lock file ")
@@ -46,7 +49,7 @@ OnStage = Callable[[str], None]
 Clock = Callable[[], float]
 
 
-def replay(recipe: Recipe, on_stage: OnStage, clock: Clock = time.monotonic) -> Replayed:
+def replay(recipe: Recipe, on_stage: OnStage, dvc: "Dvc | None" = None, clock: Clock = time.monotonic) -> Replayed:
     """Bring everything of a model up to and with its drill and report up to date.
 
     Raises MissingStageError without a ``dvc.yaml``, Unreachable while another dvc is at work in this project,
@@ -55,11 +58,12 @@ def replay(recipe: Recipe, on_stage: OnStage, clock: Clock = time.monotonic) -> 
     if not PIPELINE.is_file():
         raise MissingStageError(f"{PIPELINE} does not exist, so there are no stages to replay; see `hotspare init`.")
     began = clock()
+    commands = [["repro", *(f"{stage}@{recipe.model}" for stage in _LAST)]]
     if _is_trained_here(recipe):
         # The model that was put there is what this stage made, from now on: else dvc would train the old one again.
-        _run_dvc(recipe.model, ["commit", "--force", "--quiet", f"train@{recipe.model}"], lambda _: None)
+        commands.insert(0, ["commit", "--force", "--quiet", f"train@{recipe.model}"])
     meter = Meter(clock, on_stage)
-    _run_dvc(recipe.model, ["repro", *(f"{stage}@{recipe.model}" for stage in _LAST)], meter.hear)
+    (dvc or Dvc()).run(recipe.model, commands, meter.hear)
     return Replayed(meter.finish(), clock() - began)
 
 
@@ -97,23 +101,51 @@ class Meter:
             self._running = None
 
 
-def _run_dvc(model: str, arguments: list[str], hear: Callable[[str], None]) -> None:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    said: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        text=True, errors="replace", env=_environment(os.environ),
-    ) as dvc:  # fmt: skip
-        for line in _lines(dvc):
-            said = [*said, line][-_LINES_KEPT:]
-            hear(line)
-    if dvc.returncode == 0:
-        return
+@dataclass
+class Dvc:
+    """dvc in a process of its own, which may be started long before it is needed: its imports are a good part of it."""
+
+    _waiting: "subprocess.Popen[str] | None" = None
+
+    def get_ready(self) -> None:
+        """Have a process wait for the next run, if there is none; one whose starter is gone ends by itself."""
+        if self._waiting is None or self._waiting.poll() is not None:
+            self._waiting = subprocess.Popen(
+                [sys.executable, "-m", _PROGRAM],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
+                text=True, errors="replace", env=_environment(os.environ),
+            )  # fmt: skip
+
+    def run(self, model: str, commands: Sequence[Sequence[str]], hear: Callable[[str], None]) -> None:
+        """Run commands in their order, each line heard as it comes; raises as :func:`replay` does."""
+        self.get_ready()
+        process, self._waiting = self._waiting, None
+        assert process is not None and process.stdin is not None  # noqa: S101 - just made so
+        said: list[str] = []
+        with process:
+            with contextlib.suppress(BrokenPipeError):  # it has ended: its exit status tells
+                process.stdin.write(f"{json.dumps(commands)}\n")
+                process.stdin.close()
+            for line in _lines(process):
+                said = [*said, line][-_LINES_KEPT:]
+                hear(line)
+        if process.returncode != 0:
+            raise _failure(model, said)
+
+    def close(self) -> None:
+        """End a process that waits."""
+        if self._waiting is not None:
+            with self._waiting as process:
+                process.communicate()
+            self._waiting = None
+
+
+def _failure(model: str, said: Sequence[str]) -> Unreachable | ReplayFailed:
     if any(_BUSY.search(line) for line in said):
-        raise Unreachable(f"Another dvc is at work in this project; {model} is replayed when it has ended.")
+        return Unreachable(f"Another dvc is at work in this project; {model} is replayed when it has ended.")
     lines = [line.strip() for line in said if line.strip()]
     told = [line for line in lines if line.startswith(("hotspare ", "ERROR: "))] or lines[-3:]
-    raise ReplayFailed(f"The recipe of {model} could not be replayed; the pair in force stays.", told)
+    return ReplayFailed(f"The recipe of {model} could not be replayed; the pair in force stays.", told)
 
 
 def _lines(process: "subprocess.Popen[str]") -> Iterator[str]:
