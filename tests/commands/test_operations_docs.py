@@ -1,13 +1,22 @@
-"""The procedures of docs/operations.md that are about promotion, as they stand: real bundles, a registry in memory."""
+"""The procedures of docs/operations.md about promotion and nodes, as they stand: real bundles and servers, a registry
+in memory."""
 
+import json
 import os
 import re
 import shlex
 import shutil
+import subprocess
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from sealed import Sealed
+from serving import Service, starting, until
 from toy_project import make_releases
 
 from pipeline.bundle.policy import load_policy
@@ -22,7 +31,7 @@ from pipeline.core.clock import utc_now
 from pipeline.core.errors import NotAccepted, Revoked
 from pipeline.core.names import Role
 from pipeline.registry.memory import MemoryRegistry
-from pipeline.seal.keys import load_public_key
+from pipeline.seal.keys import load_private_key, load_public_key
 
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parent.parent.parent / "docs/operations.md"
@@ -31,7 +40,8 @@ PAGE = Path(__file__).parent.parent.parent / "docs/operations.md"
 def _blocks(heading: str) -> list[str]:
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found, heading
-    return re.findall(r"^```sh\n(.*?)^```", found[1], re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", found[1], re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for block in blocks]
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +78,20 @@ def project(packed: Path, registry: MemoryRegistry, tmp_path: Path, monkeypatch:
 
 def _run(heading: str, registry: MemoryRegistry | None = None) -> None:
     """Run every command of a section, in order."""
-    for line in "".join(_blocks(heading)).splitlines():
+    for block in _blocks(heading):
+        _run_block(block, registry)
+
+
+def _run_block(block: str, registry: MemoryRegistry | None = None) -> None:
+    for line in block.splitlines():
         program, *words = shlex.split(os.path.expandvars(line))
         if program == "hotspare":
             assert main(words) == 0, line
-        elif program == "rm":
-            for word in words[1:]:
-                shutil.rmtree(word)
-            if words[-1] == "mlflow/store" and registry is not None:
-                registry.models.clear()
-                registry.runs.clear()
-        else:
-            assert program == "mv"
-            Path(words[0]).rename(words[1])
+            continue
+        subprocess.run(["sh", "-euc", line], check=True)
+        if [program, words[-1]] == ["rm", "mlflow/store"] and registry is not None:
+            registry.models.clear()
+            registry.runs.clear()
 
 
 def _seq() -> int:
@@ -163,10 +174,100 @@ def test_rotate_and_then_revoke_the_signing_key(monkeypatch: pytest.MonkeyPatch)
     assert channel.key_hint == key_hint(load_public_key())
 
 
+@dataclass(frozen=True)
+class Node(Sealed):
+    """What is on a node: its policy and tokens, and what was staged."""
+
+    @property
+    def trust(self) -> Path:
+        return self.folder / "etc" / "trust.yaml"
+
+    @property
+    def primary(self) -> Path:
+        return self.channel / Role.PRIMARY
+
+    @property
+    def backup(self) -> Path:
+        return self.channel / Role.BACKUP
+
+    @property
+    def channel(self) -> Path:
+        return self.folder / "staged" / "credit"
+
+
+@pytest.fixture
+def node(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """A node to be, and what the page calls its parts; the project publishes to a depot."""
+    path = Path("mlflow/promotion.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "depot": str(tmp_path / "depot")}))
+    assert main(["promote", "credit", "--renew"]) == 0
+    made = Node(tmp_path / "node", load_private_key())
+    made.trust.parent.mkdir(parents=True)
+    (tmp_path / "stick").mkdir()
+    for name, value in {"CONFIG": made.trust.parent, "STAGED": made.folder / "staged"}.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("depot", "stick"):
+        monkeypatch.setenv(name.upper(), str(tmp_path / name))
+    return made
+
+
+@pytest.fixture
+def serve(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Service]]:
+    """Start the node's server over what is staged."""
+    (tmp_path / "services").mkdir()
+    services = starting(node, tmp_path / "services")
+    starter = next(services)
+
+    def served() -> Service:
+        made = starter("--channel", str(node.channel), admin=True, files=node)
+        (node.trust.parent / "admin.token").write_text(made.token)
+        monkeypatch.setenv("NODE", f"http://127.0.0.1:{made.port}")
+        until(lambda: {member["state"] for member in _pair(made)["members"]} == {"ready"})
+        return made
+
+    yield served
+    next(services, None)
+
+
+def _pair(service: Service) -> Any:
+    (pair,) = service.ask("GET", "/status.json").json["pairs"]
+    return pair
+
+
+def test_a_node_without_a_network(
+    node: Node, serve: Callable[[], Service], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(layout.TRUST_POLICY, node.trust)
+    staging = ["--trust", str(node.trust), "--to", str(node.folder / "staged")]
+    assert main(["stage", f"{tmp_path}/depot/channels/credit", *staging]) == 0
+    service = serve()
+    workers = {member["pid"] for member in _pair(service)["members"]}
+    assert main(["promote", "credit", "--renew"]) == 0
+    capfd.readouterr()
+    _run("A node without a network")
+    told = capfd.readouterr().out
+    assert json.JSONDecoder().raw_decode(told)[0]["seq"] == 4  # what the node had before
+    assert re.search(r"moved .*, 0 chunks", told)
+    assert _pair(service)["channel"]["seq"] == _seq() == 5
+    assert {member["pid"] for member in _pair(service)["members"]} == workers
+
+
+def test_a_lost_node(node: Node, serve: Callable[[], Service], capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(layout.TRUST_POLICY, "trust.yaml")
+    setting_up, checking = _blocks("A lost node")
+    _run_block(setting_up)
+    assert "seq 4" in capfd.readouterr().out
+    service = serve()
+    assert _pair(service)["channel"]["seq"] == _seq() == 4
+    _run_block(checking)
+    (row,) = [line for line in capfd.readouterr().out.splitlines() if os.environ["NODE"] in line]
+    assert [cell.strip() for cell in row.split("│")][4:6] == ["4", "no"]
+
+
 def test_every_section_of_promotion_is_run_here() -> None:
     mine = {
         "See where things stand", "Promote", "Roll back", "Reconcile", "A lost channel folder", "A lost registry",
-        "Revoke a bundle", "Rotate the signing key", "A stolen signing key",
+        "Revoke a bundle", "Rotate the signing key", "A stolen signing key", "A node without a network", "A lost node",
     }  # fmt: skip
     assert all(_blocks(heading) for heading in mine)
 
