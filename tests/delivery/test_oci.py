@@ -25,6 +25,7 @@ from pipeline.core.errors import FileAccess, HotspareError, Malformed, RolledBac
 from pipeline.core.names import Role
 from pipeline.delivery.contents import unverified_contents
 from pipeline.delivery.depot import Depot, WritableDepot, bundle_path, channel_path, chunk_path, is_chunk_path
+from pipeline.delivery.retiring import plan_removal, remove
 from pipeline.delivery.staging import Staged, stage
 from pipeline.delivery.transports import oci
 from pipeline.delivery.transports.opening import open_depot, open_writable
@@ -168,6 +169,26 @@ def test_a_registrys_garbage_collection_keeps_both_of_two_releases(signer: Signe
         back = signer.signed(signer.release(3, NOISE).channel, releases[0].bundles)
         assert publish_at(address, signer, back).chunks_new == 0
         assert stage_from(address, signer, tmp_path / "node").seq == 3
+
+
+@pytest.mark.slow
+def test_a_registrys_garbage_collection_frees_what_a_removed_release_alone_was_made_of(
+    signer: Signer, tmp_path: Path
+) -> None:
+    registry = DebianRegistry(tmp_path / "debian")
+    old, new = signer.release(1, NOISE), signer.release(2, NOISE[:30_000] + b"new" + NOISE[30_000:], b"another")
+    with registry.running() as server, open_writable(f"oci://{server}/{REPOSITORY}") as depot:
+        put(depot, signer, old)
+        put(depot, signer, new)
+        gone = plan_removal(depot, depot.bundle_ids(), old.channel.bundle_ids.values())
+        remove(depot, gone)
+    freed = {chunk for one in gone for chunk in one.chunks}
+    assert freed
+    assert freed < registry.digests()
+    registry.collect_garbage()
+    assert freed.isdisjoint(registry.digests())
+    with registry.running() as server:
+        assert stage_from(f"oci://{server}/{REPOSITORY}", signer, tmp_path / "node").seq == 2
 
 
 @pytest.mark.slow
@@ -487,6 +508,25 @@ def test_nothing_is_uploaded_to_another_host(registry: FakeRegistry, signer: Sig
     with pytest.raises(FileAccess):
         publish_at(registry.address, signer, signer.release(1, NOISE))
     assert registry.blobs == {}
+
+
+def test_tags_are_read_page_by_page(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci, "_PAGE", 3)
+    bundles = {sha256_hex(bytes([number])) for number in range(10)}
+    with open_writable(registry.address) as depot:
+        for bundle_id in bundles:
+            depot.write(bundle_path(bundle_id, "bundle.sig"), b"signed")
+        assert depot.bundle_ids() == bundles
+        assert sum("/tags/list" in one.path for one in registry.asked) == 4
+
+
+@pytest.mark.parametrize("tags", [["a", "b"], [], None])
+def test_tags_that_never_end_are_refused(registry: FakeRegistry, tags: list[str] | None) -> None:
+    page = Said(200, json.dumps({"name": REPOSITORY, "tags": tags}).encode(), (("Link", '</again>; rel="next"'),))
+    registry.twist = lambda _: page
+    with open_writable(registry.address) as depot, pytest.raises(Malformed, match="round and round"):
+        depot.bundle_ids()
+    assert len(registry.asked) <= 2
 
 
 def test_a_registry_that_goes_away_is_told_by_its_address_alone(registry: FakeRegistry, signer: Signer) -> None:
