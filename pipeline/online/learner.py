@@ -41,6 +41,11 @@ class Update:
     activations: Floats
 
 
+def update_bytes(learning: Learning) -> int:
+    """Return how long an update is in the log."""
+    return _HEAD.size + 4 * learning.weights.count
+
+
 def encode_update(update: Update) -> bytes:
     """Return an update as it stands in the log."""
     return _HEAD.pack(update.id, update.label) + update.activations.astype(_FLOAT).tobytes()
@@ -48,7 +53,7 @@ def encode_update(update: Update) -> bytes:
 
 def decode_update(payload: bytes, learning: Learning) -> Update:
     """Read an update from the log; raises Malformed."""
-    if len(payload) != _HEAD.size + 4 * learning.weights.count:
+    if len(payload) != update_bytes(learning):
         raise Malformed(f"An update has {len(payload)} bytes, which does not fit {learning.weights.count} activations.")
     identity, label = _HEAD.unpack_from(payload)
     activations = np.frombuffer(payload, _FLOAT, offset=_HEAD.size)

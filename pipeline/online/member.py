@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +37,7 @@ from pipeline.online.checkpoints import (
     tip_of,
 )
 from pipeline.online.leading import Stand, Terms, acknowledgeable
-from pipeline.online.learner import ID_BYTES, Head, admit, read_head, replay
+from pipeline.online.learner import ID_BYTES, Head, admit, decode_update, read_head, replay
 from pipeline.online.starts import (
     Start,
     borrow,
@@ -100,12 +100,11 @@ class Keeping:
     window: int = 10_000
 
 
-@dataclass
+@dataclass(eq=False)
 class Peer:
     """Somebody on the other end of a connection."""
 
     writer: asyncio.StreamWriter
-    waits: set[str] = field(default_factory=set)
 
     def send(self, frame: bytes) -> None:
         """Send without waiting; who does not read is dropped."""
@@ -153,7 +152,7 @@ class Member:
         self._batch: list[bytes] = []
         self._shipped: Checked | None = None
         self._lent: Start | None = None
-        self._waiting: dict[int, list[tuple[str, Peer]]] = defaultdict(list)
+        self._waiting: dict[int, dict[Peer, str]] = defaultdict(dict)  # who awaits a record, and what it calls it
 
     async def run(self) -> None:
         """Serve until cancelled; raises what the disk or the log raise."""
@@ -196,6 +195,8 @@ class Member:
             self._say("dropped a connection", reason=str(error))
         finally:
             peer.writer.close()
+            for peers in self._waiting.values():
+                peers.pop(peer, None)
             if peer is self._link:
                 self._link = self._theirs = None
                 self._happened(leading.Unlinked(time.monotonic()))
@@ -242,9 +243,16 @@ class Member:
                 self._happened(leading.Lent(now, epoch, self._lent.tip.seq, sent_at))
             case ShipHead(epoch, first, sent_at):
                 goes_on = epoch == self._state.epoch and first == self._log.tip.seq + 1
-                self._shipped = self._log.check(frame.body) if goes_on else None
+                self._shipped = self._checked(frame.body) if goes_on else None
                 count = len(self._shipped.records) if self._shipped else 0
                 self._happened(leading.Shipped(now, epoch, first, count, sent_at))
+
+    def _checked(self, data: bytes) -> Checked:
+        """Read shipped records; raises what is wrong with them before one is stored: it could never be replayed."""
+        checked = self._log.check(data)
+        for record in checked.records:
+            decode_update(record.payload, self._learning)
+        return checked
 
     def _greeted(self, head: GreetHead, peer: Peer, now: float) -> None:
         if head.base != self._base.bundle_id or head.ahead_max != self._state.terms.ahead_max:
@@ -258,7 +266,7 @@ class Member:
 
     def _offered(self, head: OfferHead, body: bytes, peer: Peer) -> None:
         if head.id in self._seqs and self._state.stand is Stand.LEADS:  # sent again: it counts once
-            self._waiting[self._seqs[head.id]].append((head.id, peer))
+            self._waiting[self._seqs[head.id]][peer] = head.id
             self._acknowledge()
             return
         if self._state.last - self._state.shared >= self._state.terms.ahead_max + _BACKLOG_MAX:
@@ -287,7 +295,7 @@ class Member:
         if self._batch:
             self._happened(leading.Offered(time.monotonic(), len(self._batch)))
         for identity, _, peer in offers:
-            self._waiting[self._seqs[identity]].append((identity, peer))
+            self._waiting[self._seqs[identity]][peer] = identity
         self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -295,7 +303,7 @@ class Member:
             return
         ready = sorted(seq for seq in self._waiting if seq <= acknowledgeable(self._state, time.monotonic()))
         for seq in ready:
-            for identity, peer in self._waiting.pop(seq):
+            for peer, identity in self._waiting.pop(seq).items():
                 peer.send(pack(Kind.DONE, DoneHead(identity, seq, self._state.epoch)))
 
     # Carrying out.
@@ -371,9 +379,10 @@ class Member:
             first = last + 1
 
     def _refuse(self) -> None:
-        waiting, self._waiting = self._waiting, defaultdict(list)
-        for identity, peer in [pair for pairs in waiting.values() for pair in pairs]:
-            peer.send(_not_leading(identity))
+        waiting, self._waiting = self._waiting, defaultdict(dict)
+        for peers in waiting.values():
+            for peer, identity in peers.items():
+                peer.send(_not_leading(identity))
 
     def _part(self) -> None:
         if self._link is not None:

@@ -6,20 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from pipeline.bundle.learning import read_learning
+from pipeline.bundle.manifest import GOLDEN_FILE, TOLERANCES_FILE
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.reading import SIGNATURE_FILE
-from pipeline.bundle.verify import verify_bundle
+from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import KeyFileError, UsageError
+from pipeline.core.errors import KeyFileError, ModelError, UsageError
 from pipeline.core.files import read_json
 from pipeline.core.schema import Rule, SchemaProblems, read
 from pipeline.online.leading import Terms
+from pipeline.online.learner import update_bytes
 from pipeline.online.member import SOCKET, Keeping, Member, Place
+from pipeline.online.update_log import PAYLOAD_BYTES_MAX
+from pipeline.online.wire import FRAME_BYTES_MAX
 from pipeline.seal.keys import PUBLIC_KEY, load_private_key
 
 _SOCKET_PATH_BYTES_MAX = 107  # unix(7)
 _PROMISE_TIMES_LEASE = 1.25
+_ROOM_BYTES = 64 << 10  # what a lent start has beside the state and the golden answers: a signature, names
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,20 @@ def make_member(settings: Settings) -> Member:
     key = load_private_key(Path(settings.keys), {})
     if key_hint(key.public_key()) not in policy.update_keys(base.model):
         raise KeyFileError(f"{settings.trust} does not pin the key in {settings.keys} for updates of {base.model}.")
+    require_room(base)
     place = Place(settings.seat, Path(settings.folder), Path(settings.other))
     terms = Terms(settings.ahead_max, settings.lease_s, settings.promise_s)
     return Member(place, terms, base, policy, key, Keeping(settings.checkpoint_every, settings.window))
+
+
+def require_room(base: VerifiedBundle) -> None:
+    """Raise ModelError where an update would not fit a record of the log, or the log's start a message."""
+    learning = read_learning(base.files)
+    if update_bytes(learning) > PAYLOAD_BYTES_MAX:
+        raise ModelError(
+            f"An update of {base.model} takes {update_bytes(learning)} bytes, more than the {PAYLOAD_BYTES_MAX} of a "
+            "record; learn on a model whose last layer reads fewer numbers."
+        )
+    golden = len(base.files[GOLDEN_FILE]) + len(base.files[TOLERANCES_FILE])
+    if golden + PAYLOAD_BYTES_MAX + _ROOM_BYTES > FRAME_BYTES_MAX:
+        raise ModelError(f"The golden answers of {base.model} take {golden} bytes, too many to lend; pack fewer rows.")

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundle.learning import Learning, Span
-from pipeline.core.errors import DataError, Malformed
+from pipeline.core.canonical import readable_json
+from pipeline.core.errors import DataError, Malformed, ModelError
+from pipeline.core.schema import plain
 from pipeline.online.learner import Head, admit, read_head, replay, with_head
+from pipeline.online.settings import require_room
+from pipeline.online.update_log import PAYLOAD_BYTES_MAX
 
 WIDTH = 6
 LEARNING = Learning(1, Span(8, WIDTH), Span(40, 1), 0.1, 1e-3, 3.0)
@@ -66,3 +71,13 @@ def test_updates_that_are_no_numbers_are_refused_before_they_are_logged(label: f
 def test_a_logged_update_that_does_not_fit_is_refused() -> None:
     with pytest.raises(Malformed):
         replay(START, [b"short"], LEARNING)
+
+
+def test_a_base_whose_updates_or_start_would_not_fit_is_refused_before_a_member_starts(learning) -> None:
+    base = learning.base()
+    require_room(base)
+    wide = readable_json(plain(Learning(1, Span(0, PAYLOAD_BYTES_MAX // 4), Span(1 << 20, 1), 0.1, 1e-3, 3.0)))
+    with pytest.raises(ModelError, match="fewer numbers"):
+        require_room(replace(base, files={**base.files, "learning.json": wide}))
+    with pytest.raises(ModelError, match="too many to lend"):
+        require_room(replace(base, files={**base.files, "golden/outputs.npz": bytes(1 << 20)}))

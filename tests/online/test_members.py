@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,12 +14,14 @@ from learned import Learning
 from sealed import tiny_rows
 
 from pipeline.bundle.learning import read_learning
+from pipeline.core.errors import Malformed, Unreachable
+from pipeline.core.tensors import encode_npz
 from pipeline.online.leading import Terms
 from pipeline.online.learner import Head
-from pipeline.online.member import LOG, START, Keeping, Member, Place
+from pipeline.online.member import LOG, SOCKET, START, Keeping, Member, Place
 from pipeline.online.sending import Acknowledged, Sender, status
-from pipeline.online.update_log import read_log
-from pipeline.online.wire import StatusHead
+from pipeline.online.update_log import Record, encode, genesis, read_log
+from pipeline.online.wire import Kind, OfferHead, StatusHead, pack
 
 ROWS = tiny_rows(400)["features"]
 WINDOW = 40
@@ -43,6 +46,7 @@ class Pair:
     def __init__(self, learning: Learning, folders: list[Path]) -> None:
         self.learning, self.folders = learning, folders
         self.members: dict[int, Member] = {}
+        self._parsing = threading.Lock()
         self._tasks: dict[int, asyncio.Task] = {}
         self.acknowledged: dict[str, Acknowledged] = {}
         self.sender: Sender
@@ -51,6 +55,7 @@ class Pair:
         place = Place(seat, self.folders[seat], self.folders[1 - seat])
         base, policy = self.learning.base(), self.learning.policy()
         member = Member(place, SLOW_LEASES, base, policy, self.learning.update_key, Keeping(20, WINDOW))
+        member._parsing = self._parsing  # it guards a process; here two members are in one
         self.members[seat] = member
         self._tasks[seat] = asyncio.create_task(member.run())
 
@@ -70,18 +75,19 @@ class Pair:
 
     async def offer(self, numbers: range) -> None:
         """Send updates and wait until all are acknowledged."""
-        for number in numbers:
-            row = ROWS[number % len(ROWS)][None]
-            self.sender.offer(f"{number:032x}", float(row[0, 0] > 0), {"features": row})
-            while self.sender.pending > 8:
-                await asyncio.sleep(0.005)
-        await asyncio.wait_for(self.sender.idle.wait(), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            for number in numbers:
+                row = ROWS[number % len(ROWS)][None]
+                self.sender.offer(f"{number:032x}", float(row[0, 0] > 0), {"features": row})
+                while self.sender.pending > 8:
+                    await asyncio.sleep(0.005)
+            await self.sender.idle.wait()
 
     async def both(self, wanted: Callable[[StatusHead], bool]) -> list[StatusHead]:
         """Wait until both are as wanted, and hold the same log."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                seen = [await status(folder) for folder in self.folders]
+                seen = [await told(folder) for folder in self.folders]
                 if all(map(wanted, seen)) and seen[0].last == seen[1].last and all(one.joined for one in seen):
                     return seen
                 await asyncio.sleep(0.02)
@@ -114,7 +120,7 @@ async def grown(pair: Pair) -> int:
     while offered < 2000:
         await pair.offer(range(offered, offered + 50))
         offered += 50
-        if all([(await status(folder)).start for folder in pair.folders]):
+        if all([(await told(folder)).start for folder in pair.folders]):
             return offered
     raise AssertionError("nothing was dropped")
 
@@ -189,3 +195,43 @@ def test_nothing_is_dropped_where_a_state_is_not_what_the_log_gives(
 
     asyncio.run(play())
     assert "kept all records" in capsys.readouterr().err
+
+
+def test_senders_that_went_away_are_forgotten_while_there_is_no_follower(
+    learning: Learning, folders: list[Path]
+) -> None:
+    async def play() -> None:
+        pair = Pair(learning, folders)
+        pair.start(0)
+        async with asyncio.timeout(PATIENCE_S):
+            while (await told(folders[0])).stand != "leads":
+                await asyncio.sleep(0.02)
+            row = ROWS[:1]
+            for _ in range(5):  # each leaves before it is answered: nobody confirms
+                _, writer = await asyncio.open_unix_connection(folders[0] / SOCKET)
+                writer.write(pack(Kind.OFFER, OfferHead(f"{7:032x}", 1.0), encode_npz({"features": row})))
+                await writer.drain()
+                writer.close()
+            while (await told(folders[0])).last != 1 or any(pair.members[0]._waiting.values()):
+                await asyncio.sleep(0.02)
+        await pair.stop(0)
+
+    asyncio.run(play())
+
+
+def test_a_record_that_is_no_update_is_not_stored(learning: Learning, folders: list[Path]) -> None:
+    base = learning.base()
+    place = Place(1, folders[1], folders[0])
+    member = Member(place, SLOW_LEASES, base, learning.policy(), learning.update_key, Keeping(20, WINDOW))
+    data, _ = encode(Record(2, 1, b"no update"), genesis(base.bundle_id))
+    with pytest.raises(Malformed, match="does not fit"):
+        member._checked(data)
+    assert member._log.tip.seq == 0
+
+
+async def told(folder: Path) -> StatusHead:
+    """Return where a member stands, once it listens."""
+    while True:
+        with suppress(Unreachable):
+            return await status(folder)
+        await asyncio.sleep(0.02)
