@@ -1,5 +1,6 @@
 """A hostile or broken HTTP server can keep us waiting for a while, and no more."""
 
+import contextlib
 import functools
 import socket
 import ssl
@@ -93,10 +94,86 @@ def test_a_server_that_falls_silent_is_given_up(serve: Serve, monkeypatch: pytes
         serve(answer(b"half", "Content-Length: 8"), stay_open=True).read("a", 10)
 
 
-def test_a_server_that_drips_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "_ANSWER_S", -1.0)
-    with pytest.raises(Unreachable, match="stalls"):
-        serve(answer(b"half", "Content-Length: 8"), stay_open=True).read("a", 10)
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+_CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+_DRIPS = {
+    "its status": (b"HTTP/1.1 2", b"0"),
+    "a header": (_HEAD, b"X"),
+    "headers": (_HEAD, b"X: y\r\n"),
+    "that it goes on": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a chunk's head": (_CHUNKED, b"0"),
+    "trailers": (_CHUNKED + b"0\r\n", b"a: b\r\n"),
+    "its body": (_HEAD + b"Content-Length: 99999\r\n\r\n", b"x"),
+}
+
+
+@contextlib.contextmanager
+def _dripping(begin: bytes, drop: bytes, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A server that begins an answer and goes on with drops for ever, never silent for long; yields its port."""
+    has_ended = threading.Event()
+
+    def run() -> None:
+        connection, _ = listener.accept()
+        with contextlib.suppress(OSError), connection if tls is None else tls.wrap_socket(connection, True) as line:
+            line.recv(65536)
+            line.sendall(begin)
+            while not has_ended.wait(0.01):
+                line.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield listener.getsockname()[1]
+        has_ended.set()
+        thread.join()
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_ANSWER_S", 0.1)
+    monkeypatch.setattr(web, "_BYTES_PER_S_MIN", 1 << 30)
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("what", _DRIPS)
+def test_a_server_that_drips_any_part_of_an_answer_is_given_up(what: str) -> None:
+    with _dripping(*_DRIPS[what]) as port, pytest.raises(Unreachable, match=r"does not answer \(it stalls\)"):
+        HttpDepot.at(f"http://127.0.0.1:{port}/depot").read("a", 100_000)
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("what", ["a header", "that it goes on", "trailers", "its body"])
+def test_a_server_that_drips_behind_tls_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    certificate = _certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with (
+        _dripping(*_DRIPS[what], tls=_tls(certificate)) as port,
+        pytest.raises(Unreachable, match=r"does not answer \(it stalls\)"),
+    ):
+        HttpDepot.at(f"https://127.0.0.1:{port}/depot").read("a", 100_000)
+
+
+def test_a_server_that_drips_its_greeting_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_SILENCE_S", 0.1)
+    hello = b"\x16\x03\x03\x40\x00"  # 16 kB are to follow
+    with _dripping(hello, b"\x02") as port, pytest.raises(Unreachable, match="timed out"):
+        HttpDepot.at(f"https://127.0.0.1:{port}/depot").read("a", 10)
+
+
+def test_an_answer_in_time_leaves_nobody_who_could_cut_the_connection_that_others_use_next(
+    served: tuple[Path, str],
+) -> None:
+    folder, address = served
+    (folder / "a").write_bytes(b"abc")
+    depot = HttpDepot.at(address)
+    assert depot.read("a", 10) == b"abc"
+    (idle,) = depot.server._idle
+    line = idle.sock
+    assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+    assert depot.read("a", 10) == b"abc"
+    assert depot.server._idle == [idle]
+    assert idle.sock is line
+    depot.close()
 
 
 @pytest.mark.parametrize(
@@ -154,17 +231,21 @@ def _certificate(folder: Path) -> Path:
     return folder / "depot.pem"
 
 
+def _tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
 def test_a_server_whose_certificate_nobody_vouches_for_is_not_read(
     tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = served
     (folder / "a").write_bytes(b"abc")
     certificate = _certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     server = HTTPServer(("127.0.0.1", 0), handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.socket = _tls(certificate).wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *_: None
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -1,10 +1,12 @@
 """One web server, asked within bounds: no redirects, no proxies, no cookies; sizes and time bounded while reading."""
 
+import contextlib
 import http.client
 import io
+import socket
 import ssl
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from types import MappingProxyType
@@ -91,15 +93,20 @@ class WebServer:
         headers: Mapping[str, str],
         body: bytes,
     ) -> Answer:
+        seconds_max = _ANSWER_S + (len(body) + bytes_max) / _BYTES_PER_S_MIN
         is_clean = False
         try:
-            # As a stream it goes in blocks, each of which may take the time that silence may.
-            connection.request(method, target, body=io.BytesIO(body) if body else None, headers=dict(headers))
-            answer = connection.getresponse()
-            data, is_short = b"", answer.length is not None and answer.length <= _SHORT_BYTES_MAX
-            if answer.status == http.client.OK or is_short:
-                data = _bounded(answer, bytes_max if answer.status == http.client.OK else _SHORT_BYTES_MAX, place)
-                is_clean = not answer.will_close
+            if connection.sock is None:
+                connection.connect()
+            with _cut_after(seconds_max, connection.sock):
+                # As a stream it goes in blocks, each of which may take the time that silence may.
+                connection.request(method, target, body=io.BytesIO(body) if body else None, headers=dict(headers))
+                answer = connection.getresponse()
+                data, is_short = b"", answer.length is not None and answer.length <= _SHORT_BYTES_MAX
+                is_read = answer.status == http.client.OK or is_short
+                if is_read:
+                    data = _bounded(answer, bytes_max if answer.status == http.client.OK else _SHORT_BYTES_MAX, place)
+            is_clean = is_read and not answer.will_close
             return Answer(answer.status, answer.msg, data)
         finally:
             if is_clean:
@@ -118,8 +125,37 @@ def explained(answer: Answer, place: str, forbidden: str) -> HotspareError:
     return FileAccess(f"{place} answers HTTP {status}; {forbidden}.")
 
 
+@contextlib.contextmanager
+def _cut_after(seconds: float, connected: socket.socket) -> Iterator[None]:
+    """Cut the connection off when what is done over it takes longer, however steadily it drips: raises TimeoutError."""
+    is_cut = threading.Event()
+
+    def cut() -> None:
+        is_cut.set()
+        with contextlib.suppress(OSError):  # It has ended by itself.
+            line.shutdown(socket.SHUT_RDWR)
+
+    # A descriptor of its own leads to this connection alone, whatever is closed meanwhile; and it knows nothing of TLS,
+    # which `SSLSocket.shutdown` would take away: what comes after it would be taken for plain text.
+    with socket.fromfd(connected.fileno(), connected.family, connected.type) as line:
+        timer = threading.Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            if is_cut.is_set():
+                raise TimeoutError("it stalls") from error
+            raise
+        finally:
+            timer.cancel()
+            timer.join()  # from here on nobody cuts: the connection may serve others
+    if is_cut.is_set():  # what was cut off may look like the end of an answer
+        raise TimeoutError("it stalls")
+
+
 def _bounded(answer: http.client.HTTPResponse, bytes_max: int, place: str) -> bytes:
-    told, deadline = answer.length, time.monotonic() + _ANSWER_S + bytes_max / _BYTES_PER_S_MIN
+    told = answer.length
     if told is not None and told > bytes_max:
         raise Malformed(f"{place} is larger than {bytes_max} bytes; publish it again.")
     parts, size = [], 0
@@ -128,8 +164,6 @@ def _bounded(answer: http.client.HTTPResponse, bytes_max: int, place: str) -> by
         size += len(piece)
         if size > bytes_max:
             raise Malformed(f"{place} is larger than {bytes_max} bytes; publish it again.")
-        if time.monotonic() > deadline:
-            raise TimeoutError("it stalls")
     if told is not None and size != told:
         raise ConnectionError(f"it was cut off after {size} of {told} bytes")
     answer.close()  # else the connection would still wait for the end of it
