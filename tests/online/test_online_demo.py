@@ -1,4 +1,4 @@
-"""The demonstration, with two trials of each mode on the small model: real processes, killed and stopped."""
+"""The demonstration, with one trial of three modes on the small model: real processes, killed, replaced and stopped."""
 
 import json
 import re
