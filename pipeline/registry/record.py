@@ -237,7 +237,7 @@ def version_draft(build: Build, sealed: Sealed, run_id: str, candidate_run_id: s
         "format": str(card.format),
         **{key: f"{value:.9g}" for key, value in main_figures(card).items()},
         **build.lineage.tags(),
-        **standing_tags(build.facts(), sealed.role, sealed.size_bytes),
+        **standing_tags(build.facts(), sealed.role),
     }
     return VersionDraft(
         bundle_id=sealed.bundle_id,

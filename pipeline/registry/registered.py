@@ -1,13 +1,15 @@
-"""A pair as the registry tells it: what its versions' tags say for the gates and for a channel."""
+"""A pair as the registry tells it: its versions' tags say what was measured, its verified bundles what it is."""
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from pipeline.bundle.channel import BundleRef
 from pipeline.core.canonical import canonical_json
 from pipeline.core.errors import MissingStageError
-from pipeline.core.names import Format, Role
+from pipeline.core.names import CandidateName, Role
 from pipeline.core.printable import printable
 from pipeline.core.recipe import Diversity
 from pipeline.registry.promotion import Facts, Pair, Provenance, Rehearsal, Standing
@@ -15,18 +17,22 @@ from pipeline.registry.store import Version, version_of
 
 LATEST_TAG = "latest_build"
 PAIRED_TAG = "paired_with"
-_SIZE, _CONTRACT, _SCHEME = "payload_bytes", "io_contract_sha256", "scheme"
 _LOSS_MAX, _DIVERSE = "loss_max_abs", "diverse"
 
 
-def standing_tags(facts: Facts, role: Role, payload_bytes: int) -> dict[str, str]:
-    """Return what a version has to say so that its pair can be judged and promoted without its build on disk."""
-    standing = facts.standing(role)
+@dataclass(frozen=True)
+class Vouched:
+    """What a bundle says of itself, read from a copy that was verified: whoever may set tags has no say in it."""
+
+    ref: BundleRef
+    name: CandidateName
+    io_contract_sha256: str
+
+
+def standing_tags(facts: Facts, role: Role) -> dict[str, str]:
+    """Return what a version has to say so that its pair can be judged without its build on disk."""
     return {
         PAIRED_TAG: facts.standing(Role.BACKUP if role is Role.PRIMARY else Role.PRIMARY).bundle_id,
-        _SIZE: str(payload_bytes),
-        _CONTRACT: standing.io_contract_sha256,
-        _SCHEME: standing.scheme,
         _LOSS_MAX: f"{facts.loss_max_abs:.9g}",
         _DIVERSE: ",".join(facts.diverse),
     }
@@ -62,20 +68,10 @@ def is_registered_pair(versions: tuple[Version, ...], pair: Pair) -> bool:
     return mates[0] == pair.backup or mates[1] == pair.primary
 
 
-def refs_of(model: str, versions: tuple[Version, ...], pair: Pair) -> dict[Role, BundleRef]:
-    """Return how a channel names a registered pair.
-
-    Raises MissingStageError when a bundle is not registered, or was before versions told their size.
-    """
-    return {
-        role: BundleRef(one.bundle_id, int(_figure(model, one, _SIZE))) for role, one in _both(model, versions, pair)
-    }
-
-
 def facts_of(
     model: str,
     versions: tuple[Version, ...],
-    pair: Pair,
+    bundles: Mapping[Role, Vouched],
     now: datetime,
     rehearsal: Rehearsal | None = None,
     drills: tuple[str, ...] = (),
@@ -84,16 +80,16 @@ def facts_of(
     """Return what the gates look at, of a registered pair whose build need not be on disk.
 
     ``rehearsal`` is of a verified attestation: tags that tell of a drill open no gate. Raises MissingStageError for a
-    bundle that is not registered, or that was registered before versions told all this.
+    bundle that is not registered, or whose version does not tell its figures.
     """
+    pair = Pair(*(bundles[role].ref.bundle_id for role in Role))
     versions_of_pair = dict(_both(model, versions, pair))
-    primary, backup = (_standing(model, role, versions_of_pair[role]) for role in Role)
+    primary, backup = (_standing(model, role, versions_of_pair[role], bundles[role]) for role in Role)
     first = versions_of_pair[Role.PRIMARY]
-    diverse = tuple(Diversity(one) for one in _said(model, first, _DIVERSE, "").split(",") if one)
     return Facts(
         model,
         _figure(model, first, _LOSS_MAX),
-        diverse,
+        _diverse(model, first),
         primary,
         backup,
         now,
@@ -128,14 +124,14 @@ def _both(model: str, versions: tuple[Version, ...], pair: Pair) -> tuple[tuple[
     return tuple((role, version) for role, version in found.items() if version is not None)
 
 
-def _standing(model: str, role: Role, version: Version) -> Standing:
+def _standing(model: str, role: Role, version: Version, bundle: Vouched) -> Standing:
     return Standing(
         role,
-        version.bundle_id,
-        _said(model, version, "candidate"),
-        _said(model, version, _SCHEME),
-        Format(_said(model, version, "format")),
-        _said(model, version, _CONTRACT),
+        bundle.ref.bundle_id,
+        str(bundle.name),
+        bundle.name.scheme,
+        bundle.name.format,
+        bundle.io_contract_sha256,
         _figure(model, version, "loss_high"),
         _figure(model, version, "latency_ratio_p50"),
     )
@@ -144,12 +140,27 @@ def _standing(model: str, role: Role, version: Version) -> Standing:
 def _figure(model: str, version: Version, key: str) -> float:
     text = _said(model, version, key)
     try:
-        return float(text)
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _nonsense(model, version, key, text, "number")
+    return value
+
+
+def _diverse(model: str, version: Version) -> tuple[Diversity, ...]:
+    text = _said(model, version, _DIVERSE, "")
+    try:
+        return tuple(Diversity(one) for one in text.split(",") if one)
     except ValueError as error:
-        raise MissingStageError(
-            f"Version {version.number} of {model} says {printable(text)} for its {key}, which is no number; "
-            "run `hotspare register` where its build is."
-        ) from error
+        raise _nonsense(model, version, _DIVERSE, text, "list of what can differ") from error
+
+
+def _nonsense(model: str, version: Version, key: str, text: str, wanted: str) -> MissingStageError:
+    return MissingStageError(
+        f"Version {version.number} of {model} says {printable(text)} for its {key}, which is no {wanted}; "
+        "run `hotspare register` where its build is."
+    )
 
 
 def _said(model: str, version: Version, key: str, default: str | None = None) -> str:

@@ -118,7 +118,7 @@ def _enter(registry: Registry, build: Build, sealed: Sealed, run_id: str, known:
         build.model, version_draft(build, sealed, run_id, _candidate_run(registry, build, sealed))
     )
     # What a version is paired with, and as what, is of the build that was registered last.
-    due = {"selected_as": str(sealed.role), **standing_tags(build.facts(), sealed.role, sealed.size_bytes)}
+    due = {"selected_as": str(sealed.role), **standing_tags(build.facts(), sealed.role)}
     # Where it comes from is of the build that was registered first, filled in where that could not tell.
     due |= {key: value for key, value in build.lineage.tags().items() if key not in version.tags}
     for key, value in due.items():

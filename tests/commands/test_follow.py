@@ -16,7 +16,7 @@ from toy_project import make_project
 from pipeline.bundle.channel import Revocations, Standing
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.public_key import key_hint
-from pipeline.bundle.verify import load_channel
+from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.cli import main
 from pipeline.commands.build import follow, follower, project, promotion_effects, register, status
 from pipeline.commands.build.follower import Follower
@@ -26,6 +26,7 @@ from pipeline.commands.build.replaying import Replayed, Took
 from pipeline.core import layout
 from pipeline.core.clock import to_text, utc_now
 from pipeline.core.errors import DrillFailed, LagExceeded, PromotionRefused, ReplayFailed, Unreachable
+from pipeline.core.names import Role
 from pipeline.core.recipe import Recipe
 from pipeline.registry.following import BUILT_TAG
 from pipeline.registry.history import Held, history_tags
@@ -233,6 +234,34 @@ def test_a_copy_that_was_exchanged_in_the_registry_is_not_promoted(
     registry.set_alias("toy", "primary", 3)
     assert _once() == 30
     assert _channel().seq == 1
+
+
+@pytest.mark.parametrize("size", ["0", "-5", "1", "inf"])
+def test_a_forged_size_tag_decides_nothing_of_the_channel_that_is_signed(
+    folder: Path, packed: Path, registry: MemoryRegistry, size: str
+) -> None:
+    _pack(packed / "one")
+    for key, value in {"payload_bytes": size, "io_contract_sha256": "0" * 64, "format": "x", "scheme": "x"}.items():
+        registry.tag_version("toy", 3, key, value)
+    registry.set_alias("toy", "primary", 3)
+    assert _once() == 0
+    policy, now = load_policy(layout.TRUST_POLICY), utc_now()
+    channel = load_channel(layout.channel_dir("toy"), policy, now)
+    for role in Role:
+        assert verify_bundle(packed / "two" / layout.bundle_dir("toy", role), policy, now, channel, role)
+    assert main(["rollback", "toy"]) == 0
+
+
+def test_forged_tags_do_not_hide_that_two_bundles_are_of_one_kind(
+    folder: Path, packed: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe asks for another scheme; both are of one engine, which a tag alone calls another."""
+    _pack(packed / "one")
+    for key, value in {"diverse": "engine", "format": "onnx"}.items():
+        registry.tag_version("toy", 3, key, value)
+    registry.set_alias("toy", "primary", 3)
+    assert _once() == PromotionRefused.exit_code
+    assert "they have tflite and tflite" in capsys.readouterr().out
 
 
 def test_what_was_registered_last_is_promoted_once_the_policy_promotes_by_itself(

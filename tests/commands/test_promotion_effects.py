@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipeline.commands.build.promotion_effects import (
     promote_pair,
 )
 from pipeline.core import layout
-from pipeline.core.errors import PromotionRefused
+from pipeline.core.errors import Malformed, PromotionRefused
 from pipeline.core.names import Role
 from pipeline.registry.agreement import find_drift
 from pipeline.registry.history import Held
@@ -181,6 +181,15 @@ def test_a_bundle_without_a_version_is_not_promoted(registry: Mortal, shop: Work
     with pytest.raises(PromotionRefused, match="no version in the registry"):
         _promote(registry, shop, 9)
     assert registry.steps == []
+
+
+def test_a_channel_that_nobody_could_read_is_not_signed(registry: Mortal, shop: Workshop) -> None:
+    _promote(registry, shop, 0)
+    registry.steps.clear()
+    sized = {role: replace(ref, size=0) for role, ref in refs(1).items()}
+    with shop.entered(), pytest.raises(Malformed):
+        promote_pair(registry, MODEL, sized, TERMS, shop.trust, NOW)
+    assert (registry.steps, _named(shop)) == ([], (1, pair_of_release(0)))
 
 
 def test_what_is_revoked_stays_so_and_is_promoted_no_more(registry: Mortal, shop: Workshop) -> None:

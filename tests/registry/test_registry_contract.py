@@ -5,10 +5,28 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from pipeline.bundle.channel import BundleRef
+from pipeline.core.errors import MissingStageError
+from pipeline.core.names import Role
 from pipeline.registry.record import Build, build_draft, version_draft
-from pipeline.registry.registered import facts_of, is_registered_pair, latest_pair, pair_of, refs_of
+from pipeline.registry.registered import Vouched, facts_of, is_registered_pair, latest_pair, pair_of
 from pipeline.registry.registering import log_build, register_build
 from pipeline.registry.store import Registry, version_of
+
+_NO_FIGURES = [
+    ("loss_high", "inf"), ("loss_high", "nan"), ("loss_high", "1\x1b[2J"), ("loss_max_abs", "1e999"),
+    ("latency_ratio_p50", "-inf"), ("diverse", "scheme,x"),
+]  # fmt: skip
+
+
+def _vouched(build: Build) -> dict[Role, Vouched]:
+    """Return what the bundles of a build say of themselves."""
+    return {
+        one.role: Vouched(BundleRef(one.bundle_id, one.size_bytes), one.card.name, one.io_contract_sha256)
+        for one in build.sealed
+    }
 
 
 def test_what_was_never_registered_is_absent(registry: Registry, build: Build) -> None:
@@ -138,11 +156,18 @@ def test_a_version_says_what_a_promotion_needs_without_its_build(registry: Regis
     assert latest_pair(registry.model_tags(build.model)) == facts.pair
     assert is_registered_pair(versions, facts.pair)
     assert pair_of(versions, versions[0]) == facts.pair
-    told = facts_of(build.model, versions, facts.pair, facts.now)
+    told = facts_of(build.model, versions, _vouched(build), facts.now)
     assert replace(told, provenance=facts.provenance) == replace(facts, scripts={}, drills=())
     assert told.provenance.git_commit == "c0ffee"
-    sizes = {role: ref.size for role, ref in refs_of(build.model, versions, facts.pair).items()}
-    assert sizes == {sealed.role: sealed.size_bytes for sealed in build.sealed}
+
+
+def test_a_tag_that_is_no_figure_is_told_in_a_sentence(registry: Registry, build: Build) -> None:
+    register_build(registry, build)
+    first, second = registry.versions(build.model)
+    for key, value in _NO_FIGURES:
+        forged = replace(first, tags={**first.tags, key: value})
+        with pytest.raises(MissingStageError, match=f"for its {key}, which is no"):
+            facts_of(build.model, (forged, second), _vouched(build), build.facts().now)
 
 
 def test_a_description_with_any_characters_is_taken(registry: Registry, build: Build) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.bundle.channel import BundleRef
-from pipeline.bundle.verify import verify_bundle
+from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.commands.build.judging import judged
 from pipeline.commands.build.project import Project
 from pipeline.commands.build.promotion_effects import build_refs
 from pipeline.core.errors import HotspareError, MissingStageError, NotAccepted, Untrusted
-from pipeline.core.names import Role
+from pipeline.core.names import CandidateName, Role
 from pipeline.core.recipe import load_recipe
 from pipeline.drill.results import due_scripts
 from pipeline.drill.script import SCRIPTS, load_script
@@ -19,7 +19,7 @@ from pipeline.registry.agreement import Seen
 from pipeline.registry.loading import load_build, read_drill, read_lineage
 from pipeline.registry.promotion import Facts, Gate, Pair, Promote, Refuse, Rehearsal, decide
 from pipeline.registry.record import Build
-from pipeline.registry.registered import facts_of, is_registered_pair, refs_of
+from pipeline.registry.registered import Vouched, facts_of, is_registered_pair
 from pipeline.registry.store import Version, version_of
 
 
@@ -48,8 +48,9 @@ def judge_pair(project: Project, seen: Seen, pair: Pair, build: Build | None) ->
     if build is not None and build.facts().pair == pair:
         verdict, refs = judged(project.policy, build, seen, None), build_refs(build)
     else:
-        _verify(project, seen, pair)
-        verdict, refs = decide(project.policy, _facts(project, seen, pair)), refs_of(seen.model, seen.versions, pair)
+        bundles = _verified(project, seen, pair)
+        verdict = decide(project.policy, _facts(project, seen, pair, bundles))
+        refs = {role: one.ref for role, one in bundles.items()}
     one = Gate("one pair", *_registered_as_one(seen, pair))
     gates = (*verdict.gates, one)
     return Judged(Promote(gates) if all(gate.passed for gate in gates) else Refuse(gates), refs)
@@ -61,13 +62,13 @@ def _registered_as_one(seen: Seen, pair: Pair) -> tuple[bool, str]:
     return False, "the two were not registered as one pair; move the alias `primary`, its backup comes with it"
 
 
-def _facts(project: Project, seen: Seen, pair: Pair) -> Facts:
+def _facts(project: Project, seen: Seen, pair: Pair, bundles: Mapping[Role, Vouched]) -> Facts:
     recipe = load_recipe(seen.model)
     due = {}
     if project.policy.gates.ask_for_drill:
         due = due_scripts([load_script(SCRIPTS / f"{name}.drill") for name in recipe.drills], recipe.objectives)
     rehearsal = _rehearsal(project, seen, pair)
-    facts = facts_of(seen.model, seen.versions, pair, project.now, rehearsal, recipe.drills, due)
+    facts = facts_of(seen.model, seen.versions, bundles, project.now, rehearsal, recipe.drills, due)
     return replace(facts, in_force=seen.in_force.pair if seen.in_force else None)
 
 
@@ -87,8 +88,9 @@ def _rehearsal(project: Project, seen: Seen, pair: Pair) -> Rehearsal | None:
     return drill.rehearsal if drill else None
 
 
-def _verify(project: Project, seen: Seen, pair: Pair) -> None:
-    """Verify the registry's copies of both bundles, as a node will."""
+def _verified(project: Project, seen: Seen, pair: Pair) -> dict[Role, Vouched]:
+    """Verify the registry's copies of both bundles, as a node will, and return what they say of themselves."""
+    found = {}
     with tempfile.TemporaryDirectory(prefix="hotspare-") as folder:
         for role, bundle_id in zip(Role, (pair.primary, pair.backup), strict=True):
             version = version_of(seen.versions, bundle_id)
@@ -96,10 +98,13 @@ def _verify(project: Project, seen: Seen, pair: Pair) -> None:
                 raise MissingStageError(
                     f"The registry has no version with the {role} {bundle_id[:12]} of {seen.model}."
                 )
-            _verify_copy(project, seen.model, version, Path(folder) / role)
+            bundle = _verified_copy(project, seen.model, version, Path(folder) / role)
+            ref, name = BundleRef(bundle.bundle_id, bundle.size), CandidateName.parse(bundle.candidate)
+            found[role] = Vouched(ref, name, bundle.manifest.io_contract_sha256)
+    return found
 
 
-def _verify_copy(project: Project, model: str, version: Version, place: Path) -> None:
+def _verified_copy(project: Project, model: str, version: Version, place: Path) -> VerifiedBundle:
     project.registry.fetch_bundle(model, version.number, place)
     bundle = verify_bundle(place, project.trust, project.now)
     if (bundle.model, bundle.bundle_id) != (model, version.bundle_id):
@@ -107,6 +112,7 @@ def _verify_copy(project: Project, model: str, version: Version, place: Path) ->
             f"Version {version.number} of {model} holds {bundle.model} {bundle.bundle_id[:12]}, not the bundle that "
             "its tag tells; register it again."
         )
+    return bundle
 
 
 def in_words(error: HotspareError) -> tuple[str, ...]:

@@ -312,10 +312,12 @@ def _with_revoked(seen: Seen, revoke: Revocations) -> Revocations:
 
 
 def _signed(channel: Channel, trust: TrustPolicy) -> Held:
-    """Sign before the number is claimed: a key that may not sign leaves no trace."""
+    """Sign before the number is claimed: a key that may not, or a channel that nobody could read, leaves no trace."""
     key = load_private_key()
     _check_key(key, trust, channel)
-    return Held(channel, sign_channel(channel, key)[1])
+    signature = sign_channel(channel, key)[1]
+    read_channel(signature, trust, f"the channel of {channel.model} to be signed")
+    return Held(channel, signature)
 
 
 def _check_key(key: ec.EllipticCurvePrivateKey, trust: TrustPolicy, channel: Channel) -> None:
