@@ -63,6 +63,7 @@ def test_errors_are_one_sentence_with_their_exit_code(
         (f"{tmp_path}/nothing/channels/tiny", trust, FileAccess),
         (f"{tmp_path}/depot", trust, UsageError),
         ("https://user:word@host/channels/tiny", trust, UsageError),
+        ("http://a..b/channels/tiny", trust, UsageError),
     ]
     for place, policy, error in cases:
         assert main(["stage", place, "--trust", str(policy), "--to", str(tmp_path / "node")]) == error.exit_code

@@ -252,6 +252,11 @@ def test_another_address_is_no_channel(address: str) -> None:
         "https://host/depot?token=1",
         "http://host/a b",
         "http://host:no/",
+        "http://user:word@host:no/",
+        "http://user:word℀@host/",
+        "http://a..b/depot",
+        "http://.example/depot",
+        f"http://{'a' * 64}.example/depot",
         "nosuch://x",
         "oci://host",
         "oci://host/UPPER",
@@ -259,6 +264,8 @@ def test_another_address_is_no_channel(address: str) -> None:
         "oci://host/a/../b",
         "oci://user:word@host/depot",
         "oci://host:no/depot",
+        "oci://a..b/depot",
+        f"oci://{'a' * 64}.example/depot",
     ],
 )
 def test_an_address_that_leaks_or_leads_nowhere_is_refused(address: str) -> None:

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from pipeline.core.errors import FileAccess, HotspareError, Malformed, Unreachable
 from pipeline.delivery.transports import web
 from pipeline.delivery.transports.http import HttpDepot
+from pipeline.delivery.transports.web import WebServer
 
 Serve = Callable[..., HttpDepot]
 
@@ -259,6 +260,14 @@ def test_a_server_whose_certificate_nobody_vouches_for_is_not_read(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.parametrize("host", ["a..b", ".example", "a" * 64, "a\0b"])
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_name_that_no_host_can_have_is_unreachable(host: str, is_tls: bool) -> None:
+    server = WebServer(host, None, ssl.create_default_context() if is_tls else None)
+    with pytest.raises(Unreachable, match="The depot does not answer"):
+        server.ask("GET", "/", "The depot", 10)
 
 
 def test_nobody_there_is_unreachable() -> None:

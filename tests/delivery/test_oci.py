@@ -387,6 +387,11 @@ ATTACKS: dict[str, tuple[type[HotspareError], Callable[[FakeRegistry], Twist]]] 
         FileAccess,
         lambda made: _of_chunks(made, lambda _: _moved("http://192.0.2.1/x")),
     ),
+    "a chunk at a name that no host can have": (
+        FileAccess,
+        lambda made: _of_chunks(made, lambda _: _moved("https://a..b/x")),
+    ),
+    "a chunk at an address that is none": (FileAccess, lambda made: _of_chunks(made, lambda _: _moved("https://[x/y"))),
     "a chunk nowhere": (FileAccess, lambda made: _of_chunks(made, lambda _: Said(307))),
     "a chunk with a password": (
         FileAccess,
@@ -401,6 +406,7 @@ ATTACKS: dict[str, tuple[type[HotspareError], Callable[[FakeRegistry], Twist]]] 
     "an endless challenge": (FileAccess, lambda made: lambda _: _challenge(f"http://{made.server}/token")),
     "a challenge that asks for nothing": (FileAccess, lambda _: lambda _: Said(401)),
     "a token from a host in plain text": (FileAccess, lambda _: lambda _: _challenge("http://192.0.2.1/token")),
+    "a token from a name that no host can have": (FileAccess, lambda _: lambda _: _challenge("https://a..b/token")),
     "a token from a file": (FileAccess, lambda _: lambda _: _challenge("file:///etc/passwd")),
     "a manifest that is no JSON": (Malformed, lambda _: _of_manifest(CHANNEL, Said(200, b"{"))),
     "a manifest that is an image's": (Malformed, lambda _: _of_manifest(CHANNEL, Said(200, b'{"schemaVersion":2}'))),
@@ -499,7 +505,13 @@ def test_a_blob_that_lies_elsewhere_is_fetched_without_credentials(
         assert {one.method for one in store.asked} == {"GET", "HEAD"}
 
 
-@pytest.mark.parametrize("to", ["http://192.0.2.1/upload", "https://127.0.0.1/upload", "file:///tmp/x", ""])
+@pytest.mark.parametrize(
+    "to",
+    [
+        "http://192.0.2.1/upload", "https://127.0.0.1/upload", "https://a..b/upload", "https://[x/upload",
+        "file:///tmp/x", "",
+    ],
+)  # fmt: skip
 def test_nothing_is_uploaded_to_another_host(registry: FakeRegistry, signer: Signer, to: str) -> None:
     def twist(asked: Asked) -> Said | None:
         return Said(202, headers=(("Location", to),)) if asked.method == "POST" else None
@@ -508,6 +520,13 @@ def test_nothing_is_uploaded_to_another_host(registry: FakeRegistry, signer: Sig
     with pytest.raises(FileAccess):
         publish_at(registry.address, signer, signer.release(1, NOISE))
     assert registry.blobs == {}
+
+
+@pytest.mark.parametrize("size", ["9" * 5_000, "-1", "1_0", "²", ""])
+def test_a_size_that_is_none_is_not_believed(registry: FakeRegistry, size: str) -> None:
+    registry.twist = lambda _: Said(200, headers=(("Content-Length", size),))
+    with open_writable(registry.address) as depot:
+        assert depot.size(chunk_path("a" * 64)) is None
 
 
 def test_tags_are_read_page_by_page(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import UsageError
-from pipeline.delivery.transports.web import ABSENT, WebServer, explained
+from pipeline.delivery.transports.web import ABSENT, WebServer, explained, host_of
 
 _PLAIN = re.compile(r"[!-~]+")
 
@@ -25,9 +25,9 @@ class HttpDepot:
         """Return the depot at an http(s) address; raises UsageError for one that could leak or that is none."""
         try:
             parts = urlsplit(address)
-            host, _ = parts.hostname, parts.port
-        except ValueError as error:
-            raise UsageError(f"{address} is no http address ({error}).") from error
+            host = host_of(parts)
+        except ValueError as error:  # which may quote user and password, as the address may hold them
+            raise UsageError("That is no address of a depot; write http(s)://host[:port]/path.") from error
         if parts.username is not None or parts.password is not None:
             raise UsageError("A depot's address holds no user and password: they would show up in logs.")
         if not host or parts.query or parts.fragment or not _PLAIN.fullmatch(address):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
-from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from pipeline.bundle.strict_json import fit, parse_strict
 from pipeline.core.canonical import canonical_json, sha256_hex
@@ -20,7 +20,7 @@ from pipeline.core.schema import Rule, plain
 from pipeline.delivery.contents import unverified_contents
 from pipeline.delivery.depot import CONTENTS_FILE, bundles_of, is_chunk_path
 from pipeline.delivery.transports.oci_login import Login, followable, is_loopback
-from pipeline.delivery.transports.web import ABSENT, Answer, WebServer, explained
+from pipeline.delivery.transports.web import ABSENT, Answer, WebServer, explained, host_of
 
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
@@ -96,9 +96,9 @@ class OciDepot:
         match = _ADDRESS.fullmatch(address)
         try:
             parts = urlsplit(f"https://{match['server']}" if match else "")
-            host, _ = parts.hostname, parts.port
+            host = host_of(parts)
         except ValueError:
-            host = None
+            host = ""
         if match is None or not host:
             raise UsageError("That is no address of an OCI depot; write oci://host[:port]/repository in small letters.")
         is_plain = is_loopback(host)
@@ -225,7 +225,7 @@ class OciDepot:
     def _blob_size(self, digest: str, place: str) -> int | None:
         answer = self._ask_for_blob("HEAD", digest, place, 0)
         size = "" if answer is None else answer.headers.get("Content-Length", "")
-        return int(size) if size.isascii() and size.isdigit() else None
+        return int(size) if re.fullmatch(r"[0-9]{1,15}", size) else None
 
     def _ask_for_blob(self, method: str, digest: str, place: str, bytes_max: int) -> Answer | None:
         answer = self._ask(method, f"blobs/{digest}", place, bytes_max)
@@ -246,7 +246,7 @@ class OciDepot:
 
     def _location(self, answer: Answer) -> SplitResult | None:
         told = answer.headers.get("Location")
-        return followable(urljoin(self.root, told), is_plain=self.server.tls is None) if told else None
+        return followable(told, is_plain=self.server.tls is None, base=self.root) if told else None
 
     def _other(self, parts: SplitResult) -> WebServer:
         key = f"{parts.scheme}://{parts.netloc}"

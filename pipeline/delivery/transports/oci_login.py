@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
 from pipeline.bundle.strict_json import parse_strict
 from pipeline.core.environment import REGISTRIES
 from pipeline.core.errors import FileAccess, Malformed
 from pipeline.core.files import disk_errors
-from pipeline.delivery.transports.web import WebServer, explained
+from pipeline.delivery.transports.web import WebServer, explained, host_of
 
 _FOLDER = "DOCKER_CONFIG"
 _CONFIG_BYTES_MAX = 1 << 20
@@ -111,17 +111,18 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def followable(address: str, *, is_plain: bool) -> SplitResult | None:
-    """Take apart an address that a registry names; None for one that must not be asked.
+def followable(address: str, *, is_plain: bool, base: str = "") -> SplitResult | None:
+    """Take apart an address that a registry names, as seen from ``base``; None for one that must not be asked.
 
     It is https, or on this machine as the registry itself is.
     """
     try:
-        parts = urlsplit(address)
-        host, _ = parts.hostname, parts.port
+        whole = urljoin(base, address)
+        parts = urlsplit(whole)
+        host = host_of(parts)
     except ValueError:
         return None
-    if not host or "@" in parts.netloc or not _TEXT.fullmatch(address):
+    if not host or "@" in parts.netloc or not _TEXT.fullmatch(whole):
         return None
     is_plain_too = is_plain and parts.scheme == "http" and is_loopback(host)
     return parts if parts.scheme == "https" or is_plain_too else None

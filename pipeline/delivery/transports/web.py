@@ -69,7 +69,7 @@ class WebServer:
             except (IndexError, *_DROPPED):
                 # None is idle, or the server had closed it meanwhile.
                 return self._ask(self._connection(), method, target, place, bytes_max, sent, body)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of names, whoever gave them
             said = str(error) or type(error).__name__
             raise Unreachable(f"{place} does not answer ({said}); check the address, or try later.") from error
 
@@ -113,6 +113,13 @@ class WebServer:
                 self._idle.append(connection)
             else:  # what is left of this answer would be taken for the next one
                 connection.close()
+
+
+def host_of(parts: SplitResult) -> str:
+    """Return an address's host, or ""; raises ValueError for a port that is none and a name that none can have."""
+    host, _ = parts.hostname or "", parts.port
+    host.encode("idna")  # as whoever looks the name up will
+    return host
 
 
 def explained(answer: Answer, place: str, forbidden: str) -> HotspareError:
