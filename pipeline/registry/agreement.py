@@ -10,7 +10,7 @@ from datetime import datetime
 
 from pipeline.bundle.channel import Channel, Revocations
 from pipeline.core.names import Role
-from pipeline.registry.history import DONE_TAG, Held, History, all_revoked
+from pipeline.registry.history import DONE_TAG, Held, History, all_revoked, place_of_tag
 from pipeline.registry.promotion import Pair
 from pipeline.registry.store import Version, version_of
 
@@ -53,6 +53,15 @@ class Seen:
     def revoked(self) -> Revocations:
         """Return what any known channel revokes."""
         return all_revoked(self.all_held)
+
+    @property
+    def unheeded(self) -> tuple[str, ...]:
+        """Return the tags of channels that no pinned key signed and that the one in force does not come after.
+
+        What they revoke is in no channel that can be read: whoever signed the next one would forget it.
+        """
+        newest = self.in_force
+        return tuple(key for key in self.history.foreign if newest is None or place_of_tag(key) > newest.place)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,8 @@ class Drift:
 def find_drift(seen: Seen) -> Iterator[Drift]:
     """Yield every disagreement, in the order in which to mend them."""
     newest = seen.in_force
+    if seen.unheeded:
+        yield Drift("history", unheeded_in_words(seen))
     if newest is not None:
         yield from _places(seen, newest)
     yield from _aliases(seen, newest)
@@ -195,6 +206,17 @@ def _beyond_mending(seen: Seen, newest: Held) -> Iterator[Drift]:
         )
     for what in unsaid(seen.revoked, channel):
         yield Drift("channel", f"seq {channel.seq} does not revoke {what}; run `hotspare promote {model} --renew`")
+
+
+def unheeded_in_words(seen: Seen) -> str:
+    """Say which channels are not heeded, and what to do."""
+    tags = seen.unheeded
+    named = tags[-1] if len(tags) == 1 else f"{tags[0]} to {tags[-1]}"
+    return (
+        f"no key that artifacts/trust.yaml pins for channels signed {named} in the registry, and what is revoked there "
+        f"would be forgotten; pin that key once more until the next channel is signed, or, if it is nobody's, remove "
+        f"the tag from the registered model {seen.model}"
+    )
 
 
 def unsaid(revoked: Revocations, channel: Channel) -> Iterator[str]:

@@ -56,8 +56,8 @@ class History:
 
     held: tuple[Held, ...] = ()
     """Oldest first."""
-    unverified: tuple[str, ...] = ()
-    """Tags that no pinned key vouches for (pinned no more, half-written, forged), or of a channel of another name."""
+    foreign: tuple[str, ...] = ()
+    """Tags of channels that no pinned key signed (pinned no more, of somebody else, forged), oldest first."""
     claims: tuple[tuple[str, int], ...] = ()
     """(tag, seq) of promotions that began and are not known to have ended."""
     seq_max: int = 0
@@ -70,17 +70,22 @@ class History:
 
 def read_history(tags: Mapping[str, str], model: str, trust: TrustPolicy) -> History:
     """Read and verify the channels in a registered model's tags."""
-    held, unverified = [], []
+    held, foreign = [], []
     for key, text in _envelopes(tags):
-        channel = _verified(key, text, model, trust)
-        if channel is None:
-            unverified.append(key)
-        else:
+        try:
+            channel = _verified(key, text, model, trust)
+        except SignatureInvalid:
+            foreign.append(key)
+            continue
+        if channel is not None:
             held.append(channel)
     claims = tuple(sorted(_claims(tags)))
     numbers = [seq for _, seq in claims] + [int(found[2]) for key in tags if (found := _HEAD.fullmatch(key))]
     return History(
-        tuple(sorted(held, key=lambda one: one.place)), tuple(sorted(unverified)), claims, max(numbers, default=0)
+        tuple(sorted(held, key=lambda one: one.place)),
+        tuple(sorted(foreign, key=place_of_tag)),
+        claims,
+        max(numbers, default=0),
     )
 
 
@@ -90,6 +95,12 @@ def history_tags(held: Held) -> tuple[tuple[str, str], ...]:
     parts = [text[at : at + _PART_CHARS] for at in range(0, len(text), _PART_CHARS)]
     key = "channel.{}.{}".format(*held.place)
     return tuple((f"{key}.{number}" if number else key, parts[number]) for number in reversed(range(len(parts))))
+
+
+def place_of_tag(key: str) -> tuple[int, int]:
+    """Return the place in the order of channels that a channel's tag claims by its name."""
+    _, epoch, seq = key.split(".")
+    return int(epoch), int(seq)
 
 
 def claim_tag(token: str) -> str:
@@ -126,10 +137,11 @@ def _envelopes(tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _verified(key: str, text: str, model: str, trust: TrustPolicy) -> Held | None:
+    """Return the channel of a tag, None where it is damaged or of another name; raises SignatureInvalid."""
     data = text.encode("utf-8", "replace")
     try:
         channel, _ = read_channel(data, trust, f"the tag {key} of {model}")
-    except (Malformed, SignatureInvalid):
+    except Malformed:
         return None
     if (channel.model, channel.channel) != (model, trust.channel) or key != f"channel.{channel.epoch}.{channel.seq}":
         return None

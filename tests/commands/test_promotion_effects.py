@@ -205,6 +205,41 @@ def test_what_is_revoked_stays_so_and_is_promoted_no_more(registry: Mortal, shop
     assert _aliased(registry)["previous_primary"] == "r2.primary"
 
 
+@pytest.mark.parametrize("folder_is_kept", [False, True])
+def test_a_key_that_is_pinned_no_more_does_not_take_its_revocations_along(
+    registry: Mortal, shop: Workshop, tmp_path: Path, folder_is_kept: bool
+) -> None:
+    _promote(registry, shop, 1)
+    _promote(registry, shop, 1, revoke=Revocations(bundles=(pair_of_release(0).primary,)))
+    next_shop = workshop(tmp_path / "two")
+    if folder_is_kept:  # what it signed before is in force there, and older
+        lower = MemoryRegistry()
+        register_releases(lower, 4, tmp_path / "bundles")
+        _promote(lower, next_shop, 2)
+    registry.steps.clear()
+    for release in (0, 3):
+        with pytest.raises(PromotionRefused, match=r"signed channel\.1\..*pin that key once more"):
+            _promote(registry, next_shop, release)
+    assert registry.steps == []
+    assert any("would be forgotten" in line for line in _drift(registry, next_shop))
+
+
+def test_after_a_rotation_that_both_keys_went_through_the_old_one_may_go(
+    registry: Mortal, shop: Workshop, tmp_path: Path
+) -> None:
+    bad = pair_of_release(0).primary
+    _promote(registry, shop, 1, revoke=Revocations(bundles=(bad,)))
+    following = workshop(tmp_path / "two")
+    both = replace(following.trust, keys=(*shop.trust.keys, *following.trust.keys))
+    with following.entered():
+        promote_pair(registry, MODEL, None, TERMS, both, NOW, why="renewed")
+        promote_pair(registry, MODEL, refs(2), TERMS, following.trust, NOW)
+        channel = current_channel(MODEL, following.trust)
+    assert channel is not None
+    assert (channel.seq, channel.revoked.bundles) == (3, (bad,))
+    assert _drift(registry, following) == []
+
+
 def _steps_of_a_promotion(registry: Mortal, shop: Workshop) -> int:
     _promote(registry, shop, 0)
     registry.steps.clear()

@@ -32,7 +32,18 @@ from pipeline.core.errors import KeyFileError, Malformed, PromotionRefused, Sign
 from pipeline.core.files import disk_errors, replacing_dir, write_atomic
 from pipeline.core.names import Role
 from pipeline.registry.access import STORE
-from pipeline.registry.agreement import Drift, Mend, PointAlias, Record, Seen, SetTag, WriteFolder, find_drift, unsaid
+from pipeline.registry.agreement import (
+    Drift,
+    Mend,
+    PointAlias,
+    Record,
+    Seen,
+    SetTag,
+    WriteFolder,
+    find_drift,
+    unheeded_in_words,
+    unsaid,
+)
 from pipeline.registry.history import DONE_TAG, Held, claim_tag, history_tags, read_history
 from pipeline.registry.promotion import ChannelTerms, Issue, Keep, Pair, plan_channel
 from pipeline.registry.record import Build
@@ -185,8 +196,11 @@ def plan_pair(
 ) -> Keep | Issue:
     """Decide whether a registered pair needs a new channel, and which.
 
-    Raises PromotionRefused for two bundles that were not registered as one pair, or of which one is revoked.
+    Raises PromotionRefused for two bundles that were not registered as one pair, or of which one is revoked, and where
+    a later channel may revoke what nobody here can read.
     """
+    if seen.unheeded:
+        raise PromotionRefused(f"{seen.model}: {unheeded_in_words(seen)}.")
     pair = Pair(refs[Role.PRIMARY].bundle_id, refs[Role.BACKUP].bundle_id)
     newest, wanted = seen.in_force, _with_revoked(seen, revoke)
     _check_pair(seen, pair, wanted)
