@@ -43,7 +43,7 @@ class MlflowRegistry:
         self._artifacts = artifacts
         self._userinfo = urlsplit(uri).netloc.rpartition("@")[0]
         _silence()
-        _set_address(uri)
+        self._uri = uri
         with self._asking("open the store"):
             self._client = mlflow.MlflowClient(uri, uri)
             self._client.search_experiments(max_results=1)
@@ -277,6 +277,7 @@ class MlflowRegistry:
 
     @contextlib.contextmanager
     def _asking(self, doing: str) -> Iterator[None]:
+        _set_address(self._uri)  # another store may have been opened in this process since
         try:
             yield
         except _FAULTS as error:

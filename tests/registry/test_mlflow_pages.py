@@ -55,6 +55,16 @@ def test_the_pages_of_a_build_and_its_versions_tell_one_story(registry: Registry
     assert f"#/runs/{run_id}" in client.get_registered_model(drawn.model).description
 
 
+def test_a_store_opened_later_in_the_process_does_not_get_the_first_ones_requests(
+    registry: Registry, drawn: Build, tmp_path: Path
+) -> None:
+    open_registry(tmp_path / "another")
+    entry = register_build(registry, drawn).entries[0]
+    open_registry(tmp_path / "one-more")
+    registry.fetch_bundle(drawn.model, entry.number, tmp_path / "fetched")
+    assert (tmp_path / "fetched" / "bundle.sig").exists()
+
+
 def test_the_page_of_a_logged_model_names_its_version(registry: Registry, client: Any, drawn: Build) -> None:
     register_build(registry, drawn)
     version = client.get_model_version(drawn.model, "1")
