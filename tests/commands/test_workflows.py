@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from pipeline.cli import COMMANDS
@@ -141,9 +142,78 @@ def test_the_commands_of_the_workflows_exist_and_take_these_arguments() -> None:
         parser.parse_args(arguments)
 
 
+# A `gh` that knows one release, a folder, and is killed before or after its n-th order, an upload after one file.
+_GH = """
+[ "$2" = view ] && { [ -d released ]; exit; }
+echo >> orders
+orders=$(wc -l < orders)
+[ "$orders" = "$KILLED_BEFORE" ] && exit 137
+shift; verb=$1; shift 2
+case $verb in
+  create) mkdir released && touch released/.draft || exit 1 ;;
+  upload)
+    [ -d released ] || exit 1
+    for file; do
+      [ "$file" = --clobber ] && continue
+      case "$*" in *--clobber*) ;; *) [ -e "released/${file##*/}" ] && exit 1 ;; esac
+      cp "$file" released/ || exit 1
+      [ "$orders" = "$KILLED_AFTER" ] && exit 137
+    done ;;
+  edit) rm -f released/.draft ;;
+esac
+[ "$orders" != "$KILLED_AFTER" ] || exit 137
+"""
+
+
+def _publish(folder: Path, **killed: str) -> int:
+    """Run the steps that publish archives and channels, as a runner does."""
+    for job in ("publish", "channels"):
+        (step,) = (step for step in parsed(RELEASE)["jobs"][job]["steps"] if "gh " in step.get("run", ""))
+        environ = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "TAG": "v1.2.0", **killed}
+        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+        done = subprocess.run(command, cwd=folder, env=environ, check=False)
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+@pytest.mark.parametrize("order", range(1, 5))
+@pytest.mark.parametrize("kind", ["KILLED_BEFORE", "KILLED_AFTER"])
+def test_a_publication_that_was_killed_at_any_order_is_finished_by_running_it_again(
+    tmp_path: Path, kind: str, order: int
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gh").write_text(f"#!/bin/bash\n{_GH}")
+    (tmp_path / "bin/gh").chmod(0o755)
+    for name in ("release/a.tar.zst", "release/RELEASE.md", "channels/a-channel.tar.zst", "channels/b.tar.zst"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert _publish(tmp_path, **{kind: str(order)}) == 137
+    assert _publish(tmp_path) == 0
+    assert _publish(tmp_path) == 0  # all of it once more
+    found = sorted(path.name for path in (tmp_path / "released").iterdir())
+    assert found == ["RELEASE.md", "a-channel.tar.zst", "a.tar.zst", "b.tar.zst"]  # and no draft any more
+
+
+def test_nothing_that_a_run_keeps_stops_the_next_one() -> None:
+    keeps = [step["with"] for _, job in jobs() for step in job["steps"] if "upload-artifact@" in step.get("uses", "")]
+    assert len(keeps) == 3
+    assert all(one["overwrite"] is True for one in keeps)
+
+
+def test_a_key_that_is_thrown_away_meets_neither_registry_nor_depot() -> None:
+    steps = [step.get("run", "") for step in parsed(RELEASE)["jobs"]["build"]["steps"]]
+    (clean,) = (text for text in steps if "rm -r artifacts/keys" in text)
+    commands = [line.strip() for line in clean.splitlines() if line.strip().startswith(("dvc ", "make ", "hotspare "))]
+    assert commands == ["make env artifacts/trust.yaml", "dvc repro drill report"]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert "hotspare register" not in str([stages["drill"], stages["report"]])
+
+
 def test_the_make_targets_of_the_workflows_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     texts = [step.get("run", "") for _, job in jobs() for step in job["steps"]]
-    targets = {found for text in texts for found in re.findall(r"^\s*make (\S+)", text, re.MULTILINE)}
-    assert targets == {"repro", "env"}
+    lines = [found for text in texts for found in re.findall(r"^\s*make (.+)", text, re.MULTILINE)]
+    targets = {target for line in lines for target in line.split()}
+    assert targets == {"env", "artifacts/trust.yaml"}
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

@@ -159,7 +159,7 @@ def find_credentials(registry: str, environment: Mapping[str, str]) -> Credentia
 
 
 def _configuration(environment: Mapping[str, str]) -> tuple[str | None, str]:
-    if REGISTRIES in environment:
+    if environment.get(REGISTRIES):  # a build service sets what nobody filled in to nothing
         return environment[REGISTRIES], REGISTRIES
     folder = environment.get(_FOLDER) or Path(environment.get("HOME", "/"), ".docker")
     path = Path(folder, "config.json")
