@@ -64,6 +64,19 @@ def test_a_forged_message_is_not_heard_and_the_answer_says_nothing(heard: Heard)
     assert heard.refused == ["127.0.0.1: no signature made with the webhook's secret"]
 
 
+def test_those_who_knock_for_ever_cannot_fill_the_log(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {_post(heard.door, _body(), secret="guessed") for _ in range(12)} == {401}
+    assert heard.refused == ["127.0.0.1: no signature made with the webhook's secret"]
+    monkeypatch.setattr(webhook, "_TOLD_EVERY_SECONDS", 0.0)  # a minute later
+    assert _post(heard.door, _body(), secret="guessed") == 401
+    assert _post(heard.door, b"{", secret=SECRET_TEXT) == 400
+    assert heard.refused[1:] == [
+        "127.0.0.1: no signature made with the webhook's secret (and 11 others since the last one told)",
+        "127.0.0.1: signed, but no JSON",
+    ]
+    assert _post(heard.door, _body()) == 204
+
+
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(heard: Heard) -> None:
     assert _post(heard.door, b"", **{"Content-Length": str(BODY_BYTES_MAX + 1)}) == 413
     assert _post(heard.door, b"", **{"Content-Length": "9" * 5000}) == 413

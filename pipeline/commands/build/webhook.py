@@ -1,7 +1,9 @@
 """Where MLflow's webhook knocks: a small HTTP server that believes signed messages alone, and only wakes the loop."""
 
+import math
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ _SECONDS_MAX = 10.0
 _CONNECTIONS_MAX = 16
 _POLL_SECONDS = 0.05
 _LENGTH_DIGITS_MAX = 9
+_TOLD_EVERY_SECONDS = 60.0
 
 Moved = Callable[[AliasEvent], None]
 Refused = Callable[[str], None]
@@ -51,6 +54,7 @@ def require_secret(text: str | None) -> str:
 def listening(door: Door, secret: str, moved: Moved, refused: Refused) -> Iterator[Door]:
     """Listen in threads of its own; yields where. ``moved`` and ``refused`` are called from these threads.
 
+    ``refused`` is told at most one reason a minute, and how many came since the one before.
     Raises Unreachable when the address cannot be listened at.
     """
     try:
@@ -75,7 +79,7 @@ class _Server(ThreadingHTTPServer):
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
-        self.secret, self.moved, self.refused = secret, moved, refused
+        self.secret, self.moved, self.refused = secret, moved, _Sparingly(refused)
         self.free = threading.BoundedSemaphore(_CONNECTIONS_MAX)
 
     def process_request(self, request: object, client_address: object) -> None:
@@ -98,6 +102,24 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: whoever broke the connection knows."""
+
+
+class _Sparingly:
+    """Tells one refusal a minute and counts the others: anybody may knock, as often as they like."""
+
+    def __init__(self, refused: Refused) -> None:
+        self._refused, self._lock = refused, threading.Lock()
+        self._told_at, self._untold = -math.inf, 0
+
+    def __call__(self, reason: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._told_at < _TOLD_EVERY_SECONDS:
+                self._untold += 1
+                return
+            more = f" (and {self._untold:,} others since the last one told)" if self._untold else ""
+            self._told_at, self._untold = now, 0
+            self._refused(f"{reason}{more}")
 
 
 def _cut(request: socket.socket) -> None:
