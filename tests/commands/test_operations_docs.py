@@ -234,6 +234,24 @@ def _pair(service: Service) -> Any:
     return pair
 
 
+def test_a_stolen_key_is_revoked_while_both_are_pinned_then_unpinned_and_a_node_stages_what_is_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLD_KEY", key_hint(load_public_key()))
+    before = _in_force()
+    _run("Rotate the signing key")
+    _run("A stolen signing key")
+    policy = yaml.safe_load(layout.TRUST_POLICY.read_text())
+    del policy["keys"]["main"]
+    for place in (layout.TRUST_POLICY, node.trust):
+        place.write_text(yaml.safe_dump(policy))
+    depot = f"{os.environ['DEPOT']}/channels/credit"
+    assert main(["stage", depot, "--trust", str(node.trust), "--to", str(node.folder / "staged")]) == 0
+    assert main(["reconcile"]) == 0
+    assert main(["promote", "credit", "--renew"]) == 0
+    assert (_seq(), _in_force()) == (7, before)
+
+
 def test_a_node_without_a_network(
     node: Node, serve: Callable[[], Service], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ from pipeline.drill.script import load_script, parse_script
 from pipeline.engines.open import open_session
 from pipeline.registry import access
 from pipeline.registry.memory import MemoryRegistry
+from pipeline.registry.registering import register_build
 from pipeline.score.scorecard import Scorecard, Scored
 from pipeline.score.selection import SELECTION_FILE, Selected, Verdict
 from pipeline.score.store import write_scored
@@ -304,7 +305,7 @@ def test_a_process_killed_after_the_channel_leaves_aliases_that_are_put_right(
     assert _channel()["seq"] == 2
 
 
-def _die(*arguments: object) -> None:
+def _die(*arguments: object, **more: object) -> None:
     raise RuntimeError("killed here")
 
 
@@ -342,15 +343,33 @@ def test_a_channel_of_a_foreign_key_is_not_followed(
     project: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["register"])
-    for path in (layout.TRUST_POLICY, layout.KEYS / "signing.pem", layout.KEYS / "signing.pub"):
-        path.unlink()
+    layout.KEYS.rename("keys-before")
+    layout.TRUST_POLICY.unlink()
     main(["keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"])
     _pack_and_drill()
     assert main(["register"]) == PromotionRefused.exit_code
     assert "artifacts/channels/toy" in capsys.readouterr().err
     shutil.rmtree(layout.channel_dir("toy"))
+    assert main(["register"]) == PromotionRefused.exit_code, "what it revoked would be forgotten"
+    assert "pin that key once more" in " ".join(capsys.readouterr().err.split())
+    assert main(["keys", "pin", "keys-before", "--trust", "artifacts/trust.yaml", "--name", "before"]) == 0
     assert main(["register"]) == 0
+    assert _channel()["seq"] == 1
+    assert main(["promote", "toy", "--renew"]) == 0
     assert _channel()["seq"] == 2
+
+
+def test_a_foreign_channel_of_one_model_does_not_keep_the_others_from_being_registered(
+    project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(register, "packed_models", lambda: ("toy", "toy"))
+    monkeypatch.setattr(register, "register_build", lambda r, b: seen.append(b.model) or register_build(r, b))
+    main(["register"])
+    (layout.channel_dir("toy") / "channel.sig").write_bytes(b"{}")
+    seen.clear()
+    assert main(["register"]) == PromotionRefused.exit_code
+    assert seen == ["toy", "toy"]
 
 
 def test_without_the_private_key_nothing_is_begun(project: Path, registry: MemoryRegistry) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
 from toy_project import make_releases
 
 from pipeline.bundle.channel import CHANNEL_SIGNATURE
@@ -21,6 +23,7 @@ from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, PromotionRefused, Unreachable, UsageError
 from pipeline.core.names import Role
 from pipeline.registry.memory import MemoryRegistry
+from pipeline.seal.channel_signing import sign_channel
 from pipeline.seal.keys import load_private_key
 
 pytestmark = pytest.mark.slow
@@ -348,6 +351,93 @@ def test_a_depot_that_cannot_be_written_leaves_the_promotion_in_force_and_says_w
     (tmp_path / "depot" / "chunks").unlink()
     assert main(["reconcile", "toy"]) == 0
     assert (tmp_path / "depot/channels/toy/channel.sig").exists()
+
+
+def _spoil(place: Path, attack: str) -> None:
+    """Let whoever may write the depot put something else in the place of its channel."""
+    texts = {
+        "half of it": place.read_bytes()[:100],
+        "more than a channel": b"x" * (2 << 20),
+        "of a strange key": sign_channel(_channel(), ec.generate_private_key(ec.SECP256R1()))[1],
+        "of another model": sign_channel(replace(_channel(), model="other", seq=99), load_private_key())[1],
+    }
+    place.write_bytes(texts[attack])
+
+
+@pytest.mark.parametrize("attack", ["half of it", "more than a channel", "of a strange key", "of another model"])
+def test_what_somebody_put_in_place_of_the_depots_channel_keeps_nobody_from_signing(
+    promoted: MemoryRegistry, packed: Path, tmp_path: Path, attack: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _policy(depot=str(tmp_path / "depot"))
+    main(["reconcile"])
+    there = tmp_path / "depot/channels/toy/channel.sig"
+    ours = layout.channel_dir("toy") / CHANNEL_SIGNATURE
+    is_foreign = attack.startswith("of")
+    signing = (
+        ["rollback", "toy"], ["revoke", "toy", "--bundle", "0" * 64], ["promote", "toy", "--renew"],
+        ["promote", "toy"], ["register"],
+    )  # fmt: skip
+    for number, command in enumerate(signing):
+        _spoil(there, attack)
+        capsys.readouterr()
+        assert main(command) == (Unreachable.exit_code if is_foreign else 0), command
+        assert _channel().seq == min(4 + number, 7)
+        if is_foreign:
+            assert "hotspare reconcile toy" in capsys.readouterr().err
+        else:
+            assert there.read_bytes() == ours.read_bytes()
+    if is_foreign:
+        assert main(["reconcile"]) == PromotionRefused.exit_code
+        assert "hotspare reconcile toy --replace-depot" in " ".join(capsys.readouterr().err.split())
+        assert there.read_bytes() != ours.read_bytes()
+        assert main(["reconcile", "--replace-depot"]) == 0
+    assert there.read_bytes() == ours.read_bytes()
+    assert main(["reconcile"]) == 0
+
+
+def test_a_newer_channel_of_ours_in_the_depot_is_replaced_by_nobody(promoted: MemoryRegistry, tmp_path: Path) -> None:
+    _policy(depot=str(tmp_path / "depot"))
+    main(["reconcile"])
+    there = tmp_path / "depot/channels/toy/channel.sig"
+    newer = sign_channel(replace(_channel(), seq=9), load_private_key())[1]
+    there.write_bytes(newer)
+    assert main(["reconcile", "--replace-depot"]) == 0
+    assert (there.read_bytes(), _channel().seq) == (newer, 9)
+
+
+def test_a_key_that_was_unpinned_before_it_was_revoked_is_told_and_pinned_once_more(
+    promoted: MemoryRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wrong order after a theft: nothing that the old key revoked is lost, and the sentences lead back."""
+    _policy(depot=str(tmp_path / "depot"))
+    bad, old = promoted.versions("toy")[0].bundle_id, _channel_key()
+    assert main(["revoke", "toy", "--bundle", bad]) == 0
+    main(["keys", "new", "artifacts/keys-next"])
+    main(["keys", "pin", "artifacts/keys-next", "--trust", str(layout.TRUST_POLICY), "--name", "next"])
+    layout.KEYS.rename("artifacts/keys-old")
+    Path("artifacts/keys-next").rename(layout.KEYS)
+    both = layout.TRUST_POLICY.read_text()
+    _unpin("main")
+    assert main(["pack", "toy"]) == 0
+    shutil.move("artifacts/channels", "old-channels")
+    for command in (["revoke", "toy", "--key", old], ["promote", "toy"], ["register"], ["reconcile"]):
+        capsys.readouterr()
+        assert main(command) == PromotionRefused.exit_code, command
+    assert "pin that key once more" in " ".join(capsys.readouterr().err.split())
+    assert not Path("artifacts/channels").exists()
+    layout.TRUST_POLICY.write_text(both)
+    assert main(["reconcile"]) == 0
+    assert main(["revoke", "toy", "--key", old]) == 0
+    _unpin("main")
+    assert main(["promote", "toy", "--renew"]) == 0
+    assert (_channel().revoked.bundles, _channel().revoked.keys) == ((bad,), (old,))
+    assert main(["reconcile"]) == 0
+
+
+def _unpin(name: str) -> None:
+    policy = yaml.safe_load(layout.TRUST_POLICY.read_text())
+    del policy["keys"][name]
+    layout.TRUST_POLICY.write_text(yaml.safe_dump(policy))
 
 
 def test_status_tells_who_has_what_and_an_unreachable_part_is_a_row(

@@ -275,7 +275,7 @@ class Follower:
         newest = seen.in_force
         assert newest is not None  # noqa: S101 - asked for only where a channel is in force
         if project.policy.depot is not None:
-            offered = project.depot_channel(self.model)
+            offered = project.offered(self.model)
             if offered is None or offered.place < newest.place:
                 self.say("info", "published", seq=newest.channel.seq, told=project.publish(self.model).strip())
         self.memory.published = newest.place

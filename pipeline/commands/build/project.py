@@ -12,7 +12,7 @@ from pipeline.commands.build.promotion_effects import look, one_at_a_time
 from pipeline.commands.build.published import depot_channel, publish
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import HotspareError, Unreachable, UsageError
+from pipeline.core.errors import HotspareError, SurroundingsError, Unreachable, Untrusted, UsageError
 from pipeline.registry.access import open_registry
 from pipeline.registry.agreement import Seen
 from pipeline.registry.history import Held
@@ -38,11 +38,28 @@ class Project:
     def depot_channel(self, model: str) -> Held | None:
         """Return what the policy's depot offers of a model; None where it names none, or the depot has none.
 
-        Raises Unreachable when it does not answer.
+        Raises Unreachable when it does not answer, SignatureInvalid or NotAccepted for a channel that is not ours.
         """
         return depot_channel(self.policy.depot, model, self.trust) if self.policy.depot else None
 
-    def publish(self, model: str) -> str:
+    def offered(self, model: str) -> Held | None:
+        """Return what the depot offers that is ours; whoever put anything else there keeps nobody from signing.
+
+        Publishing tells of it. Raises Unreachable when the depot does not answer.
+        """
+        try:
+            return self.depot_channel(model)
+        except Untrusted:
+            return None
+
+    def offered_if_it_answers(self, model: str) -> Held | None:
+        """Return the same for what must not wait for a depot: going back, revoking, renewing."""
+        try:
+            return self.offered(model)
+        except SurroundingsError:
+            return None
+
+    def publish(self, model: str, *, replaces_foreign: bool = False) -> str:
         """Publish what is in force to the policy's depot, if there is one; returns what to tell of it, or nothing.
 
         Raises Unreachable when that fails: the promotion stands, and ``hotspare reconcile`` publishes it later.
@@ -51,7 +68,8 @@ class Project:
         if self.policy.depot is None or in_force is None:
             return ""
         try:
-            done = publish(self.registry, model, in_force, self.policy.depot, self.trust)
+            depot = self.policy.depot
+            done = publish(self.registry, model, in_force, depot, self.trust, replaces_foreign=replaces_foreign)
         except HotspareError as error:
             raise Unreachable(
                 f"Channel seq {in_force.channel.seq} of {model} is in force, but it is not published: {error} "

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _promote(args: argparse.Namespace, project: Project) -> tuple[Sequence[Gate], Reissued]:
     build = load_build(args.model, read_lineage(None), project.now)
-    seen = project.look(args.model, project.depot_channel(args.model))
+    seen = project.look(args.model, project.offered(args.model))
     _check_registered(seen, build)
     verdict = judged(project.policy, build, seen, args.approver or acting_person(os.environ))
     if isinstance(verdict, Refuse):
@@ -59,7 +59,7 @@ def _promote(args: argparse.Namespace, project: Project) -> tuple[Sequence[Gate]
 
 def _renew(args: argparse.Namespace, project: Project) -> tuple[Sequence[Gate], Reissued]:
     """Sign the pair in force anew: nothing about it changes, so no gate is asked again."""
-    seen = project.look(args.model, project.depot_channel(args.model))
+    seen = project.look(args.model, project.offered_if_it_answers(args.model))
     if seen.in_force is None:
         raise PromotionRefused(f"{args.model} was never promoted; there is nothing to renew.")
     return (), reissue(project, seen, seen.in_force.refs, args.dry_run, why="renewed")

@@ -11,7 +11,7 @@ from pipeline.bundle.statement import read_statement
 from pipeline.bundle.verify import read_channel
 from pipeline.commands.build.publishing import Published, publish_release
 from pipeline.core import layout
-from pipeline.core.errors import FileAccess, MissingStageError, NotAccepted, Untrusted
+from pipeline.core.errors import FileAccess, Malformed, MissingStageError, NotAccepted, Untrusted
 from pipeline.core.names import Role
 from pipeline.delivery.depot import channel_path
 from pipeline.delivery.transports.opening import open_depot
@@ -21,16 +21,19 @@ from pipeline.seal.keys import load_private_key
 
 
 def depot_channel(address: str, model: str, trust: TrustPolicy) -> Held | None:
-    """Return a depot's channel of a model, whatever its dates, or None where it has none.
+    """Return a depot's channel of a model, whatever its dates, or None where it has none that is whole.
 
-    Raises Unreachable, Malformed or SignatureInvalid, NotAccepted for the channel of another model or name.
+    Raises Unreachable, SignatureInvalid, NotAccepted for the channel of another model or name.
     """
     with open_depot(address) as depot:
-        data = depot.read(channel_path(model), SMALL_BYTES_MAX)
         place = f"{depot.address}/{channel_path(model)}"
-    if data is None:
-        return None
-    channel, _ = read_channel(data, trust, place)
+        try:
+            data = depot.read(channel_path(model), SMALL_BYTES_MAX)
+            if data is None:
+                return None
+            channel, _ = read_channel(data, trust, place)
+        except Malformed:
+            return None  # publishing writes over it
     if (channel.model, channel.channel) != (model, trust.channel):
         raise NotAccepted(f"{place} is the channel {channel.channel!r} of {channel.model}; publish to another depot.")
     return Held(channel, data)
@@ -42,12 +45,14 @@ def depot_name(address: str) -> str:
         return depot.address
 
 
-def publish(registry: Registry, model: str, held: Held, address: str, trust: TrustPolicy) -> Published:
+def publish(
+    registry: Registry, model: str, held: Held, address: str, trust: TrustPolicy, *, replaces_foreign: bool = False
+) -> Published:
     """Publish a channel with its bundles: those packed in the working folder, else the registry's copies."""
     with tempfile.TemporaryDirectory(prefix="hotspare-") as folder:
         bundles = {role: find_bundle(registry, model, held, role, trust, Path(folder)) for role in Role}
         key, drill = load_private_key(), _drill_of(model, held, trust)
-        return publish_release(address, held.signature, bundles, key, trust, drill)
+        return publish_release(address, held.signature, bundles, key, trust, drill, replaces_foreign=replaces_foreign)
 
 
 def find_bundle(registry: Registry, model: str, held: Held, role: Role, trust: TrustPolicy, folder: Path) -> Path:

@@ -62,15 +62,18 @@ def publish_release(
     key: ec.EllipticCurvePrivateKey,
     trust: TrustPolicy,
     attestation: bytes | None = None,
+    *,
+    replaces_foreign: bool = False,
 ) -> Published:
     """Write a release to the depot at ``address``; idempotent, and a kill leaves the old channel in force.
 
     ``bundles`` are the folders of the very bundles that the channel names, ``attestation`` is that of their drill.
+    With ``replaces_foreign`` a channel that no pinned key signed, or of another model, is written over.
     Raises RolledBack where the depot has a newer channel already, KeyFileError when ``trust`` does not pin the key for
     bundles, Tampered or NotAccepted for other bundles than the channel's, and what the depot raises.
     """
     with open_writable(address) as depot:
-        return publish(depot, channel_sig, bundles, key, trust, attestation)
+        return publish(depot, channel_sig, bundles, key, trust, attestation, replaces_foreign=replaces_foreign)
 
 
 def publish(
@@ -80,11 +83,13 @@ def publish(
     key: ec.EllipticCurvePrivateKey,
     trust: TrustPolicy,
     attestation: bytes | None = None,
+    *,
+    replaces_foreign: bool = False,
 ) -> Published:
     """Write a release to an open depot: see :func:`publish_release`."""
     _require_key(key, trust)
     channel, _ = read_channel(channel_sig, trust)
-    _require_newer(depot, channel, trust)
+    _require_newer(depot, channel, trust, replaces_foreign)
     if attestation is not None:
         _check_drill(attestation, channel, trust)
     writing = _Writing(depot)
@@ -162,14 +167,20 @@ def _require_key(key: ec.EllipticCurvePrivateKey, trust: TrustPolicy) -> None:
         )
 
 
-def _require_newer(depot: WritableDepot, channel: Channel, trust: TrustPolicy) -> None:
-    there = depot.read(channel_path(channel.model), SMALL_BYTES_MAX)
-    if there is None:
-        return
+def _require_newer(depot: WritableDepot, channel: Channel, trust: TrustPolicy, replaces_foreign: bool) -> None:
     try:
+        there = depot.read(channel_path(channel.model), SMALL_BYTES_MAX)
+        if there is None:
+            return
         found, _ = read_channel(there, trust, f"{depot.address}/{channel_path(channel.model)}")
     except Malformed:
         return  # what a kill left of a write to a store that writes in parts
+    except SignatureInvalid:
+        if replaces_foreign:
+            return
+        raise
+    if replaces_foreign and (found.model, found.channel) != (channel.model, channel.channel):
+        return
     check_order(channel.floor, found.floor, f"The channel to publish at {depot.address}")
 
 

@@ -1,14 +1,14 @@
 """``hotspare reconcile``: find and mend what channel, registry and depot disagree about; safe to run twice at once."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.project import Project, named_models, opened_project
 from pipeline.commands.build.promotion_effects import align
-from pipeline.core.errors import HotspareError, PromotionRefused
-from pipeline.registry.agreement import Seen, find_drift
+from pipeline.core.errors import HotspareError, PromotionRefused, Untrusted
+from pipeline.registry.agreement import Drift, Seen, find_drift
 from pipeline.registry.history import Held
 
 EXAMPLE = "hotspare reconcile --dry-run"
@@ -30,6 +30,9 @@ _MENDED, _WOULD, _NEEDED = "mended", "would be mended", "needs you"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("models", nargs="*", help="by default all that artifacts/trust.yaml names")
+    parser.add_argument(
+        "--replace-depot", action="store_true", help="publish over a channel in the depot that no pinned key signed"
+    )
     parser.add_argument("--dry-run", action="store_true", help="mend nothing; say what disagrees")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Look, mend, look again; what only a person can mend is told with what to do, and refused in the end."""
     with opened_project() as project:
         models = named_models(args.models, project.trust)
-        lines = [line for model in models for line in _reconcile(project, model, args.dry_run)]
+        lines = [line for model in models for line in _reconcile(project, model, args)]
     if args.json:
         show_json({"dry_run": args.dry_run, "drift": lines})
     elif lines:
@@ -52,50 +55,62 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _reconcile(project: Project, model: str, dry_run: bool) -> Iterator[Line]:
+def _reconcile(project: Project, model: str, args: argparse.Namespace) -> Iterator[Line]:
     """Yield what disagreed about one model; what keeps it from being looked at is a line, too."""
+    depot, problem = _depot_channel(project, model)
+    foreign = str(problem) if isinstance(problem, Untrusted) and args.replace_depot else None
+    if problem is not None and foreign is None:
+        yield Line(model, "depot", _in_words(model, problem), _NEEDED)
     try:
-        depot, problem = _depot_channel(project, model)
-        if problem is not None:
-            yield Line(model, "depot", problem, _NEEDED)
-        if dry_run:
-            seen = project.look(model, depot)
-            mendable = [one for one in find_drift(seen) if one.mend is not None]
-        else:
-            mendable = list(align(project.registry, model, project.trust, depot))
-            seen = project.look(model, depot)
+        seen, mendable = _mend(project, model, depot, args.dry_run)
     except HotspareError as error:
         yield Line(model, "channel", str(error), _NEEDED)
         return
     for one in mendable:
-        yield Line(model, one.part, one.finding, _WOULD if dry_run else _MENDED)
+        yield Line(model, one.part, one.finding, _WOULD if args.dry_run else _MENDED)
     for one in find_drift(seen):
         if one.mend is None:
             yield Line(model, one.part, one.finding, _NEEDED)
-    if problem is None:
-        yield from _publish(project, seen, dry_run)
+    if problem is None or foreign is not None:
+        yield from _publish(project, seen, args.dry_run, foreign)
 
 
-def _depot_channel(project: Project, model: str) -> tuple[Held | None, str | None]:
+def _mend(project: Project, model: str, depot: Held | None, dry_run: bool) -> tuple[Seen, Sequence[Drift]]:
+    """Return what is seen in the end, and what was mended, or would be."""
+    if dry_run:
+        seen = project.look(model, depot)
+        return seen, [one for one in find_drift(seen) if one.mend is not None]
+    mended = align(project.registry, model, project.trust, depot)
+    return project.look(model, depot), mended
+
+
+def _in_words(model: str, problem: HotspareError) -> str:
+    if not isinstance(problem, Untrusted):
+        return str(problem)
+    return f"{problem} If it is nobody's, run `hotspare reconcile {model} --replace-depot`."
+
+
+def _depot_channel(project: Project, model: str) -> tuple[Held | None, HotspareError | None]:
     try:
         return project.depot_channel(model), None
     except HotspareError as error:
-        return None, str(error)
+        return None, error
 
 
-def _publish(project: Project, seen: Seen, dry_run: bool) -> Iterator[Line]:
+def _publish(project: Project, seen: Seen, dry_run: bool, foreign: str | None = None) -> Iterator[Line]:
+    """Publish what is in force where the depot has less, or, as ``foreign`` says, something else that is to go."""
     newest = seen.in_force
     if project.policy.depot is None or newest is None:
         return
     if seen.depot is not None and seen.depot.place == newest.place:
         return
     told = f"it has seq {seen.depot.channel.seq}" if seen.depot else "it has no channel"
-    finding = f"{told}, in force is {newest.channel.seq}"
+    finding = foreign or f"{told}, in force is {newest.channel.seq}"
     if dry_run:
         yield Line(seen.model, "depot", finding, _WOULD)
         return
     try:
-        project.publish(seen.model)
+        project.publish(seen.model, replaces_foreign=foreign is not None)
         yield Line(seen.model, "depot", finding, _MENDED)
     except HotspareError as error:
         yield Line(seen.model, "depot", str(error), _NEEDED)

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             registered = register_build(registry, build)
             try:
                 fate = _promote(project, build)
+            except PromotionRefused as error:
+                fate = Fate("not promoted", error.reasons or (str(error),))
             except SurroundingsError as error:  # a depot is down: the other models go on
                 fate = Fate("see below")
                 failures.append(error)
@@ -96,7 +98,7 @@ def _log_only(registry: Registry, build: Build, experiment: str) -> list[Line]:
 
 def _promote(project: Project, build: Build) -> Fate:
     model, pair = build.model, build.facts().pair
-    depot = project.depot_channel(model)
+    depot = project.offered(model)
     align(project.registry, model, project.trust, depot)
     seen = project.look(model, depot)
     is_current = seen.in_force is not None and seen.in_force.pair == pair

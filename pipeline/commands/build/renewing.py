@@ -25,7 +25,7 @@ def renew(project: Project, model: str) -> Renewed | None:
     PromotionRefused for a revoked bundle or key, the Untrusted error that fits for a damaged bundle, MissingStageError
     for one that is nowhere, KeyFileError, Unreachable.
     """
-    seen = project.look(model, project.depot_channel(model))
+    seen = project.look(model, project.offered_if_it_answers(model))
     held = seen.in_force
     if held is not None:
         require_sound(project, seen, held, f"The channel of {model} (seq {held.channel.seq}) is not renewed")

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if revoke == Revocations():
         raise UsageError("Nothing is named; give --bundle ID or --key HINT, whole as `hotspare inspect` tells them.")
     with opened_project() as project:
-        seen = project.look(args.model, project.depot_channel(args.model))
+        seen = project.look(args.model, project.offered_if_it_answers(args.model))
         if seen.in_force is None:
             raise PromotionRefused(f"{args.model} was never promoted; no node loads it.")
         _require_others(project, seen, seen.in_force, revoke)

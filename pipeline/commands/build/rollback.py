@@ -2,10 +2,8 @@
 
 import argparse
 
-from pipeline.commands.build.project import Project, opened_project
+from pipeline.commands.build.project import opened_project
 from pipeline.commands.build.reissuing import add_output_arguments, reissue, require_sound, show
-from pipeline.core.errors import Unreachable
-from pipeline.registry.history import Held
 from pipeline.registry.returning import choose_return
 
 EXAMPLE = "hotspare rollback credit --dry-run"
@@ -27,18 +25,10 @@ def run(args: argparse.Namespace) -> int:
     not the way back from it.
     """
     with opened_project() as project:
-        seen = project.look(args.model, _depot_if_it_answers(project, args.model))
+        seen = project.look(args.model, project.offered_if_it_answers(args.model))
         chosen, leaves = choose_return(seen, args.to)
         require_sound(project, seen, chosen, f"{seen.model} cannot go back to seq {chosen.channel.seq}")
         made = reissue(project, seen, chosen.refs, args.dry_run, rollback_of=leaves)
     verb, back = "would be signed" if args.dry_run else "is signed", chosen.channel.seq
     outcome = f"Channel seq {made.seq} {verb}: the pair of seq {back} in place of seq {leaves}.{made.published}"
     return show(args, made, outcome, to=back, rollback_of=leaves)
-
-
-def _depot_if_it_answers(project: Project, model: str) -> Held | None:
-    """Return the depot's channel; one that does not answer must not keep anybody from going back."""
-    try:
-        return project.depot_channel(model)
-    except Unreachable:
-        return None
