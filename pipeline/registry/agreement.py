@@ -15,6 +15,7 @@ from pipeline.registry.promotion import Pair
 from pipeline.registry.store import Version, version_of
 
 CANDIDATE, PREVIOUS = "candidate", "previous_primary"
+_AHEAD_MAX = 1_000  # promotions in a row of which each is killed before it signs
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,20 @@ class Seen:
     @property
     def seq_max(self) -> int:
         """Return the highest number that was ever begun, as far as anybody knows; 0 for none."""
-        return max([self.history.seq_max, *(one.channel.seq for one in self.all_held)])
+        signed = self._seq_signed
+        return max([signed, *(seq for _, seq in self.history.begun if seq <= signed + _AHEAD_MAX)])
+
+    @property
+    def far_ahead(self) -> tuple[tuple[str, int], ...]:
+        """Return (tag, seq) of numbers so far above all signed ones that no promotion began them.
+
+        They count for nothing: else one forged tag would use up all numbers that a channel can have.
+        """
+        return tuple((tag, seq) for tag, seq in self.history.begun if seq > self._seq_signed + _AHEAD_MAX)
+
+    @property
+    def _seq_signed(self) -> int:
+        return max((one.channel.seq for one in self.all_held), default=0)
 
     @property
     def revoked(self) -> Revocations:
@@ -111,6 +125,8 @@ def find_drift(seen: Seen) -> Iterator[Drift]:
     newest = seen.in_force
     if seen.unheeded:
         yield Drift("history", unheeded_in_words(seen))
+    for tag, seq in seen.far_ahead:
+        yield Drift("mark", f"the tag {tag} claims seq {seq}, which nobody began; remove it from {seen.model}")
     if newest is not None:
         yield from _places(seen, newest)
     yield from _aliases(seen, newest)

@@ -60,8 +60,8 @@ class History:
     """Tags of channels that no pinned key signed (pinned no more, of somebody else, forged), oldest first."""
     claims: tuple[tuple[str, int], ...] = ()
     """(tag, seq) of promotions that began and are not known to have ended."""
-    seq_max: int = 0
-    """The highest number that was ever begun; 0 for none."""
+    begun: tuple[tuple[str, int], ...] = ()
+    """(tag, seq) of all numbers that a tag says were ever begun, whether anybody vouches for it or not."""
 
     def find(self, seq: int) -> Held | None:
         """Return the newest channel with a number, or None."""
@@ -80,12 +80,12 @@ def read_history(tags: Mapping[str, str], model: str, trust: TrustPolicy) -> His
         if channel is not None:
             held.append(channel)
     claims = tuple(sorted(_claims(tags)))
-    numbers = [seq for _, seq in claims] + [int(found[2]) for key in tags if (found := _HEAD.fullmatch(key))]
+    begun = (*claims, *((key, int(found[2])) for key in sorted(tags) if (found := _HEAD.fullmatch(key))))
     return History(
         tuple(sorted(held, key=lambda one: one.place)),
         tuple(sorted(foreign, key=place_of_tag)),
         claims,
-        max(numbers, default=0),
+        begun,
     )
 
 
@@ -93,8 +93,17 @@ def history_tags(held: Held) -> tuple[tuple[str, str], ...]:
     """Return the tags that keep a channel, in the order in which to write them: the one that makes it whole last."""
     text = held.signature.decode("ascii")
     parts = [text[at : at + _PART_CHARS] for at in range(0, len(text), _PART_CHARS)]
+    return tuple((_part_key(held, number), parts[number]) for number in reversed(range(len(parts))))
+
+
+def tag_beyond(held: Held) -> str:
+    """Return the tag that would be taken for one more part of a channel: it must not be there."""
+    return _part_key(held, len(history_tags(held)))
+
+
+def _part_key(held: Held, number: int) -> str:
     key = "channel.{}.{}".format(*held.place)
-    return tuple((f"{key}.{number}" if number else key, parts[number]) for number in reversed(range(len(parts))))
+    return f"{key}.{number}" if number else key
 
 
 def place_of_tag(key: str) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from pipeline.commands.build.promotion_effects import (
     promote_pair,
 )
 from pipeline.core import layout
-from pipeline.core.errors import Malformed, PromotionRefused
+from pipeline.core.errors import Malformed, PromotionRefused, Unreachable
 from pipeline.core.names import Role
 from pipeline.registry.agreement import find_drift
 from pipeline.registry.history import Held
@@ -240,6 +240,47 @@ def test_after_a_rotation_that_both_keys_went_through_the_old_one_may_go(
     assert _drift(registry, following) == []
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "is_told"),
+    [
+        ("channel_seq_begun.ab", "999999999999999", True),
+        ("channel.1.999999999999999", "x", True),
+        ("channel.1.2", "x", False),
+        ("channel.1.2.1", "a part too many of the next channel", False),
+        ("channel.1.1.1", "a part too many of the one in force", False),
+        ("channel_seq", "999999999999999", False),
+        ("latest_build", "x", False),
+    ],
+)
+def test_one_forged_tag_stops_no_promotion_and_uses_up_no_numbers(
+    registry: Mortal, shop: Workshop, tag: str, value: str, is_told: bool
+) -> None:
+    _promote(registry, shop, 1)
+    registry.tag_model(MODEL, tag, value)
+    for release in (2, 3):
+        seq = _promote(registry, shop, release).seq
+        assert (_named(shop), seq <= 4) == ((seq, pair_of_release(release)), True)
+    with shop.entered():
+        seen = look(registry, MODEL, shop.trust)
+        assert seen.in_force in seen.history.held
+    left = _drift(registry, shop)
+    assert all(f"the tag {tag} claims seq 999999999999999" in line for line in left)
+    assert bool(left) == is_told
+
+
+def test_a_tag_that_comes_back_each_time_is_named(registry: Mortal, shop: Workshop) -> None:
+    _promote(registry, shop, 1)
+
+    class Stubborn(Mortal):
+        def untag_model(self, model: str, key: str) -> None:
+            """Somebody sets it again at once."""
+
+    stubborn = Stubborn(models=registry.models, runs=registry.runs)
+    stubborn.tag_model(MODEL, "channel.1.1.1", "x")
+    with shop.entered(), pytest.raises(Unreachable, match="history: the registry does not know channel seq 1"):
+        align(stubborn, MODEL, shop.trust)
+
+
 def _steps_of_a_promotion(registry: Mortal, shop: Workshop) -> int:
     _promote(registry, shop, 0)
     registry.steps.clear()
@@ -321,7 +362,7 @@ class Interleaved:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", range(1, 20))
+@pytest.mark.parametrize("at", range(1, 22))
 def test_two_folders_that_promote_at_once_never_share_a_number_and_end_with_the_higher(
     registry: Mortal, shop: Workshop, tmp_path: Path, at: int
 ) -> None:

@@ -34,7 +34,7 @@ def test_what_is_kept_is_read_back_in_order(shop: Workshop) -> None:
     found = read_history(tags, MODEL, shop.trust)
     assert [one.place for one in found.held] == [(1, 2), (1, 12), (2, 3)]
     assert set(found.held) == set(kept)
-    assert (found.foreign, found.seq_max) == ((), 12)
+    assert (found.foreign, {seq for _, seq in found.begun}) == ((), {2, 3, 12})
 
 
 def test_a_channel_that_revokes_much_is_kept_in_parts_and_half_of_them_are_none(shop: Workshop) -> None:
@@ -62,7 +62,7 @@ def test_a_tag_that_no_pinned_key_vouches_for_is_not_history_but_its_number_is_n
         "no envelope": {"channel.1.7": good[1][:-1]},
     }[attack]
     found = read_history(tags, MODEL, shop.trust)
-    assert (found.held, found.seq_max) == ((), 7)
+    assert (found.held, found.begun) == ((), (("channel.1.7", 7),))
     assert found.foreign == (("channel.1.7",) if attack == "another key" else ())
 
 
@@ -70,7 +70,7 @@ def test_claims_are_told_with_their_tags_and_those_of_older_versions_count(shop:
     tags = {claim_tag("ab12"): "9", "channel_seq_begun": "4", claim_tag("cd34"): "no number", "channel_seq": "99"}
     found = read_history(tags, MODEL, shop.trust)
     assert found.claims == (("channel_seq_begun", 4), ("channel_seq_begun.ab12", 9))
-    assert found.seq_max == 9
+    assert found.begun == found.claims
 
 
 def test_what_a_rollback_took_back_stays_so_until_it_is_promoted_again(shop: Workshop) -> None:

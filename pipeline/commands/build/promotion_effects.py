@@ -44,7 +44,7 @@ from pipeline.registry.agreement import (
     unheeded_in_words,
     unsaid,
 )
-from pipeline.registry.history import DONE_TAG, Held, claim_tag, history_tags, read_history
+from pipeline.registry.history import DONE_TAG, Held, claim_tag, history_tags, read_history, tag_beyond
 from pipeline.registry.promotion import ChannelTerms, Issue, Keep, Pair, plan_channel
 from pipeline.registry.record import Build
 from pipeline.registry.registered import is_registered_pair, latest_pair
@@ -259,7 +259,10 @@ def _align(
         for drift in found:
             carry_out(registry, model, drift.mend)
         mended += found
-    raise Unreachable(f"Others promote {model} without a pause; run the same command again in a while.")
+    raise Unreachable(
+        f"{model} does not stay as it is mended ({found[0].part}: {found[0].finding}): others promote it without a "
+        "pause, or somebody goes on changing it. Run the same command again in a while."
+    )
 
 
 def carry_out(registry: Registry, model: str, mend: Mend | None) -> None:
@@ -268,8 +271,7 @@ def carry_out(registry: Registry, model: str, mend: Mend | None) -> None:
         case WriteFolder(held):
             _write(model, held)
         case Record(held):
-            for key, text in history_tags(held):
-                registry.tag_model(model, key, text)
+            _record(registry, model, held)
         case PointAlias(alias, None):
             registry.remove_alias(model, alias)
         case PointAlias(alias, int(number)):
@@ -278,6 +280,13 @@ def carry_out(registry: Registry, model: str, mend: Mend | None) -> None:
             registry.untag_model(model, key)
         case SetTag(key, str(value)):
             registry.tag_model(model, key, value)
+
+
+def _record(registry: Registry, model: str, held: Held) -> None:
+    if tag_beyond(held) in registry.model_tags(model):
+        registry.untag_model(model, tag_beyond(held))
+    for key, text in history_tags(held):
+        registry.tag_model(model, key, text)
 
 
 def _settled(
