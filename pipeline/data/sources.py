@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy.typing as npt
 
-from pipeline.core.environment import for_children
+from pipeline.core.environment import STORE, for_children
 from pipeline.core.errors import DataError, UsageError
 from pipeline.core.files import disk_errors, read_json, replacing_dir
 from pipeline.core.tensors import Array, Tensors, map_npz
@@ -138,7 +138,8 @@ def _call(spec: str, scratch: Path) -> None:
     log = scratch / "function.log"
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "pipeline.data.calling", spec, str(scratch.resolve())]
-        done = subprocess.run(command, stdout=stream, stderr=stream, env=for_children(), check=False)
+        environment = for_children(given=STORE)  # the data may lie in a bucket
+        done = subprocess.run(command, stdout=stream, stderr=stream, env=environment, check=False)
     failure = scratch / FAILURE_FILE
     if failure.exists():
         said = read_json(failure, DataError)

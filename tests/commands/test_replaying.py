@@ -1,6 +1,7 @@
 """Replaying a recipe: what dvc says is heard, what it inherits is chosen, what fails is told."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.commands.build import replaying
 from pipeline.commands.build.replaying import Dvc, Meter, Took, replay
+from pipeline.core.environment import SECRETS
 from pipeline.core.errors import MissingStageError, ReplayFailed, Unreachable
 from pipeline.core.recipe import Recipe, parse_recipe
 
@@ -150,14 +152,14 @@ def test_another_dvc_at_work_is_waited_for(dvc: Path, words: str) -> None:
         replay(_recipe(), lambda _: None)
 
 
-def test_dvc_inherits_the_signing_key_and_no_other_secret(dvc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = ("HOTSPARE_SIGNING_KEY", "HOTSPARE_TOKEN", "HOTSPARE_WEBHOOK_SECRET")
-    for name in secrets:
-        monkeypatch.setenv(name, name.lower())
+def test_dvc_inherits_the_secrets_that_its_stages_need_and_no_other(dvc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"value-of-{name}")
     _does(dvc, "env > environment; command -v python > found")
     replay(_recipe(), lambda _: None)
-    text = Path("environment").read_text()
-    assert [name for name in secrets if name.lower() in text] == ["HOTSPARE_SIGNING_KEY"]
+    found = set(re.findall(r"value-of-(\w+)", Path("environment").read_text()))
+    signing = {"HOTSPARE_SIGNING_KEY", "HOTSPARE_SIGNING_PIN"}  # a key in a token is none without its PIN
+    assert found == signing | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
     assert Path("found").read_text().strip() == str(dvc)
 
 

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from pipeline.core.environment import SECRETS, STORE
 from pipeline.core.errors import DataError, UsageError
 from pipeline.data.sources import parse_columns, write_splits
 
@@ -260,7 +261,7 @@ import numpy as np
 print("chatter on standard output")
 rows = {"x": np.arange(800.0).reshape(400, 2), "y": np.arange(400) % 2}
 def whole(): return rows
-def key(): raise ValueError(f"key {os.environ.get('HOTSPARE_SIGNING_KEY')}")
+def secrets(): raise ValueError(f"secrets {sorted(key for key, value in os.environ.items() if value == 'a secret')}")
 def parted(): return {name: {key: value[:50] for key, value in rows.items()} for name in
                       ("train", "calibration", "validation", "test")}
 def half(): return {"train": rows, "test": rows}
@@ -316,9 +317,12 @@ def test_splits_of_other_names_are_not_written(own_code: Path) -> None:
     assert not list(own_code.rglob("loot*"))
 
 
-def test_a_function_inherits_no_signing_key(own_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOTSPARE_SIGNING_KEY", "secret")
-    assert "ValueError: key None" in refusal("own_rows:key", own_code)
+def test_a_function_inherits_no_secret_but_the_key_of_a_bucket_that_it_may_read(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "a secret")
+    assert f"ValueError: secrets {sorted(STORE)}" in refusal("own_rows:secrets", own_code)
 
 
 def test_memory_does_not_grow_with_a_file_that_is_mapped(tmp_path: Path) -> None:

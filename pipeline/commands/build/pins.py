@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.bundle.provenance import LOCK
 from pipeline.core import layout
-from pipeline.core.environment import for_children
+from pipeline.core.environment import STORE, for_children
 from pipeline.core.errors import MissingStageError
 from pipeline.core.printable import printable
 from pipeline.seal.keys import PUBLIC_KEY
@@ -31,9 +31,8 @@ def stale_stages(models: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _status(target: str) -> str:
     command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", target]
-    done = subprocess.run(
-        command, env=for_children(), capture_output=True, text=True, check=False, timeout=_SECONDS_MAX
-    )
+    environment = for_children(given=STORE)  # what a stage depends on may lie in a bucket
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS_MAX)
     if done.returncode:
         said = printable((done.stderr.strip() or "no word").splitlines()[-1])
         raise MissingStageError(f"dvc cannot tell whether {target} is current ({said}); mend that first.")

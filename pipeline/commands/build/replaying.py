@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import layout
-from pipeline.core.environment import SIGNING_KEY, for_children
+from pipeline.core.environment import SIGNING, STORE, for_children
 from pipeline.core.errors import MissingStageError, ReplayFailed, Unreachable
 from pipeline.core.recipe import Recipe
 
@@ -154,13 +154,14 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[str]:
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """Return what dvc inherits: the signing key, for ``pack`` and ``drill``, and no other secret; our own commands."""
-    kept = for_children(ours)
-    if SIGNING_KEY in ours:
-        kept[SIGNING_KEY] = ours[SIGNING_KEY]
+    """Return what dvc inherits: our own commands, and of the secrets those that its stages need.
+
+    They are the signing key and its PIN, for ``pack`` and ``drill``, and the key of a bucket, which dvc or a data
+    function may read. No stage of a replay asks the registry.
+    """
     here = str(Path(sys.executable).parent)
     return {
-        **kept,
+        **for_children(ours, SIGNING | STORE),
         "PATH": f"{here}{os.pathsep}{ours.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
