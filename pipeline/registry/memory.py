@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.core.errors import Malformed
 from pipeline.registry.store import BUNDLE_TAG, Run, RunDraft, Version, VersionDraft, version_of
 
 
@@ -112,6 +113,8 @@ class MemoryRegistry:
 
     def fetch_bundle(self, model: str, number: int, to: Path) -> None:
         """Write the bundle that a version holds as the folder ``to``."""
+        if number not in self.models[model].bundles:
+            raise Malformed(f"Version {number} of {model} holds no bundle as `hotspare register` leaves it.")
         for name, data in self.models[model].bundles[number].items():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             (to / name).write_bytes(data)

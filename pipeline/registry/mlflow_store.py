@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 import mlflow
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.core.errors import Unreachable
-from pipeline.core.files import disk_errors, is_safe_relative
+from pipeline.core.errors import Malformed, Unreachable
+from pipeline.core.files import disk_errors
 from pipeline.registry.description import fitting
 from pipeline.registry.pyfunc_package import save_pyfunc
 from pipeline.registry.store import BUNDLE_TAG, KEY_TAG, THIS_RUN, Run, RunDraft, Version, VersionDraft, version_of
@@ -28,7 +27,8 @@ _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _PRESENT = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
 # What the columns of MLflow hold (dbmodels/models.py of its two stores): SQLite takes more, PostgreSQL refuses it.
 _DESCRIPTION_CHARS, _NOTE_CHARS = 5_000, 8_000
-_FAULTS = (MlflowException, SQLAlchemyError, OSError)
+# Whoever registers a version says where it lies: fetching it may need a package that is not here.
+_FAULTS = (MlflowException, SQLAlchemyError, OSError, ImportError)
 
 
 class MlflowRegistry:
@@ -187,16 +187,16 @@ class MlflowRegistry:
                     raise
 
     def fetch_bundle(self, model: str, number: int, to: Path) -> None:
-        """Write the bundle that a version holds as the folder ``to``, which must not exist; it is not verified."""
+        """Write the bundle that a version holds as the folder ``to``, which must not exist; it is not verified.
+
+        Raises Malformed for a version that somebody else made, Unreachable.
+        """
         with (
             self._asking(f"hand out the bundle of version {number} of {model}"),
             tempfile.TemporaryDirectory(prefix="hotspare-", dir=to.parent) as folder,
         ):
             found = mlflow.artifacts.download_artifacts(f"models:/{model}/{number}", dst_path=folder)
-            described = Model.load(found).flavors["python_function"]["artifacts"]["bundle"]["path"]
-            if not is_safe_relative(described):
-                raise OSError(f"its description names {described!r}")
-            (Path(found) / described).rename(to)
+            _bundle_in(Path(found), f"Version {number} of {model}").rename(to)
 
     def fetch_version(self, model: str, number: int, to: Path) -> None:
         """Write all files of a version, whoever made it, below the folder ``to``; nothing of them is verified."""
@@ -326,6 +326,18 @@ def _mlflow_tags(draft: RunDraft, run_id: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         **({"mlflow.source.git.commit": commit} if commit else {}),
     }
+
+
+def _bundle_in(found: Path, what: str) -> Path:
+    """Return the one folder below ``artifacts``, where :func:`save_pyfunc` puts it.
+
+    MLflow's description of it would be anybody's YAML: it is not read.
+    """
+    below = found / "artifacts"
+    folders = [path for path in below.iterdir() if path.is_dir()] if below.is_dir() else []
+    if len(folders) != 1 or folders[0].is_symlink():
+        raise Malformed(f"{what} holds no bundle as `hotspare register` leaves it; register it where its build is.")
+    return folders[0]
 
 
 def _version(found: Any) -> Version:

@@ -252,6 +252,24 @@ def test_a_forged_size_tag_decides_nothing_of_the_channel_that_is_signed(
     assert main(["rollback", "toy"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("bundle_id", "f" * 64), ("diverse", "x"), ("loss_high", "inf"), ("loss_max_abs", "nan")]
+)
+def test_what_anybody_may_put_into_the_registry_does_not_end_a_follower(
+    folder: Path, packed: Path, registry: MemoryRegistry, key: str, value: str
+) -> None:
+    _pack(packed / "one")
+    number = registry.add_trained("toy", folder).number if key == "bundle_id" else 3
+    for name, text in {**registry.versions("toy")[2].tags, key: value}.items():
+        registry.tag_version("toy", number, name, text)
+    registry.set_alias("toy", "primary", number)
+    events: list[str] = []
+    one = Follower("toy", opened_project, follow.replay, lambda _, event, **__: events.append(event))
+    for _ in range(2):
+        assert follow._guarded(one) is None
+    assert (events.count("failed"), _channel().seq) == (1, 1)
+
+
 def test_forged_tags_do_not_hide_that_two_bundles_are_of_one_kind(
     folder: Path, packed: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
