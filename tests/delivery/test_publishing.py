@@ -178,6 +178,20 @@ def test_contents_by_a_key_that_is_revoked_are_signed_anew(signer: Signer, depot
     assert stage(depot, "tiny", both, tmp_path / "node", NOW).seq == 2
 
 
+def test_after_a_rotation_nothing_of_the_old_key_is_left_that_a_node_would_need(
+    signer: Signer, depot: MemoryDepot, tmp_path: Path
+) -> None:
+    put(depot, signer, signer.release(1, MODEL))
+    new = Signer(signer.folder)
+    both = replace(new.policy(), keys=new.policy().keys + signer.policy().keys)
+    again = new.release(2, MODEL)
+    put(depot, new, again, trust=both)
+    old = key_hint(signer.key.public_key()).encode()
+    assert not [name for name, data in depot.files.items() if name.endswith(".sig") and old in data]
+    assert stage(depot, "tiny", new.policy("new"), tmp_path / "to", NOW)
+    assert put(depot, new, again, trust=both).bytes_new == 0
+
+
 def test_an_attestation_of_another_pair_is_not_published(signer: Signer, depot: MemoryDepot) -> None:
     from test_staging import drilled
 

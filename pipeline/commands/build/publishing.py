@@ -5,7 +5,7 @@ the same release again writes nothing, and puts right what the depot lost.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +156,7 @@ def _publish_bundles(
         signature, statement = _signature(bundles[role], channel, role, trust)
         contents = _publish_payload(writing, bundles[role], statement, channel.ref(role).size)
         writing.put(bundle_path(statement.bundle_id, SIGNATURE_FILE), signature)
-        _publish_contents(writing, contents, key, trust, channel.revoked.keys)
+        _publish_contents(writing, contents, key, trust)
 
 
 def _require_key(key: ec.EllipticCurvePrivateKey, trust: TrustPolicy) -> None:
@@ -231,18 +231,20 @@ def _publish_contents(
     contents: Contents,
     key: ec.EllipticCurvePrivateKey,
     trust: TrustPolicy,
-    revoked: Collection[str],
 ) -> None:
-    """Sign what a bundle is made of, unless the depot holds that already: two signatures of the same differ."""
+    """Sign what a bundle is made of, unless this key did already: two signatures of the same differ.
+
+    Another key's is replaced, also while it is pinned: it may be on its way out.
+    """
     path = bundle_path(contents.bundle_id, CONTENTS_FILE)
     there = depot.depot.read(path, CONTENTS_BYTES_MAX)
     if there is not None and depot.holds(path, len(there)):
         try:
             found, hint = read_contents(there, trust, path)
-            if found == contents and hint not in revoked:
+            if found == contents and hint == key_hint(key.public_key()):
                 return
         except (Malformed, SignatureInvalid):
-            pass  # not whole, or by a key that is not trusted any more: sign it anew
+            pass  # not whole, or by a key that is not trusted any more
     signed = sign_envelope(contents.to_bytes(), CONTENTS_TYPE, key)
     if len(signed) > CONTENTS_BYTES_MAX:
         raise NotAccepted(f"The bundle {contents.bundle_id} has too many files to be delivered; pack it in fewer.")
