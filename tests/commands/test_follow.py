@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
 from toy_project import make_project
 
 from pipeline.bundle.channel import Revocations, Standing
@@ -25,7 +26,7 @@ from pipeline.commands.build.published import depot_channel
 from pipeline.commands.build.replaying import Replayed, Took
 from pipeline.core import layout
 from pipeline.core.clock import to_text, utc_now
-from pipeline.core.errors import DrillFailed, LagExceeded, PromotionRefused, ReplayFailed, Unreachable
+from pipeline.core.errors import DrillFailed, FileAccess, LagExceeded, PromotionRefused, ReplayFailed, Unreachable
 from pipeline.core.names import Role
 from pipeline.core.recipe import Recipe
 from pipeline.registry.following import BUILT_TAG
@@ -741,6 +742,30 @@ def test_in_a_freeze_a_channel_is_renewed_and_the_freeze_is_told(
     assert _once() == 0
     (told,) = [event for event in _said(capsys) if event["event"] == "renewed"]
     assert (told["seq"], told["frozen"]) == (2, ["the end of the year"])
+
+
+@pytest.mark.parametrize("attack", ["a strange channel", "no answer"])
+def test_a_depot_keeps_no_channel_from_being_renewed(
+    folder: Path, registry: MemoryRegistry, calendar: Calendar, attack: str
+) -> None:
+    there = Path("depot/channels/toy")
+    before = (there / "channel.sig").read_bytes()
+    if attack == "a strange channel":
+        (there / "channel.sig").write_bytes(sign_channel(_newest(), ec.generate_private_key(ec.SECP256R1()))[1])
+    else:
+        shutil.move("depot", "depot-away")
+        Path("depot").write_text("in the way")
+    calendar.go_on(days=31)
+    for _ in range(2):
+        assert _once() in (Unreachable.exit_code, FileAccess.exit_code)
+        assert _newest().seq == 2
+    if attack == "a strange channel":
+        (there / "channel.sig").write_bytes(before)
+    else:
+        Path("depot").unlink()
+        shutil.move("depot-away", "depot")
+    assert _once() == 0
+    assert _published() == 2
 
 
 @pytest.mark.parametrize("what", ["bundle", "key"])
