@@ -94,5 +94,5 @@ def _fetch_contents(
 def _required(depot: Depot, path: str, bytes_max: int) -> bytes:
     data = depot.read(path, bytes_max)
     if data is None:
-        raise Tampered(f"{depot.address}/{path} is missing; publish the release again.")
+        raise Tampered(f"{depot.address}/{path} is missing; `hotspare reconcile --check-depot` puts it right.")
     return data

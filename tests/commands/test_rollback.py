@@ -395,6 +395,25 @@ def test_what_somebody_put_in_place_of_the_depots_channel_keeps_nobody_from_sign
     assert main(["reconcile"]) == 0
 
 
+def test_a_chunk_that_was_damaged_where_it_lies_is_found_by_a_check_and_written_again(
+    promoted: MemoryRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _policy(depot=str(tmp_path / "depot"))
+    main(["reconcile"])
+    chunk = max((tmp_path / "depot/chunks").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    whole = chunk.read_bytes()
+    chunk.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert main(["reconcile"]) == 0
+    assert chunk.read_bytes() != whole, "who only looks for what is lacking sees sizes"
+    capsys.readouterr()
+    assert main(["reconcile", "--check-depot", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["drift"]
+    assert [(one["part"], one["fate"]) for one in told] == [("depot", "mended")]
+    assert chunk.read_bytes() == whole
+    assert main(["reconcile", "--check-depot", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["drift"] == []
+
+
 def test_a_newer_channel_of_ours_in_the_depot_is_replaced_by_nobody(promoted: MemoryRegistry, tmp_path: Path) -> None:
     _policy(depot=str(tmp_path / "depot"))
     main(["reconcile"])

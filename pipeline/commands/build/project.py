@@ -10,6 +10,7 @@ from pipeline.bundle.channel import Channel
 from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.commands.build.promotion_effects import look, one_at_a_time
 from pipeline.commands.build.published import depot_channel, publish
+from pipeline.commands.build.publishing import NO_REPAIR, Published, Repair
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, SurroundingsError, Unreachable, Untrusted, UsageError
@@ -59,23 +60,28 @@ class Project:
         except SurroundingsError:
             return None
 
-    def publish(self, model: str, *, replaces_foreign: bool = False) -> str:
+    def publish(self, model: str) -> str:
         """Publish what is in force to the policy's depot, if there is one; returns what to tell of it, or nothing.
 
         Raises Unreachable when that fails: the promotion stands, and ``hotspare reconcile`` publishes it later.
         """
+        done = self.repair_depot(model, NO_REPAIR)
+        if done is None:
+            return ""
+        return f" Published: {done.bytes_new:,} of {done.bytes_total:,} bytes were new to the depot."
+
+    def repair_depot(self, model: str, repair: Repair) -> Published | None:
+        """Publish what is in force; None where there is nothing, or no depot. Raises Unreachable when that fails."""
         in_force = self.look(model).in_force
         if self.policy.depot is None or in_force is None:
-            return ""
+            return None
         try:
-            depot = self.policy.depot
-            done = publish(self.registry, model, in_force, depot, self.trust, replaces_foreign=replaces_foreign)
+            return publish(self.registry, model, in_force, self.policy.depot, self.trust, repair)
         except HotspareError as error:
             raise Unreachable(
                 f"Channel seq {in_force.channel.seq} of {model} is in force, but it is not published: {error} "
                 f"Then run `hotspare reconcile {model}`."
             ) from error
-        return f" Published: {done.bytes_new:,} of {done.bytes_total:,} bytes were new to the depot."
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pipeline.bundle.policy import KeyUse, TrustPolicy
 from pipeline.bundle.reading import SIGNATURE_FILE, SMALL_BYTES_MAX, read_small
 from pipeline.bundle.statement import read_statement
 from pipeline.bundle.verify import read_channel
-from pipeline.commands.build.publishing import Published, publish_release
+from pipeline.commands.build.publishing import NO_REPAIR, Published, Repair, publish_release
 from pipeline.core import layout
 from pipeline.core.errors import FileAccess, Malformed, MissingStageError, NotAccepted, Untrusted
 from pipeline.core.names import Role
@@ -46,13 +46,13 @@ def depot_name(address: str) -> str:
 
 
 def publish(
-    registry: Registry, model: str, held: Held, address: str, trust: TrustPolicy, *, replaces_foreign: bool = False
+    registry: Registry, model: str, held: Held, address: str, trust: TrustPolicy, repair: Repair = NO_REPAIR
 ) -> Published:
     """Publish a channel with its bundles: those packed in the working folder, else the registry's copies."""
     with tempfile.TemporaryDirectory(prefix="hotspare-") as folder:
         bundles = {role: find_bundle(registry, model, held, role, trust, Path(folder)) for role in Role}
         key, drill = load_private_key(), _drill_of(model, held, trust)
-        return publish_release(address, held.signature, bundles, key, trust, drill, replaces_foreign=replaces_foreign)
+        return publish_release(address, held.signature, bundles, key, trust, drill, repair)
 
 
 def find_bundle(registry: Registry, model: str, held: Held, role: Role, trust: TrustPolicy, folder: Path) -> Path:

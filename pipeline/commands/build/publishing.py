@@ -55,6 +55,21 @@ class Published:
     bytes_total: int
 
 
+@dataclass(frozen=True)
+class Repair:
+    """What publishing does beyond writing what the depot lacks.
+
+    ``replaces_foreign``: a channel that no pinned key signed, or of another model, is written over. ``reads_chunks``:
+    chunks that are there are read, and damaged ones written again; else one of the right size is taken for whole.
+    """
+
+    replaces_foreign: bool = False
+    reads_chunks: bool = False
+
+
+NO_REPAIR = Repair()
+
+
 def publish_release(
     address: str,
     channel_sig: bytes,
@@ -62,18 +77,16 @@ def publish_release(
     key: ec.EllipticCurvePrivateKey,
     trust: TrustPolicy,
     attestation: bytes | None = None,
-    *,
-    replaces_foreign: bool = False,
+    repair: Repair = NO_REPAIR,
 ) -> Published:
     """Write a release to the depot at ``address``; idempotent, and a kill leaves the old channel in force.
 
     ``bundles`` are the folders of the very bundles that the channel names, ``attestation`` is that of their drill.
-    With ``replaces_foreign`` a channel that no pinned key signed, or of another model, is written over.
     Raises RolledBack where the depot has a newer channel already, KeyFileError when ``trust`` does not pin the key for
     bundles, Tampered or NotAccepted for other bundles than the channel's, and what the depot raises.
     """
     with open_writable(address) as depot:
-        return publish(depot, channel_sig, bundles, key, trust, attestation, replaces_foreign=replaces_foreign)
+        return publish(depot, channel_sig, bundles, key, trust, attestation, repair)
 
 
 def publish(
@@ -83,16 +96,15 @@ def publish(
     key: ec.EllipticCurvePrivateKey,
     trust: TrustPolicy,
     attestation: bytes | None = None,
-    *,
-    replaces_foreign: bool = False,
+    repair: Repair = NO_REPAIR,
 ) -> Published:
     """Write a release to an open depot: see :func:`publish_release`."""
     _require_key(key, trust)
     channel, _ = read_channel(channel_sig, trust)
-    _require_newer(depot, channel, trust, replaces_foreign)
+    _require_newer(depot, channel, trust, repair.replaces_foreign)
     if attestation is not None:
         _check_drill(attestation, channel, trust)
-    writing = _Writing(depot)
+    writing = _Writing(depot, repair.reads_chunks)
     _publish_bundles(writing, channel, bundles, key, trust)
     if writing.has_lost():  # old releases are being removed; whoever does that sees these contents from now on
         _publish_bundles(writing, channel, bundles, key, trust)
@@ -103,16 +115,17 @@ def publish(
 
 
 class _Writing:
-    """A depot to which nothing is written that it holds."""
+    """A depot to which nothing is written that it holds; ``reads_chunks``: whose chunks are not taken for whole."""
 
-    def __init__(self, depot: WritableDepot) -> None:
+    def __init__(self, depot: WritableDepot, reads_chunks: bool) -> None:
         self.depot = depot
+        self._reads_chunks = reads_chunks
         self.chunks = 0
         self.bytes = 0
         self._found: dict[str, int] = {}
 
     def put(self, path: str, data: bytes) -> None:
-        if self.holds(path, len(data)) and self.depot.read(path, len(data)) == data:
+        if self._holds(path, data):
             return
         self.depot.write(path, data)
         self.bytes += len(data)
@@ -125,6 +138,9 @@ class _Writing:
             self._found[path] = size
         return is_there
 
+    def _holds(self, path: str, data: bytes) -> bool:
+        return self.holds(path, len(data)) and self.depot.read(path, len(data)) == data
+
     def has_lost(self) -> bool:
         """Tell whether something that was found there is there no more."""
         sizes = in_lanes(self.depot.lanes, self.depot.size, list(self._found))
@@ -135,7 +151,7 @@ class _Writing:
 
         def put(chunk: tuple[str, bytes]) -> int:
             path, data = chunk_path(chunk[0]), chunk[1]
-            if self.holds(path, len(data)):
+            if self._holds(path, data) if self._reads_chunks else self.holds(path, len(data)):
                 return 0
             self.depot.write(path, data)
             return len(data)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.project import Project, named_models, opened_project
 from pipeline.commands.build.promotion_effects import align
+from pipeline.commands.build.publishing import Repair
 from pipeline.core.errors import HotspareError, PromotionRefused, Untrusted
 from pipeline.registry.agreement import Drift, Seen, find_drift
 from pipeline.registry.history import Held
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="*", help="by default all that artifacts/trust.yaml names")
     parser.add_argument(
         "--replace-depot", action="store_true", help="publish over a channel in the depot that no pinned key signed"
+    )
+    parser.add_argument(
+        "--check-depot", action="store_true", help="read every chunk of the release there; write damaged ones again"
     )
     parser.add_argument("--dry-run", action="store_true", help="mend nothing; say what disagrees")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
@@ -73,6 +77,8 @@ def _reconcile(project: Project, model: str, args: argparse.Namespace) -> Iterat
             yield Line(model, one.part, one.finding, _NEEDED)
     if problem is None or foreign is not None:
         yield from _publish(project, seen, args.dry_run, foreign)
+    if problem is None and args.check_depot and not args.dry_run:
+        yield from _check_depot(project, model)
 
 
 def _mend(project: Project, model: str, depot: Held | None, dry_run: bool) -> tuple[Seen, Sequence[Drift]]:
@@ -110,7 +116,18 @@ def _publish(project: Project, seen: Seen, dry_run: bool, foreign: str | None = 
         yield Line(seen.model, "depot", finding, _WOULD)
         return
     try:
-        project.publish(seen.model, replaces_foreign=foreign is not None)
+        project.repair_depot(seen.model, Repair(replaces_foreign=foreign is not None))
         yield Line(seen.model, "depot", finding, _MENDED)
     except HotspareError as error:
         yield Line(seen.model, "depot", str(error), _NEEDED)
+
+
+def _check_depot(project: Project, model: str) -> Iterator[Line]:
+    """Read what the depot holds of the release, and write again what is damaged."""
+    try:
+        done = project.repair_depot(model, Repair(reads_chunks=True))
+    except HotspareError as error:
+        yield Line(model, "depot", str(error), _NEEDED)
+        return
+    if done is not None and done.bytes_new:
+        yield Line(model, "depot", f"{done.bytes_new:,} bytes of it were damaged or lost", _MENDED)
