@@ -68,7 +68,6 @@ class WorkerLink(asyncio.Protocol):
         self._reader = FrameReader()
         self._asked: dict[int, tuple[int, int | None]] = {}  # request id: term, start of its slot
         self._scrubs: list[OnScrubbed] = []
-        self._unwritten: list[bytes] = []
         self._told = 0  # the last of HELLO, STAGED, READY, FAILED
         self._is_over = False
 
@@ -89,7 +88,7 @@ class WorkerLink(asyncio.Protocol):
         """Return how much the worker has not taken yet."""
         if self._transport is None or self._is_over:
             return 0
-        return self._transport.get_write_buffer_size() + sum(map(len, self._unwritten))
+        return self._transport.get_write_buffer_size()
 
     def infer(self, request_id: int, term: int, inputs: Tensors) -> None:
         """Send a request; raises ValueError for tensors that cannot be sent and ids that are in use."""
@@ -121,14 +120,7 @@ class WorkerLink(asyncio.Protocol):
     def _send(self, kind: Kind, term: int = 0, request_id: int = 0, payload: bytes = b"") -> None:
         if self._transport is None or self._is_over:
             return
-        if not self._unwritten:  # what is sent in one turn of the loop leaves together: the worker is woken once
-            asyncio.get_running_loop().call_soon(self._write)
-        self._unwritten.append(encode_frame(kind, term, request_id, payload))
-
-    def _write(self) -> None:
-        frames, self._unwritten = self._unwritten, []
-        if self._transport is not None and not self._is_over:
-            self._transport.write(b"".join(frames))
+        self._transport.write(encode_frame(kind, term, request_id, payload))
 
     # What the event loop calls.
 

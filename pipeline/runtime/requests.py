@@ -52,6 +52,8 @@ def unpack_request(payload: bytes, arena: Arena) -> tuple[dict[str, Array], memo
 def pack_answer(outputs: Tensors, engine_ms: float, slot: memoryview) -> bytes:
     """Return an answer's payload; large outputs overwrite the request's inputs, as far as they fit."""
     large = {name: array for name, array in outputs.items() if array.nbytes > INLINE_BYTES_MAX}
+    if not large:
+        return _ENGINE.pack(engine_ms, 0) + encode_tensors(outputs)
     lent = np.frombuffer(slot, np.uint8)
     if _bytes_of(large) > len(slot) or any(np.may_share_memory(array, lent) for array in large.values()):
         large = {}
