@@ -120,7 +120,8 @@ def _fetch(depot: Depot, wanted: Wanted) -> None:
         data = depot.read(chunk_path(key.sha256), key.size)
         if data is None or not key.fits(data):
             what = "is missing" if data is None else "differs from what was signed"
-            raise Tampered(f"{depot.address}/{chunk_path(key.sha256)} {what}; `hotspare reconcile --check-depot` puts it right.")
+            place = f"{depot.address}/{chunk_path(key.sha256)}"
+            raise Tampered(f"{place} {what}; `hotspare reconcile --check-depot` puts it right.")
         write_chunk(wanted[key], data)
 
     for _ in in_lanes(depot.lanes, fetched, wanted):
