@@ -215,7 +215,9 @@ def day(monkeypatch: pytest.MonkeyPatch) -> Day:
 @pytest.fixture
 def ending(two_tflite: Sealed, tmp_path: Path) -> Sealed:
     """The pair, under a channel that ends an hour after NOW."""
-    folder = shutil.copytree(two_tflite.folder, tmp_path / "ending", ignore=shutil.ignore_patterns("state", "answers.npz"))
+    folder = shutil.copytree(
+        two_tflite.folder, tmp_path / "ending", ignore=shutil.ignore_patterns("state", "answers.npz")
+    )
     made = Sealed(folder, two_tflite.key)
     offer(made, hours=1)
     return made
