@@ -1,10 +1,10 @@
 """Hours of load: ``python benchmarks/soak.py --minutes 30 --stress 2`` (clean) or ``--minutes 60 --fault-every 60``.
 
 Open-loop load in segments. Clean: nothing is done to the pair, other processes take the processors away; not one
-failover may happen. With faults: one a segment, drawn by the seed, at a drawn moment, done to a drawn member; nothing
-may be lost or wrong. Either way, memory and descriptors of the server may not grow, and a bystander that only naps
-tells when the machine itself stood still. Corrupted weights are left out (canaries let some wrong answers pass before
-they see it), and so is the server's own death; ``failover.py`` has both.
+failover may happen. With faults: one a segment, drawn by the seed, at a drawn moment, done to a drawn member; each has
+to be noticed, and nothing may be lost or wrong. Either way, memory and descriptors of the server may not grow, and a
+bystander that only naps tells when the machine itself stood still. Corrupted weights are left out (canaries let some
+wrong answers pass before they see it), and so is the server's own death; ``failover.py`` has both.
 """
 
 import argparse
@@ -124,7 +124,8 @@ def _named(name: str) -> Case:
 
 
 def _plan(soak: Soak, port: int, case: Case, at_s: float, number: int) -> Plan:
-    extras = tuple(Extra(at_s + 0.1 * n, poison_body(soak.questions)) for n in range(1, case.poison_requests + 1))
+    poison = poison_body(soak.questions, number)
+    extras = tuple(Extra(at_s + 0.1 * n, poison) for n in range(1, case.poison_requests + 1))
     path = f"/v2/models/{soak.questions.model}/infer"
     seed = 1000 * soak.seed + number
     bodies = soak.questions.bodies
@@ -194,6 +195,9 @@ def misses(found: Sequence[Segment], has_faults: bool) -> Iterator[str]:
         alarms = sorted({name for segment in found for name in segment.diagnosed})
         if failovers or alarms:
             yield f"{failovers} failovers without a fault ({', '.join(alarms)})"
+    unnoticed = sorted({f"{one.fault} {one.role}" for one in found if has_faults and not one.diagnosed})
+    if unnoticed:
+        yield f"faults that nobody noticed: {', '.join(unnoticed)}"
     yield from _growth(found)
 
 

@@ -18,26 +18,38 @@ from pipeline.drill.live.launching import PairFiles
 
 DEADLINE_MS = 5000.0  # other tests run beside: what is asked here is that nothing is lost, not how soon it comes
 CLEAN = soak.Segment("control", "primary", judging.tally((), ()), 0, (), 80.0, 30, 130.0)
+KILLED = replace(CLEAN, fault="kill", failovers=1, diagnosed=("killed",))
 
 
 def test_a_clean_soak_may_not_fail_over_or_cry_wolf():
     assert list(soak.misses([CLEAN] * 4, has_faults=False)) == []
     alarmed = replace(CLEAN, failovers=1, diagnosed=("hang",))
     assert list(soak.misses([CLEAN, alarmed], has_faults=False)) == ["1 failovers without a fault (hang)"]
-    assert list(soak.misses([CLEAN, alarmed], has_faults=True)) == []
+    assert list(soak.misses([KILLED, alarmed], has_faults=True)) == []
+
+
+def test_a_fault_that_nobody_noticed_is_told_so_that_no_fault_may_fail_to_happen():
+    unnoticed = [replace(CLEAN, fault="poison", role="backup")] * 2
+    assert list(soak.misses([KILLED, *unnoticed], has_faults=True)) == ["faults that nobody noticed: poison backup"]
 
 
 def test_lost_and_wrong_answers_are_told():
-    bad = replace(CLEAN, tally=replace(CLEAN.tally, lost=1, wrong=2))
-    assert list(soak.misses([CLEAN, bad], has_faults=True)) == ["1 lost", "2 wrong"]
+    bad = replace(KILLED, tally=replace(CLEAN.tally, lost=1, wrong=2))
+    assert list(soak.misses([KILLED, bad], has_faults=True)) == ["1 lost", "2 wrong"]
 
 
 def test_memory_and_descriptors_that_grow_are_told_and_the_first_segment_is_not_held_against_them():
-    steady = [replace(CLEAN, server_mb=40.0, server_descriptors=9), *[CLEAN] * 8]
+    steady = [replace(KILLED, server_mb=40.0, server_descriptors=9), *[KILLED] * 8]
     assert list(soak.misses(steady, has_faults=True)) == []
-    leaking = [replace(CLEAN, server_mb=80.0 + 3 * n, server_descriptors=30 + 2 * n) for n in range(9)]
+    leaking = [replace(KILLED, server_mb=80.0 + 3 * n, server_descriptors=30 + 2 * n) for n in range(9)]
     told = list(soak.misses(leaking, has_faults=True))
     assert [text.split(" grew")[0] for text in told] == ["server_mb", "descriptors"]
+
+
+def test_every_poison_is_another_one_so_that_it_is_not_stopped_as_a_known_one():
+    questions = judging.Questions("tiny", tiny_rows(5), (), {})
+    assert len({judging.poison_body(questions, row) for row in range(5)}) == 5
+    assert judging.poison_body(questions, 5) == judging.poison_body(questions)
 
 
 def soaked(tmp_path: Path, seconds: float, segment_s: float, has_faults: bool, stress: int = 0) -> list[str]:

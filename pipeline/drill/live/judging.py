@@ -109,9 +109,13 @@ def _tensor(name: str, array: Array) -> dict[str, object]:
     return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": array.ravel().tolist()}
 
 
-def poison_body(questions: Questions) -> str:
-    """Return a request that holds the poison number in its first input."""
-    rows = {name: array[:1].copy() for name, array in questions.rows.items()}
+def poison_body(questions: Questions, row: int = 0) -> str:
+    """Return a request that holds the poison number in the first input of one of the questions' rows.
+
+    Another row is another poison: the one that was quarantined by its digest does not reach a worker again.
+    """
+    at = row % len(next(iter(questions.rows.values())))
+    rows = {name: array[at : at + 1].copy() for name, array in questions.rows.items()}
     first = rows[min(rows)]
     first.reshape(-1)[0] = first.dtype.type(abs(POISON) if first.dtype.kind == "u" else POISON)
     return request_body(rows)
