@@ -1,4 +1,4 @@
-"""A pair as the registry tells it: its versions' tags say what was measured, its verified bundles what it is."""
+"""A pair as the registry tells it: its verified bundles say what it is, its recipe what is asked, tags little else."""
 
 import json
 import math
@@ -11,13 +11,12 @@ from pipeline.core.canonical import canonical_json
 from pipeline.core.errors import MissingStageError
 from pipeline.core.names import CandidateName, Role
 from pipeline.core.printable import printable
-from pipeline.core.recipe import Diversity
+from pipeline.core.recipe import Recipe
 from pipeline.registry.promotion import Facts, Pair, Provenance, Rehearsal, Standing
 from pipeline.registry.store import Version, version_of
 
 LATEST_TAG = "latest_build"
 PAIRED_TAG = "paired_with"
-_LOSS_MAX, _DIVERSE = "loss_max_abs", "diverse"
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,12 @@ class Vouched:
     ref: BundleRef
     name: CandidateName
     io_contract_sha256: str
+    loss_high: float
 
 
 def standing_tags(facts: Facts, role: Role) -> dict[str, str]:
-    """Return what a version has to say so that its pair can be judged without its build on disk."""
-    return {
-        PAIRED_TAG: facts.standing(Role.BACKUP if role is Role.PRIMARY else Role.PRIMARY).bundle_id,
-        _LOSS_MAX: f"{facts.loss_max_abs:.9g}",
-        _DIVERSE: ",".join(facts.diverse),
-    }
+    """Return what a version has to say so that its pair can be found without its build on disk."""
+    return {PAIRED_TAG: facts.standing(Role.BACKUP if role is Role.PRIMARY else Role.PRIMARY).bundle_id}
 
 
 def latest_text(pair: Pair) -> str:
@@ -69,32 +65,32 @@ def is_registered_pair(versions: tuple[Version, ...], pair: Pair) -> bool:
 
 
 def facts_of(
-    model: str,
+    recipe: Recipe,
     versions: tuple[Version, ...],
     bundles: Mapping[Role, Vouched],
     now: datetime,
     rehearsal: Rehearsal | None = None,
-    drills: tuple[str, ...] = (),
     scripts: Mapping[str, str] | None = None,
 ) -> Facts:
     """Return what the gates look at, of a registered pair whose build need not be on disk.
 
-    ``rehearsal`` is of a verified attestation: tags that tell of a drill open no gate. Raises MissingStageError for a
-    bundle that is not registered, or whose version does not tell its figures.
+    What may be lost is the recipe's word, what was lost the signed bundles'; of the figures only the latency, which
+    belongs to a machine and therefore to no bundle, is a tag. ``rehearsal`` is of a verified attestation: tags that
+    tell of a drill open no gate. Raises MissingStageError for a bundle that is not registered, or whose version does
+    not tell its latency.
     """
     pair = Pair(*(bundles[role].ref.bundle_id for role in Role))
-    versions_of_pair = dict(_both(model, versions, pair))
-    primary, backup = (_standing(model, role, versions_of_pair[role], bundles[role]) for role in Role)
-    first = versions_of_pair[Role.PRIMARY]
+    versions_of_pair = dict(_both(recipe.model, versions, pair))
+    primary, backup = (_standing(recipe.model, role, versions_of_pair[role], bundles[role]) for role in Role)
     return Facts(
-        model,
-        _figure(model, first, _LOSS_MAX),
-        _diverse(model, first),
+        recipe.model,
+        recipe.budgets.loss_max_abs,
+        recipe.select.backup.diverse,
         primary,
         backup,
         now,
         rehearsal,
-        drills,
+        recipe.drills,
         scripts or {},
         provenance_of(versions, pair),
     )
@@ -132,42 +128,25 @@ def _standing(model: str, role: Role, version: Version, bundle: Vouched) -> Stan
         bundle.name.scheme,
         bundle.name.format,
         bundle.io_contract_sha256,
-        _figure(model, version, "loss_high"),
+        bundle.loss_high,
         _figure(model, version, "latency_ratio_p50"),
     )
 
 
 def _figure(model: str, version: Version, key: str) -> float:
-    text = _said(model, version, key)
+    text = version.tags.get(key)
+    if text is None:
+        raise MissingStageError(
+            f"Version {version.number} of {model} does not say its {key}: it was registered by an older hotspare; "
+            "run `hotspare register` where its build is."
+        )
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _nonsense(model, version, key, text, "number")
-    return value
-
-
-def _diverse(model: str, version: Version) -> tuple[Diversity, ...]:
-    text = _said(model, version, _DIVERSE, "")
-    try:
-        return tuple(Diversity(one) for one in text.split(",") if one)
-    except ValueError as error:
-        raise _nonsense(model, version, _DIVERSE, text, "list of what can differ") from error
-
-
-def _nonsense(model: str, version: Version, key: str, text: str, wanted: str) -> MissingStageError:
-    return MissingStageError(
-        f"Version {version.number} of {model} says {printable(text)} for its {key}, which is no {wanted}; "
-        "run `hotspare register` where its build is."
-    )
-
-
-def _said(model: str, version: Version, key: str, default: str | None = None) -> str:
-    value = version.tags.get(key, default)
-    if value is None:
         raise MissingStageError(
-            f"Version {version.number} of {model} does not say its {key}: it was registered by an older hotspare; "
+            f"Version {version.number} of {model} says {printable(text)} for its {key}, which is no number; "
             "run `hotspare register` where its build is."
         )
     return value

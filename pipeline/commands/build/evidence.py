@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.bundle.channel import BundleRef
+from pipeline.bundle.manifest import SCORECARD_FILE
+from pipeline.bundle.strict_json import parse_strict
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.commands.build.judging import judged
 from pipeline.commands.build.project import Project
 from pipeline.commands.build.promotion_effects import build_refs
-from pipeline.core.errors import HotspareError, MissingStageError, NotAccepted, Untrusted
+from pipeline.core.errors import HotspareError, Malformed, MissingStageError, NotAccepted, Untrusted
 from pipeline.core.names import CandidateName, Role
 from pipeline.core.recipe import load_recipe
 from pipeline.drill.results import due_scripts
@@ -68,7 +70,7 @@ def _facts(project: Project, seen: Seen, pair: Pair, bundles: Mapping[Role, Vouc
     if project.policy.gates.ask_for_drill:
         due = due_scripts([load_script(SCRIPTS / f"{name}.drill") for name in recipe.drills], recipe.objectives)
     rehearsal = _rehearsal(project, seen, pair)
-    facts = facts_of(seen.model, seen.versions, bundles, project.now, rehearsal, recipe.drills, due)
+    facts = facts_of(recipe, seen.versions, bundles, project.now, rehearsal, due)
     return replace(facts, in_force=seen.in_force.pair if seen.in_force else None)
 
 
@@ -100,7 +102,7 @@ def _verified(project: Project, seen: Seen, pair: Pair) -> dict[Role, Vouched]:
                 )
             bundle = _verified_copy(project, seen.model, version, Path(folder) / role)
             ref, name = BundleRef(bundle.bundle_id, bundle.size), CandidateName.parse(bundle.candidate)
-            found[role] = Vouched(ref, name, bundle.manifest.io_contract_sha256)
+            found[role] = Vouched(ref, name, bundle.manifest.io_contract_sha256, _loss_high(bundle))
     return found
 
 
@@ -113,6 +115,15 @@ def _verified_copy(project: Project, model: str, version: Version, place: Path) 
             "its tag tells; register it again."
         )
     return bundle
+
+
+def _loss_high(bundle: VerifiedBundle) -> float:
+    """Return the upper end of the bundle's loss on validation, as its signed scorecard tells it."""
+    where = f"the {SCORECARD_FILE} of {bundle.bundle_id[:12]}"
+    match parse_strict(bundle.files[SCORECARD_FILE], where):
+        case {"task": {"loss_high": int() | float() as high}}:
+            return float(high)
+    raise Malformed(f"{where} does not say what the bundle may lose; pack it again.")
 
 
 def in_words(error: HotspareError) -> tuple[str, ...]:
