@@ -15,8 +15,8 @@ _OK = 200
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
-class _TooManyAhead(Exception):
-    """The parser is to stop: enough requests wait for their turn."""
+class _NotTaken(Exception):
+    """The parser is to stop at this request."""
 
 
 class Connection(HttpToolsProtocol):
@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         """Parse, then see to the limits."""
         if self.transport.is_closing():
             return
-        if self._in_head:
+        if self._in_message:
             self._head_bytes += len(data)
         if (self._in_head or not self._in_message) and (b"pgrade:" in data or b"PGRADE:" in data):
             data = _without_upgrade(data)
@@ -87,10 +87,18 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Note that the body begins, whose time is counted anew; a queue of requests has an end."""
         if len(self.pipeline) >= self._limits.pipelined_max:  # each would cost a hundred times what it took to send
-            raise _TooManyAhead
-        self._in_head = False
-        self._disarm()
+            raise _NotTaken
+        if self.parser.should_upgrade():  # an offer that was not ignored: the body would be read as the next request
+            raise _NotTaken
         super().on_headers_complete()
+        self._in_head = False
+        self._head_bytes = 0
+        self._disarm()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body; what comes without any (sizes of chunks, trailers) has the limit of a head."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the request is whole: nobody need wait for its body."""
@@ -134,9 +142,9 @@ class Connection(HttpToolsProtocol):
     def _watch(self, received: int) -> None:
         if self._in_head:
             self._head_bytes = self._head_bytes or received
-            if self._head_bytes > self._limits.head_bytes_max:
-                self._refuse(error_reply(431, f"The headers are longer than {self._limits.head_bytes_max} bytes."))
-                return
+        if self._head_bytes > self._limits.head_bytes_max:
+            self._refuse(error_reply(431, f"The headers are longer than {self._limits.head_bytes_max} bytes."))
+            return
         if self._timer is None:
             # The application's own limit on bodies answers 408 before this one, which covers bodies nobody reads.
             self._arm(self._limits.head_s_max + (0 if self._in_head else self._limits.body_s_max))

@@ -68,6 +68,8 @@ def status_and_error(answer):
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        (b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
+        (b"GET http://localhost:x/ HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
         (b"POST /v2 HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"GET /" + b"a" * 40_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 10_000, 431),

@@ -158,6 +158,38 @@ def test_what_follows_a_chunked_body_is_no_header():
     assert asyncio.run(run(forged)).count(b"HTTP/1.1 200") == 2
 
 
+def test_trailers_without_end_are_not_kept():
+    async def run():
+        async with held_front() as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(INFER + b"transfer-encoding: chunked\r\n\r\n0\r\nx: " + b"a" * 2_000_000)
+            answer = await ended(reader)
+            writer.close()
+            return answer
+
+    assert asyncio.run(run())[:12] in (b"", b"HTTP/1.1 431")  # the client may still be sending when it is refused
+
+
+@pytest.mark.parametrize(
+    ("before", "offer"),
+    [(b"", (b"uPGrade: h2c\r\n",)), (b"", (b"Upgr", b"ade: h2c\r\n")), (SMALL, (b"Upgrade: h2c\r\n",))],
+)
+def test_a_body_behind_an_offer_to_speak_something_else_is_no_request(before, offer):
+    async def run():
+        async with held_front() as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = INFER + b"connection: Upgrade\r\ncontent-length: %d\r\n" % len(LAST)
+            for piece in (before + head + offer[0], *offer[1:], b"\r\n", LAST):
+                writer.write(piece)
+                await asyncio.sleep(0.02)  # the pieces are to arrive one by one
+            answer = await ended(reader)
+            writer.close()
+            return answer
+
+    answer = asyncio.run(run())
+    assert answer.count(b"HTTP/1.1 200") == before.count(b"GET") and answer.count(b"HTTP/1.1 400") == 1
+
+
 def test_a_client_that_never_reads_loses_its_connection():
     async def run():
         async with held_front(idle_s_max=0.2) as (port, _):
