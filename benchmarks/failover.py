@@ -2,8 +2,8 @@
 
 Each run starts a system, loads it with an open loop of 100 requests a second (deadline 1 s, every answer judged against
 the same bundle run offline), does one fault at a moment drawn by the seed, and keeps what happened as one line of JSON.
-A second call goes on where the first ended, as long as the code is the same. Prints a table against the targets and
-writes it as Markdown.
+A second call goes on where the first ended, as long as code, bundles, questions, load and machine are the same. Prints
+a table against the targets and writes it as Markdown.
 """
 
 import argparse
@@ -32,12 +32,14 @@ from pipeline.core.errors import InternalError, SurroundingsError
 from pipeline.core.files import write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import plain
+from pipeline.drill.campaign import code_sha256
 from pipeline.drill.corruption import Corruption, corrupted
 from pipeline.drill.live.generating import generating
 from pipeline.drill.live.judging import Questions, ask_offline, judge_all, poison_body, tally
 from pipeline.drill.live.launching import Hotspare, PairFiles, System
 from pipeline.drill.live.plan import Extra, Plan, read_record
 from pipeline.drill.live.resources import Dependency, memory_group, tiny_disk
+from pipeline.drill.machine import machine_facts
 
 HERE = Path(__file__).parent
 QUESTIONS = 200
@@ -166,16 +168,11 @@ def _redundancy_ms(system: Hotspare, injected_s: float) -> float | None:
         time.sleep(0.02)
 
 
-def code_digest(root: Path) -> str:
-    """Return a digest of all code that a run depends on."""
-    rooms = ("runtime", "drill", "bundle", "engines", "core")
-    files = [
-        *HERE.glob("*.py"),
-        *HERE.glob("*.cfg"),
-        *(f for r in rooms for f in (root / "pipeline" / r).rglob("*.py")),
-    ]
-    digests = {str(file.relative_to(root)): sha256_hex(file.read_bytes()) for file in files}
-    return sha256_hex(canonical_json(digests))[:16]
+def made_of(questions: Questions, rate: float, seconds: float) -> str:
+    """Return a digest of all that runs follow from beside case and seed: code, bundles, questions, load, machine."""
+    code = {file.name: sha256_hex(file.read_bytes()) for file in (*HERE.glob("*.py"), *HERE.glob("*.cfg"))}
+    asked = [*questions.references, *questions.bodies]
+    return sha256_hex(canonical_json([code_sha256(), code, asked, rate, seconds, machine_facts()]))[:16]
 
 
 def wanted(cases: Sequence[Case], seeds: int | None, systems: Sequence[str]) -> Iterator[tuple[int, Case, str]]:
@@ -235,7 +232,7 @@ def main(arguments: Sequence[str]) -> int:
     files = PairFiles(args.primary, args.backup, args.trust)
     roles = {Role.PRIMARY: args.primary, Role.BACKUP: args.backup}
     questions = ask_offline(roles, args.trust, args.rows, QUESTIONS)
-    campaign = Campaign(files, questions, args.rate, args.seconds, code_digest(HERE.parent))
+    campaign = Campaign(files, questions, args.rate, args.seconds, made_of(questions, args.rate, args.seconds))
     cases = [case for case in CASES if args.cases is None or case.name in (*args.cases, "control")]
     todo = wanted(cases, args.seeds, ("hotspare",) if args.alone else ("hotspare", "haproxy"))
     runs = campaign_runs(campaign, todo, args.out / "runs.jsonl", lambda text: print(text, file=sys.stderr, flush=True))

@@ -35,13 +35,16 @@ class Run:
 
 
 def known_runs(path: Path, made_of: str) -> list[Run]:
-    """Read the runs of an earlier call that are of the same code; half a line at the end is forgotten."""
+    """Read the runs of an earlier call that are made of the same; half a line at the end is forgotten.
+
+    So is what was left out, which may be possible now; a run that broke stays, and counts.
+    """
     lines = path.read_text().splitlines() if path.exists() else []
     runs = []
     for line in lines:
         with contextlib.suppress(ValueError, SchemaProblems):
             runs.append(read(Run, json.loads(line)))
-    return [run for run in runs if run.made_of == made_of]
+    return [run for run in runs if run.made_of == made_of and not run.skipped]
 
 
 def in_words(run: Run) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pipeline
@@ -42,18 +42,22 @@ class Todo:
 
 @dataclass(frozen=True)
 class Ground:
-    """What all plays of a campaign follow from, beside their scripts; ``drills`` are those that the recipe judges."""
+    """What all plays of a campaign follow from, beside their scripts; ``drills`` are those that the recipe judges.
+
+    ``machine`` is empty for the simulated world, whose plays are the same on any.
+    """
 
     world: str
     bundles: Mapping[str, str]
     objectives: recipes.Objectives
     drills: tuple[str, ...]
     code_sha256: str
+    machine: Mapping[str, str] = field(default_factory=dict)
 
     def made_of(self, cell: Cell) -> str:
-        """Return the digest of what a cell's plays follow from: code, bundles, script, load, settings, objectives."""
-        script = format_script(cell.script)
-        parts = [cell.name, self.world, dict(self.bundles), self.code_sha256, script, cell.is_judged]
+        """Return the digest of what plays follow from: code, machine, bundles, script, load, settings, objectives."""
+        script, machine = format_script(cell.script), dict(self.machine)
+        parts = [cell.name, self.world, dict(self.bundles), self.code_sha256, machine, script, cell.is_judged]
         return sha256_hex(canonical_json([*parts, plain(self.beside(cell))]))
 
     def beside(self, cell: Cell) -> recipes.Objectives:

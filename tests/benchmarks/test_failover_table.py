@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import failover
 import failover_table
 import faults
 import runs
@@ -125,10 +126,22 @@ def test_the_table_says_what_was_left_out_and_shows_every_line(capsys):
     assert "1 of 1 runs" in text
 
 
-def test_runs_are_read_again_and_half_a_line_or_another_code_is_not(tmp_path):
-    lines = [json.dumps(plain(one)) for one in (run(), run(made_of="other"))]
+def test_runs_are_read_again_and_half_a_line_or_another_code_or_what_was_left_out_is_not(tmp_path):
+    broken = run(broken="The pair's start did not happen")
+    lines = [json.dumps(plain(one)) for one in (run(), broken, run(made_of="other"), run(skipped="no HAProxy"))]
     (tmp_path / "runs.jsonl").write_text("\n".join([*lines, lines[0][:40]]))
-    assert runs.known_runs(tmp_path / "runs.jsonl", "code") == [run()]
+    assert runs.known_runs(tmp_path / "runs.jsonl", "code") == [run(), broken]
+
+
+def test_runs_of_another_load_pair_or_machine_are_not_taken_for_this_campaigns(monkeypatch):
+    one = failover.made_of(QUESTIONS, 100.0, 3.0)
+    assert one == failover.made_of(QUESTIONS, 100.0, 3.0)
+    other_pair = replace(QUESTIONS, references={"other": REFERENCES["primary"]})
+    others = [(QUESTIONS, 50.0, 3.0), (QUESTIONS, 100.0, 9.0), (other_pair, 100.0, 3.0)]
+    others.append((replace(QUESTIONS, bodies=("a", "c")), 100.0, 3.0))
+    made = {failover.made_of(*other) for other in others}
+    monkeypatch.setattr(failover, "machine_facts", lambda: {"processor": "another"})
+    assert len({one, *made, failover.made_of(QUESTIONS, 100.0, 3.0)}) == 6
 
 
 def test_a_system_that_breaks_during_a_run_does_not_hold():

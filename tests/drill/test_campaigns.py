@@ -158,9 +158,10 @@ def test_an_interrupted_campaign_goes_on_to_the_same_result(tmp_path: Path) -> N
     assert all(json.loads(line) for line in place.read_bytes().splitlines())
 
 
-def test_what_followed_from_other_code_bundles_or_objectives_is_played_again(tmp_path: Path) -> None:
+def test_what_followed_from_other_code_machine_bundles_or_objectives_is_played_again(tmp_path: Path) -> None:
     held(tmp_path)
-    for other in (ground(code_sha256="0ther"), ground(bundles={"primary": "3d"}), ground(world="simulated")):
+    others = (ground(code_sha256="0ther"), ground(machine={"processor": "another"}), ground(bundles={"primary": "3d"}))
+    for other in (*others, ground(world="simulated")):
         again = Counting()
         held(tmp_path, again, other)
         assert len(again.played) == 9

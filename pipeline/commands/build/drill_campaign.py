@@ -81,7 +81,8 @@ def _verdict(name: str, results: Sequence[CampaignResult]) -> int:
 
 def _ground(recipe: Recipe, world: World, bundles: Mapping[Role, VerifiedBundle]) -> Ground:
     ids = {role.value: bundle.bundle_id for role, bundle in bundles.items()}
-    return Ground(world.value, ids, recipe.objectives, recipe.drills, code_sha256())
+    machine = machine_facts() if world is World.LIVE else {}
+    return Ground(world.value, ids, recipe.objectives, recipe.drills, code_sha256(), machine)
 
 
 @contextmanager
