@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from pipeline.drill.campaign import code_sha256
 from pipeline.drill.corruption import Corruption, corrupted
 from pipeline.drill.live.generating import generating
 from pipeline.drill.live.judging import Questions, ask_offline, judge_all, poison_body, tally
-from pipeline.drill.live.launching import Hotspare, PairFiles, System
+from pipeline.drill.live.launching import Hotspare, PairFiles, Seen, System
 from pipeline.drill.live.plan import Extra, Plan, read_record
 from pipeline.drill.live.resources import Dependency, memory_group, tiny_disk
 from pipeline.drill.machine import machine_facts
@@ -127,13 +127,15 @@ def _plan(campaign: Campaign, system: System, case: Case, seed: int, at_s: float
 
 
 def _told(system: System, injected_s: float, run: Run) -> Run:
-    """Add what the system itself saw after the fault."""
+    """Add what the system itself saw: after the fault, and before it, where everything is a false alarm."""
     evictions = [at_s for at_s in system.evictions() if at_s >= injected_s]
     facts = {"evicted_ms": round(1000 * (evictions[0] - injected_s), 1) if evictions else None}
     if not isinstance(system, Hotspare):
-        return Run(**{**vars(run), **facts, "evictions": len(evictions), "failovers": len(evictions)})
+        early = len(system.evictions()) - len(evictions)
+        return replace(run, **facts, evictions=len(evictions), failovers=len(evictions), false_alarms=early)
     back_ms = _redundancy_ms(system, injected_s)
-    seen = [one for one in system.seen if one.at_s >= injected_s]
+    told = list(system.seen)
+    seen = [one for one in told if one.at_s >= injected_s]
     diagnosed = [one.facts for one in seen if "component" in one.facts]
     return Run(
         **{
@@ -142,12 +144,21 @@ def _told(system: System, injected_s: float, run: Run) -> Run:
             "evictions": len(evictions),
             "components": tuple(dict.fromkeys(str(facts["component"]) for facts in diagnosed)),
             "faults": tuple(dict.fromkeys(str(facts["fault"]) for facts in diagnosed)),
-            "failovers": sum("takes over" in str(one.facts.get("event")) for one in seen),
+            "false_alarms": sum(_is_alarm(one) for one in told if one.at_s < injected_s),
+            "failovers": sum(_is_failover(one) for one in seen),
             "redundancy_ms": back_ms,
             "tracebacks": (system.folder / "server.log").read_text().count("Traceback"),
             "steady_hedges": _hedges(system) + run.steady_hedges,
         }
     )
+
+
+def _is_failover(seen: Seen) -> bool:
+    return "takes over" in str(seen.facts.get("event"))
+
+
+def _is_alarm(seen: Seen) -> bool:
+    return "component" in seen.facts or _is_failover(seen)
 
 
 def _hedges(system: System) -> int:

@@ -22,7 +22,8 @@ NOTES = (
     "*lost*: no 200 within 1 s of when the request was due; *wrong*: released, and beyond golden tolerance of the same "
     "bundle run offline; both summed over all runs. *worst*, *p99*: the worst run. *evicted*, *standby back*: median "
     "and worst, after the fault.",
-    "*named*: runs whose diagnoses name the faulty components, all of them and nothing else.",
+    "*named*: runs whose diagnoses name the faulty components, all of them and nothing else, and none before the "
+    "fault. A run in which our pair named nothing misses its target: nothing shows that its fault happened.",
     "A worst answer is held against its target plus the worst of this campaign's fault-free runs; so is a p99.",
     "HAProxy balances two plain workers of the same bundles; nobody restarts its workers, and it knows no terms. Its "
     "verdict is for comparison only.",
@@ -55,7 +56,10 @@ class Line:
     @property
     def named_right(self) -> int:
         """Count the runs whose diagnoses are right."""
-        return sum(set(run.components) - self.case.tentative == self.case.components for run in self.runs)
+        return sum(
+            not run.false_alarms and set(run.components) - self.case.tentative == self.case.components
+            for run in self.runs
+        )
 
 
 def lines(cases: Sequence[Case], runs: Iterable[Run]) -> Iterator[Line]:
@@ -77,6 +81,9 @@ def misses(line: Line) -> Iterator[str]:
         yield f"{broken} runs broken"
     if any(run.tracebacks for run in line.runs):
         yield "tracebacks in the server's log"
+    if alarms := sum(run.false_alarms for run in line.runs):
+        yield f"{alarms} false alarms before the fault"
+    yield from _unnoticed(line)
     yield from _count_misses(line, target)
     yield from _time_misses(line, target)
     if any(run.failovers > target.failovers_max for run in line.runs):
@@ -88,6 +95,13 @@ def misses(line: Line) -> Iterator[str]:
         yield f"steady hedges {hedges / sent:.1%} > {HEDGED_MAX:.0%}"
     if any(run.registry_asked for run in line.runs):
         yield "the registry was asked"
+
+
+def _unnoticed(line: Line) -> Iterator[str]:
+    """Yield how many runs left no trace of their fault: nothing shows that it happened, so they prove nothing."""
+    silent = sum(not run.components and not run.broken for run in line.runs)
+    if line.system == "hotspare" and line.case.components and silent:
+        yield f"not noticed in {silent} runs"
 
 
 def _count_misses(line: Line, target: Target) -> Iterator[str]:

@@ -29,6 +29,7 @@ class Run:
     steady_sent: int = 0
     changed_ratio: float | None = None
     registry_asked: int | None = None
+    false_alarms: int = 0  # diagnoses and failovers before anything was done
     tracebacks: int = 0  # in the server's log
     skipped: str = ""  # why it could not be done here
     broken: str = ""  # why it could not be brought to its end: counts against the system

@@ -27,7 +27,7 @@ REFERENCES = {
 }
 ROWS = {"x": np.zeros((2, 3), np.float32)}
 QUESTIONS = judging.Questions("m", ROWS, ("a", "b"), REFERENCES)
-CONTROL, KILL = (next(case for case in faults.CASES if case.name == name) for name in ("control", "kill"))
+CONTROL, KILL, NAN = (next(case for case in faults.CASES if case.name == name) for name in ("control", "kill", "nan"))
 
 
 def answer(value: float, bundle: str = "primary", question: int = 0, term: int = 1, **changes: object) -> Exchange:
@@ -115,6 +115,34 @@ def test_what_was_never_evicted_misses_a_target_for_evictions():
 def test_a_diagnosis_is_right_when_it_names_every_faulty_component_and_no_other():
     found = [run(), run(components=("process", "resource")), run(components=()), run("control")]
     assert failover_table.named(list(failover_table.lines([CONTROL, KILL], found))) == (1, 3)
+
+
+def test_a_fault_that_left_no_trace_does_not_hold_though_nothing_was_lost():
+    nothing = replace(NAN, target=faults.Target())
+    silent = [run("nan", components=(), evicted_ms=None, failovers=0) for _ in range(10)]
+    named = [run(seed=seed) for seed in range(230)]
+    assert failover_table.show([nothing, KILL], [*silent, *named]) == 1
+    (line,) = failover_table.lines([nothing], silent)
+    assert list(failover_table.misses(line)) == ["not noticed in 10 runs"]
+    (theirs,) = failover_table.lines([nothing], [replace(one, system="haproxy") for one in silent])
+    assert list(failover_table.misses(theirs)) == []  # it names nothing, whatever happens
+
+
+def test_what_a_pair_cries_before_anything_was_done_is_told_and_its_diagnosis_is_not_right():
+    alarmed = run(false_alarms=2)
+    assert missed(alarmed, run()) == ["2 false alarms before the fault"]
+    assert failover_table.named(list(failover_table.lines([KILL], [alarmed, run()]))) == (1, 2)
+
+
+def test_what_was_said_before_the_fault_counts_as_a_false_alarm_alone(tmp_path, monkeypatch):
+    system = failover.Hotspare(failover.PairFiles(tmp_path, tmp_path, tmp_path), tmp_path)
+    monkeypatch.setattr(system, "status", dict)
+    (tmp_path / "server.log").touch()
+    facts = {"component": "engine", "fault": "hang", "seat": "primary-0"}
+    system.seen = [failover.Seen(at_s, facts) for at_s in (9.0, 11.0)]
+    system.seen.append(failover.Seen(9.1, {"event": "the backup takes over from the primary (term 2)"}))
+    told = failover._told(system, 10.0, run(components=(), evictions=0))
+    assert (told.components, told.evictions, told.failovers, told.false_alarms) == (("engine",), 1, 0, 2)
 
 
 def test_the_table_says_what_was_left_out_and_shows_every_line(capsys):
