@@ -16,21 +16,17 @@ from pipeline.core.names import Format
 from pipeline.core.recipe import Recipe
 from pipeline.core.tensors import Array
 from pipeline.data.splits import Split
-from pipeline.engines.base import Session
 from pipeline.engines.open import open_session
-from pipeline.score.predict import predict
 from pipeline.score.scorecard import TaskScore
 from pipeline.score.scoring import Judged, candidate_answers
-from pipeline.score.soft import soft_losses
 from pipeline.score.task import Answers, ask, doubt, measure, task_score
 
 
 @dataclass(frozen=True)
 class Known:
-    """A file's answers to all rows, and to the rows without labels that sharpen an interval (None: there are none)."""
+    """A file's answers to all rows."""
 
     rows: Answers
-    further: Answers | None
 
 
 class Pool:
@@ -44,7 +40,6 @@ class Pool:
         self.reference = joined_arrays(*(part.question.reference for part in parts))
         self.validation_units = len(np.unique(units(parts[0].split)))
         self._validation_rows = parts[0].split.rows
-        self._further = bench.validation.further
         self._known: dict[str, Known | str] = {}
         self._whole = self._judged("all rows", np.arange(self.split.rows), self.recipe)
 
@@ -67,18 +62,14 @@ class Pool:
     def _asked(self, model_format: Format, make: Callable[[], bytes]) -> Known | str:
         try:
             session = open_session(model_format, make(), self.recipe.serving.threads)
-            return Known(candidate_answers(self._whole, session, "A file"), self._to_further(session))
+            return Known(candidate_answers(self._whole, session, "A file"))
         except (ModelError, DataError, SchemeRefused) as error:
             return str(error)
-
-    def _to_further(self, session: Session) -> Answers | None:
-        further = self._further
-        return None if further is None else predict(session, further.split, tuple(further.answers), "A file")
 
     def _judged(self, name: str, part: Array, recipe: Recipe) -> Judged:
         split, reference = cut(self.split, part), cut_arrays(self.reference, part)
         question = ask(recipe, reference, split.labels, split.groups)
-        return Judged(name, split, question, measure(question, reference), self._further)
+        return Judged(name, split, question, measure(question, reference), None)
 
 
 @dataclass(frozen=True)
@@ -93,11 +84,9 @@ class Part:
         question = self.judged.question
         budgets = replace(question.recipe.budgets, confidence=confidence)
         question = replace(question, recipe=replace(question.recipe, budgets=budgets))
-        answers, further, extra = cut_arrays(known.rows, self.rows), self.judged.further, None
-        if further is not None and known.further is not None:
-            extra = soft_losses(question, answers, known.further, further.answers)
+        answers = cut_arrays(known.rows, self.rows)
         measured, unseen = measure(question, answers), doubt(question, answers)
-        return task_score(self.judged.name, question, measured, self.judged.reference_measured, unseen, extra)
+        return task_score(self.judged.name, question, measured, self.judged.reference_measured, unseen, None)
 
 
 def joined(first: Split, second: Split) -> Split:

@@ -91,8 +91,8 @@ def open_bench(case: Case) -> Bench:
     """Open a case's float tflite export and let it answer both splits."""
     model = case.export(Format.TFLITE).read_bytes()
     reference, data = open_session(Format.TFLITE, model, case.recipe.serving.threads), case.recipe.data
-    validation = judge_session(case.recipe, reference, "validation", Path(data.validation))
-    locked = judge_session(case.recipe, reference, "test", Path(data.test))
+    validation = judge_session(case.recipe, reference, "validation", Path(data.validation)).alone
+    locked = judge_session(case.recipe, reference, "test", Path(data.test)).alone
     return Bench(case.recipe, reference, len(model), validation, locked)
 
 

@@ -8,7 +8,7 @@ from pipeline.core.recipe import Recipe
 from pipeline.core.records import Candidates
 from pipeline.score.predict import load_candidate
 from pipeline.score.scorecard import Scorecard, TaskScore
-from pipeline.score.scoring import Judged, judge, session_score
+from pipeline.score.scoring import Judged, judge, judged_for, session_score
 from pipeline.score.selection import Choice
 
 TEST = "test"
@@ -29,7 +29,8 @@ def _score(recipe: Recipe, candidates: Candidates, folder: Path, judged: Judged,
     record = next((item for item in candidates.candidates if str(item.name) == card.candidate), None)
     if record is None or record.sha256 != card.sha256:
         raise MissingStageError(f"{card.candidate} was made again after it was scored; run `hotspare score` again.")
-    return session_score(recipe, judged, load_candidate(folder, record, recipe.serving.threads).session)
+    session = load_candidate(folder, record, recipe.serving.threads).session
+    return session_score(recipe, judged_for(judged, record.scheme), session)
 
 
 def locked_warnings(recipe: Recipe, choice: Choice, scores: dict[Role, TaskScore]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import DataError, ModelError
+from pipeline.core.names import Scheme
 from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import CandidateRecord, Candidates, RefusedCandidate
 from pipeline.core.tensors import Array, cast_tensors
@@ -31,7 +32,11 @@ Watch = Callable[[Sequence[CandidateRecord]], Iterable[CandidateRecord]]
 
 @dataclass(frozen=True)
 class Further:
-    """Rows that nobody trained on, taken without their labels, and the float reference's answers to them."""
+    """Rows that nobody trained on, taken without their labels, and the float reference's answers to them.
+
+    They are the calibration rows. To a file whose ranges they gave, or that a search chose by its answers to them, they
+    are no news: it does better on them than on others, and its interval would promise too much.
+    """
 
     split: Split
     answers: Answers
@@ -46,6 +51,11 @@ class Judged:
     question: Question
     reference_measured: Measured
     further: Further | None
+
+    @property
+    def alone(self) -> "Judged":
+        """Return the same without further rows: for files that those rows had a hand in."""
+        return replace(self, further=None)
 
 
 def judge(recipe: Recipe, candidates: Candidates, folder: Path, split_name: str, path: Path) -> Judged:
@@ -94,9 +104,18 @@ def _further(
 
 
 def session_score(recipe: Recipe, judged: Judged, session: Session) -> TaskScore:
-    """Return the task score of a candidate from its session; raises ModelError when it cannot answer the rows."""
+    """Return the task score of a file from its session; raises ModelError when it cannot answer the rows.
+
+    Of one that calibration rows had a hand in, ask with ``judged.alone``.
+    """
     answers = candidate_answers(judged, session, f"A candidate of {recipe.model}")
     return judged_score(judged, session, answers)
+
+
+def judged_for(judged: Judged, scheme: str) -> Judged:
+    """Return what a candidate is judged by: without the calibration rows where they gave its ranges or chose it."""
+    is_fitted = scheme.startswith("mixed-") or Scheme(scheme).needs_ranges
+    return judged.alone if is_fitted else judged
 
 
 def candidate_answers(judged: Judged, session: Session, place: str) -> Answers:
@@ -200,7 +219,7 @@ def score_one(examination: Examination, loaded: Loaded) -> tuple[Scorecard, Diag
         sha256=record.sha256,
         made_by=record.made_by,
         size=measure_size(record, loaded.model, reference.record, len(reference.model)),
-        task=judged_score(judged, loaded.session, answers),
+        task=judged_score(judged_for(judged, record.scheme), loaded.session, answers),
         decision=decision_of(judged.question, answers),
         fidelity=fidelity_of(judged.question, answers),
         timings=measure_timings(

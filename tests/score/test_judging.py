@@ -12,7 +12,7 @@ from pipeline.core.tensors import encode_npz
 from pipeline.data.splits import Split
 from pipeline.engines.base import TensorSpec
 from pipeline.score.judgeable import fitting_outputs, require_judgeable
-from pipeline.score.scoring import judge_session, session_score, units_needed
+from pipeline.score.scoring import judge_session, judged_for, session_score, units_needed
 
 ROWS = 400
 
@@ -46,14 +46,14 @@ def judged(recipe_with, tmp_path, monkeypatch):
     """Judge ``candidate`` against ``reference`` on a split with the given labels."""
     monkeypatch.chdir(tmp_path)
 
-    def judge(metric, reference, candidate, y=None, further=0, output=None):
+    def judge(metric, reference, candidate, y=None, further=0, output=None, scheme="w8"):
         recipe = recipe_with(metric=metric, output=output)
         tensors = {"x": rows()} | ({} if y is None else {"y": y})
         write_atomic(tmp_path / "validation.npz", encode_npz(tensors))
         if further:
             write_atomic(tmp_path / "calibration.npz", encode_npz({"x": rows(1, further)}))
         found = judge_session(recipe, reference, "validation", tmp_path / "validation.npz")
-        return session_score(recipe, found, candidate)
+        return session_score(recipe, judged_for(found, scheme), candidate)
 
     return judge
 
@@ -88,6 +88,15 @@ def test_further_rows_are_simply_more_rows_for_fidelity(judged):
     assert more.extra_rows == 4000
     assert more.width_ratio < 0.5
     assert more.loss_high - more.loss_low < few.loss_high - few.loss_low
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w8a16", "mixed-1"])
+def test_rows_that_gave_a_files_ranges_or_chose_it_are_no_evidence_for_it(judged, scheme):
+    plain, fitted = (
+        judged(Metric.FIDELITY, classes(), classes(0.5), further=further, scheme=scheme) for further in (0, 4000)
+    )
+    assert fitted == plain
+    assert fitted.extra_rows is None
 
 
 def test_a_reference_that_decides_all_rows_alike_is_measured_by_its_numbers(judged):

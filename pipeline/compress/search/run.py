@@ -96,7 +96,8 @@ def _certify(
         )
         for one, ratio in zip(surveys, ratios, strict=True)
     ]
-    judged = judge_session(recipe, reference.session, VALIDATION, Path(recipe.data.validation))
+    # Files were chosen by their answers to calibration rows: those can be no evidence for them.
+    judged = judge_session(recipe, reference.session, VALIDATION, Path(recipe.data.validation)).alone
     total = sum(len(item.chain) for item in candidacies)
     judge = _judge(recipe, judged, sha256_hex(reference.model), workshop, total)
     budgets = recipe.budgets
@@ -157,7 +158,7 @@ def _whole(survey: Survey) -> Point:
 
 
 def _judge(recipe: Recipe, judged: Judged, reference: str, workshop: Workshop, total: int) -> Judge:
-    against = [reference, *(sha256_file(Path(path)) for path in (recipe.data.validation, recipe.data.calibration))]
+    against = [reference, sha256_file(Path(recipe.data.validation))]
     asked = 0
 
     def ask(family: Family, point: Point, confidence: float) -> TaskScore | str:
