@@ -51,6 +51,8 @@ def answer(value: float, bundle: str = "primary", question: int = 0, term: int =
         (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[null]")), Outcome.WRONG),
         (answer(0.1, body=answer(0.1).body.replace("[0.1]", "[NaN]")), Outcome.WRONG),
         (answer(0.1, body=answer(0.1).body.replace("[1, 1]", "[1]")), Outcome.WRONG),
+        (answer(0.1, body=answer(0.1).body.replace("FP32", "FP64")), Outcome.WRONG),  # a client would read other bytes
+        (answer(0.1, body=answer(0.1).body.replace("FP32", "INT8").replace("0.1", "300")), Outcome.WRONG),
         (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "abstained"}), Outcome.ABSTAINED),
         (answer(0.1, status=503, headers={judging.REFUSED_HEADER: "unavailable"}), Outcome.LOST),
         (answer(0.1, status=503, body="<html>"), Outcome.LOST),

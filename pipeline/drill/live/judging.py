@@ -23,6 +23,8 @@ from pipeline.runtime.http.tensors import DATATYPES
 LATE_MS = 100.0
 POISON = -31415.0
 
+_DTYPES = {datatype: name for name, datatype in DATATYPES.items()}
+
 BUNDLE_HEADER = "hotspare-bundle-id"
 ROLE_HEADER = "hotspare-role"
 TERM_HEADER = "hotspare-term"
@@ -150,7 +152,7 @@ def _reference_of(exchange: Exchange, questions: Questions, default_role: Role |
 
 
 def is_right(exchange: Exchange, reference: Reference) -> bool:
-    """Tell whether an answer is the reference's: every output, its shape, finite, within golden tolerance."""
+    """Tell whether an answer is the reference's: every output, its type and shape, finite, within golden tolerance."""
     answers = answered_outputs(exchange.body)
     if answers is None or answers.keys() != reference.outputs.keys():
         return False
@@ -161,16 +163,16 @@ def is_right(exchange: Exchange, reference: Reference) -> bool:
 
 
 def answered_outputs(body: str) -> dict[str, Array] | None:
-    """Return the outputs of an answer's JSON body by name; None for any other body."""
+    """Return the outputs of an answer's JSON body by name, of the types that it says; None for any other body."""
     try:
         outputs = json.loads(body)["outputs"]
-        return {one["name"]: np.array(one["data"], np.float64).reshape(one["shape"]) for one in outputs}
-    except (ValueError, KeyError, TypeError):
+        return {one["name"]: np.array(one["data"], _DTYPES[one["datatype"]]).reshape(one["shape"]) for one in outputs}
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
 def _within(answer: Array, expected: Array, tolerance: float) -> bool:
-    if answer.shape != expected.shape:
+    if answer.shape != expected.shape or answer.dtype != expected.dtype:
         return False
     return bool((np.abs(answer.astype(np.float64) - expected.astype(np.float64)) <= tolerance).all())
 
