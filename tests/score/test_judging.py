@@ -176,6 +176,14 @@ def test_auc_of_one_class_is_refused(recipe_with):
         require_judgeable(recipe_with(metric=Metric.AUC), session, labelled(np.ones(ROWS)))
 
 
+def test_auc_of_a_few_rows_of_a_class_is_refused_because_their_luck_is_no_bound(recipe_with):
+    session, recipe = Fake(p=lambda x: x[:, :1]), recipe_with(metric=Metric.AUC)
+    for few in (np.arange(ROWS) < 9, np.arange(ROWS) >= 9):
+        with pytest.raises(DataError, match="9 rows of one class are too few to bound a loss of AUC: at least 10"):
+            require_judgeable(recipe, session, labelled(few.astype(int)))
+    require_judgeable(recipe, session, labelled((np.arange(ROWS) < 10).astype(int)))
+
+
 def test_data_without_labels_can_be_judged_by_fidelity(recipe_with):
     require_judgeable(
         recipe_with(metric=Metric.FIDELITY), classes(), dataclasses.replace(labelled(rows()), labels=None)
