@@ -100,12 +100,12 @@ class Server:
         writer.close()
 
 
-def run(server: Server, **changes: object) -> list[Exchange]:
+def run(server: Server, generator_of: type[load.Generator] = load.Generator, **changes: object) -> list[Exchange]:
     async def both() -> list[Exchange]:
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
-        generator = load.Generator(plan(port, **changes), loop)
+        generator = generator_of(plan(port, **changes), loop)
         await generator.connect()
         await generator.run(load.time.monotonic())
         listening.close()
@@ -133,6 +133,17 @@ def test_what_has_no_answer_by_its_deadline_is_lost_and_says_why():
     lost = {one.error for one in exchanges if one.status == 0}
     assert lost == {"no answer by the deadline", "connection lost (closed)"}
     assert sum(one.status == 200 for one in exchanges) == len(exchanges) - 2
+
+
+def test_an_answer_that_is_read_after_its_deadline_is_none_though_it_lay_there_in_time():
+    class Busy(load.Generator):
+        def now_ms(self) -> float:
+            return super().now_ms() + (500.0 if self.exchanges[20].sent_ms else 0.0)  # as after a stall of its own
+
+    exchanges = run(Server(), generator_of=Busy, connections=8, deadline_ms=400.0)
+    assert {one.status for one in exchanges[:19]} == {200}
+    assert {one.status for one in exchanges[20:]} == {0}
+    assert exchanges[20].error == "no answer by the deadline"
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):

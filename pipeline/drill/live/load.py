@@ -81,8 +81,11 @@ class Connection(asyncio.Protocol):
             return
         if response is None or self._exchange is None:
             return
-        exchange = self._exchange
-        exchange.done_ms = self._generator.now_ms()
+        exchange, now_ms = self._exchange, self._generator.now_ms()
+        if now_ms > self._generator.deadline_ms(exchange):  # bytes are read before timers that are due as well
+            self._give_up()
+            return
+        exchange.done_ms = now_ms
         exchange.status, exchange.headers, body = response
         exchange.body = body.decode("utf-8", "replace")
         self._settle()
@@ -140,6 +143,10 @@ class Generator:
         """Return the ms since the start."""
         return 1000 * (time.monotonic() - self._began_s)
 
+    def deadline_ms(self, exchange: Exchange) -> float:
+        """Return until when an exchange may be answered, in ms since the start."""
+        return exchange.scheduled_ms + self._plan.deadline_ms
+
     async def connect(self) -> None:
         """Open the connections before the clock runs."""
         for _ in range(self._plan.connections):
@@ -170,11 +177,11 @@ class Generator:
             task.add_done_callback(self._tasks.discard)
 
     def _send_on(self, connection: Connection, exchange: Exchange) -> None:
-        deadline_at = self._began_s + (exchange.scheduled_ms + self._plan.deadline_ms) / 1000
+        deadline_at = self._began_s + self.deadline_ms(exchange) / 1000
         connection.send(exchange, self._requests[exchange.question], deadline_at)
 
     async def _send_on_new(self, exchange: Exchange) -> None:
-        left_s = (exchange.scheduled_ms + self._plan.deadline_ms - self.now_ms()) / 1000
+        left_s = (self.deadline_ms(exchange) - self.now_ms()) / 1000
         try:
             connection = await asyncio.wait_for(self._connected(), left_s)
         except (OSError, TimeoutError) as error:
