@@ -42,10 +42,12 @@ class Fitted:
 def fit_labels(metric: Metric, labels: Array, answers: Array) -> Fitted:
     """Bring labels (n, ...) beside a model's answers (n, ...) to one label a decision or number.
 
-    One-hot labels become class numbers. Raises DataError when their shape does not fit the answers'.
+    One-hot labels become class numbers, whether the answers are probabilities or logits: number by number, a wrong
+    class would hide among the many zeros that are right anyway. Raises DataError when their shape does not fit the
+    answers'.
     """
     form = find_form(metric, labels.shape, answers.shape)
-    if form is Form.ONE_SCORE and metric is Metric.ACCURACY and _is_one_hot(labels) and are_probabilities(answers):
+    if form is Form.ONE_SCORE and metric is Metric.ACCURACY and _is_one_hot(labels):
         return Fitted(labels.argmax(axis=-1), Form.ONE_HOT)
     return Fitted(labels.reshape(bare(labels.shape)), form)
 
@@ -88,8 +90,10 @@ def _alike(one: Shape, other: Shape) -> bool:
 
 
 def _is_one_hot(labels: Array) -> bool:
+    if labels.ndim < 2 or labels.shape[-1] < 2:
+        return False
     numbers = np.asarray(labels, np.float64)
-    return labels.ndim > 1 and bool(np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=-1) == 1).all())
+    return bool(np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=-1) == 1).all())
 
 
 def _wanted(metric: Metric, answers: Shape) -> str:

@@ -126,6 +126,18 @@ def test_one_hot_labels_are_read_as_classes(judged):
     assert judged(Metric.ACCURACY, classes(), classes(), one_hot).value == 1.0
 
 
+def test_one_hot_labels_are_classes_for_logits_too(judged):
+    y = rows()[:, :4].argmax(1)
+    logits, noisy = (Fake(z=lambda x, noise=noise: 3 * x[:, :4] + noise * x[:, 4:]) for noise in (0, 2))
+    assert judged(Metric.ACCURACY, logits, noisy, np.eye(4)[y]) == judged(Metric.ACCURACY, logits, noisy, y)
+
+
+def test_tags_of_which_several_may_hold_are_right_one_by_one(judged):
+    y = (rows()[:, :4] > 0).astype(int)
+    tags, half = (Fake(p=lambda x, sign=sign: 1 / (1 + np.exp(-x[:, :4] * sign))) for sign in (1, [1, 1, -1, -1]))
+    assert judged(Metric.ACCURACY, tags, half, y).value == pytest.approx(0.5, abs=0.001)
+
+
 def test_auc_takes_the_second_of_two_softmax_columns(judged):
     y = (rows()[:, 0] > 0).astype(int)
     two = Fake(p=lambda x: softmax(np.stack([0 * x[:, 0], x[:, 0]], axis=1)))
