@@ -10,234 +10,46 @@ confirmation not to take over for ``promise_s``; a leader acknowledges only with
 what was last confirmed. So a leader that was stopped, and wakes up deposed, is silent before it hears why. Source of
 the leases: Gray and Cheriton, "Leases: an efficient fault-tolerant mechanism" (1989).
 
+A disk may be exchanged for an empty or older one, which has forgotten its epochs. So nobody is cut below what it knew
+to be in both logs, whoever leads; and a follower goes on from a record only if it is the leader's, by its digest.
+
 Old records go when both members hold them, and the state after them in a checkpoint of their own. A follower whose log
 ends before the leader's begins, because its disk is new or older, is lent the checkpoint that the leader's begins with.
 """
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
-
-
-class Stand(StrEnum):
-    """What a member does."""
-
-    FOLLOWS = "follows"
-    LEADS = "leads"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How far a leader may be ahead, and the times; both members need the same."""
-
-    ahead_max: int = 0
-    lease_s: float = 1.0
-    promise_s: float = 1.5
-    beat_s: float = 0.1
-
-
-@dataclass(frozen=True)
-class State:
-    """One member. ``last`` is the last record of its log; ``shared`` the last that is known to be in both logs.
-
-    ``start`` is the record that its log goes on from: of those before, only the state is left.
-    ``lease_until`` is None while a leader's epoch has had no follower yet: nobody can take over from it.
-    """
-
-    seat: int
-    terms: Terms
-    epoch: int
-    last: int
-    heard_at: float
-    stand: Stand = Stand.FOLLOWS
-    start: int = 0
-    shared: int = 0
-    joined: bool = False
-    lease_until: float | None = None
-    beat_at: float = 0.0
-
-
-# Events: what happened, and when (seconds that never go back, on this machine alone).
-
-
-@dataclass(frozen=True)
-class Ticked:
-    """Time passed."""
-
-    now: float
-
-
-@dataclass(frozen=True)
-class Linked:
-    """The other member can be talked to, from now on and not before."""
-
-    now: float
-
-
-@dataclass(frozen=True)
-class Unlinked:
-    """The other member cannot be talked to any more."""
-
-    now: float
-
-
-@dataclass(frozen=True)
-class Offered:
-    """Senders offered ``count`` new updates."""
-
-    now: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Greeted:
-    """The other member says where it stands; ``common`` is the last record that is in both logs."""
-
-    now: float
-    epoch: int
-    leads: bool
-    common: int
-
-
-@dataclass(frozen=True)
-class Welcomed:
-    """The leader takes this member on, from record ``common``."""
-
-    now: float
-    epoch: int
-    common: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Lent:
-    """The leader takes this member on with a genuine checkpoint of record ``start``, instead of records before it."""
-
-    now: float
-    epoch: int
-    start: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """The leader sent ``count`` records, the first of them ``first``: none is a heartbeat."""
-
-    now: float
-    epoch: int
-    first: int
-    count: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """The follower has all records up to ``seq`` on disk; ``sent_at`` is the leader's own time of what it confirms."""
-
-    now: float
-    epoch: int
-    seq: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Shortened:
-    """The log goes on from record ``start`` now: :func:`may_go` said so."""
-
-    start: int
-
-
-Message = Greeted | Welcomed | Lent | Shipped | Confirmed
-Event = Ticked | Linked | Unlinked | Offered | Shortened | Message
-
-# Actions, carried out in their order; each is done, on disk where it says so, before the next.
-
-
-@dataclass(frozen=True)
-class KeepEpoch:
-    """Put the epoch on disk."""
-
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Append:
-    """Put the offered updates on disk as records of this epoch."""
-
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Store:
-    """Put the records that the leader sent on disk."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Drop all records after ``seq``."""
-
-    seq: int
-
-
-@dataclass(frozen=True)
-class Greet:
-    """Tell the other member where this one stands, and the last record of each epoch in its log."""
-
-    epoch: int
-    leads: bool
-
-
-@dataclass(frozen=True)
-class Welcome:
-    """Take the follower on, from record ``common``."""
-
-    epoch: int
-    common: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Lend:
-    """Take the follower on with the checkpoint that the log starts from."""
-
-    epoch: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Install:
-    """Put the lent checkpoint on disk and begin the log anew from it."""
-
-
-@dataclass(frozen=True)
-class Ship:
-    """Send all records from ``first`` on, if any."""
-
-    epoch: int
-    first: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Confirm:
-    """Tell the leader what is on disk here."""
-
-    epoch: int
-    seq: int
-    sent_at: float
-
-
-@dataclass(frozen=True)
-class Refuse:
-    """Tell the senders that offer or wait that this member does not lead."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Close the link: the other member broke the protocol."""
-
-
-Action = KeepEpoch | Append | Store | Cut | Install | Greet | Welcome | Lend | Ship | Confirm | Refuse | Part
-Step = tuple[State, tuple[Action, ...]]
+from dataclasses import replace
+
+from pipeline.online.leading_nouns import (
+    Action,
+    Append,
+    Confirm,
+    Confirmed,
+    Cut,
+    Event,
+    Greet,
+    Greeted,
+    Install,
+    KeepEpoch,
+    Lend,
+    Lent,
+    Linked,
+    Message,
+    Offered,
+    Part,
+    Refuse,
+    Ship,
+    Shipped,
+    Shortened,
+    Stand,
+    State,
+    Step,
+    Store,
+    Terms,
+    Ticked,
+    Unlinked,
+    Welcome,
+    Welcomed,
+)
 
 
 def start(seat: int, terms: Terms, epoch: int, last: int, now: float, first: int = 0) -> State:
@@ -328,7 +140,8 @@ def _greeted(state: State, event: Greeted) -> Step:
     if state.stand is not Stand.LEADS or event.epoch < state.epoch:
         return state, ()  # nobody leads yet; or it has not heard of this epoch, and greets again when it does
     lease = event.now if state.lease_until is None else state.lease_until
-    joined = replace(state, joined=True, shared=event.common, lease_until=lease, beat_at=event.now)
+    shared = min(state.shared, event.common)  # of what it says that it has, only what it confirms is the same
+    joined = replace(state, joined=True, shared=shared, lease_until=lease, beat_at=event.now)
     if event.common < state.start:
         return joined, (Lend(state.epoch, event.now), Ship(state.epoch, state.start + 1, event.now))
     return joined, (
@@ -349,9 +162,11 @@ def _welcomed(state: State, event: Welcomed) -> Step:
     if _is_old(state, event):
         return state, ()
     state, actions = _led_by(state, event)
-    if state.joined or not state.start <= event.common <= state.last:
+    if state.joined or not max(state.start, state.once_shared) <= event.common <= state.last:
         return replace(state, joined=False), (*actions, Part())  # nothing that was confirmed is ever cut
-    followed = replace(state, joined=True, last=event.common, shared=event.common, heard_at=event.now)
+    if not event.is_same:
+        return state, (*actions, Greet(event.epoch, False, is_bare=True))
+    followed = replace(_sharing(state, event.common), joined=True, last=event.common, heard_at=event.now)
     return followed, (*actions, Cut(event.common), Confirm(event.epoch, event.common, event.sent_at))
 
 
@@ -359,10 +174,10 @@ def _lent(state: State, event: Lent) -> Step:
     if _is_old(state, event):
         return state, ()
     state, actions = _led_by(state, event)
-    if state.joined or event.start <= state.start:
+    if state.joined or event.start <= state.start or event.start < state.once_shared:
         return replace(state, joined=False), (*actions, Part())
     begun = event.start
-    followed = replace(state, joined=True, start=begun, last=begun, shared=begun, heard_at=event.now)
+    followed = replace(_sharing(state, begun), joined=True, start=begun, last=begun, heard_at=event.now)
     return followed, (*actions, Install(), Confirm(event.epoch, begun, event.sent_at))
 
 
@@ -381,7 +196,7 @@ def _shipped(state: State, event: Shipped) -> Step:
         return replace(state, joined=False), (Part(),)
     last = state.last + event.count
     stored: tuple[Action, ...] = (Store(),) if event.count else ()
-    grown = replace(state, last=last, shared=last, heard_at=event.now)
+    grown = replace(_sharing(state, last), last=last, heard_at=event.now)
     return grown, (*stored, Confirm(state.epoch, last, event.sent_at))
 
 
@@ -389,4 +204,8 @@ def _confirmed(state: State, event: Confirmed) -> State:
     if event.epoch != state.epoch or state.stand is not Stand.LEADS or not state.joined:
         return state
     lease = max(state.lease_until or 0.0, event.sent_at + state.terms.lease_s)
-    return replace(state, shared=max(state.shared, min(event.seq, state.last)), lease_until=lease)
+    return replace(_sharing(state, max(state.shared, min(event.seq, state.last))), lease_until=lease)
+
+
+def _sharing(state: State, seq: int) -> State:
+    return replace(state, shared=seq, once_shared=max(state.once_shared, seq))

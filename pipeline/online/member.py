@@ -28,6 +28,7 @@ from pipeline.core.files import read_bytes, write_atomic
 from pipeline.core.schema import Rule
 from pipeline.core.tensors import decode_npz, encode_npz
 from pipeline.online import leading
+from pipeline.online import leading_nouns as nouns
 from pipeline.online.checkpoints import (
     Loaded,
     checkpoint_payload,
@@ -36,7 +37,8 @@ from pipeline.online.checkpoints import (
     signature_file,
     tip_of,
 )
-from pipeline.online.leading import Stand, Terms, acknowledgeable
+from pipeline.online.leading import acknowledgeable
+from pipeline.online.leading_nouns import Stand, Terms
 from pipeline.online.learner import ID_BYTES, Head, admit, decode_update, read_head, replay
 from pipeline.online.starts import (
     Start,
@@ -172,7 +174,7 @@ class Member:
 
     async def _tick(self) -> None:
         while True:
-            self._happened(leading.Ticked(time.monotonic()))
+            self._happened(nouns.Ticked(time.monotonic()))
             await asyncio.sleep(_TICK_S)
 
     async def _dial(self) -> None:
@@ -199,14 +201,14 @@ class Member:
                 peers.pop(peer, None)
             if peer is self._link:
                 self._link = self._theirs = None
-                self._happened(leading.Unlinked(time.monotonic()))
+                self._happened(nouns.Unlinked(time.monotonic()))
 
     def _link_up(self, peer: Peer) -> None:
         if self._link is not None:
             self._link.writer.transport.abort()
-            self._happened(leading.Unlinked(time.monotonic()))
+            self._happened(nouns.Unlinked(time.monotonic()))
         self._link, self._theirs = peer, None
-        self._happened(leading.Linked(time.monotonic()))
+        self._happened(nouns.Linked(time.monotonic()))
         self._tell_held()
 
     # What is heard.
@@ -230,22 +232,22 @@ class Member:
         if peer is not self._link:
             raise Malformed("Somebody who is not the other member spoke as if it were.")
         match frame.head:
-            case WelcomeHead(epoch, common, sent_at):
-                self._happened(leading.Welcomed(now, epoch, common, sent_at))
+            case WelcomeHead(epoch, common, record, sent_at):
+                self._happened(nouns.Welcomed(now, epoch, common, self._has(common, record), sent_at))
             case ConfirmHead(epoch, seq, sent_at):
-                self._happened(leading.Confirmed(now, epoch, seq, sent_at))
+                self._happened(nouns.Confirmed(now, epoch, seq, sent_at))
             case HeldHead():
                 self._theirs = frame.head
                 self._held.set()
             case LendHead(epoch, sent_at):
                 with self._parsing:
                     self._lent = borrow(frame.body, self._base, self._policy)
-                self._happened(leading.Lent(now, epoch, self._lent.tip.seq, sent_at))
+                self._happened(nouns.Lent(now, epoch, self._lent.tip.seq, sent_at))
             case ShipHead(epoch, first, sent_at):
-                goes_on = epoch == self._state.epoch and first == self._log.tip.seq + 1
+                goes_on = self._state.joined and epoch == self._state.epoch and first == self._log.tip.seq + 1
                 self._shipped = self._checked(frame.body) if goes_on else None
                 count = len(self._shipped.records) if self._shipped else 0
-                self._happened(leading.Shipped(now, epoch, first, count, sent_at))
+                self._happened(nouns.Shipped(now, epoch, first, count, sent_at))
 
     def _checked(self, data: bytes) -> Checked:
         """Read shipped records; raises what is wrong with them before one is stored: it could never be replayed."""
@@ -254,13 +256,16 @@ class Member:
             decode_update(record.payload, self._learning)
         return checked
 
+    def _has(self, seq: int, record: str) -> bool:
+        return self._log.digest_at(seq) == record
+
     def _greeted(self, head: GreetHead, peer: Peer, now: float) -> None:
         if head.base != self._base.bundle_id or head.ahead_max != self._state.terms.ahead_max:
             raise Malformed("The other member learns on another base, or is as far ahead as other terms allow.")
         if peer is not self._link:
             self._link_up(peer)
         common = common_seq(self._log.ends(), dict(head.ends))
-        self._happened(leading.Greeted(now, head.epoch, head.leads, common))
+        self._happened(nouns.Greeted(now, head.epoch, head.leads, common))
 
     # Updates.
 
@@ -293,7 +298,7 @@ class Member:
                 peer.send(_not_leading(identity))
             return
         if self._batch:
-            self._happened(leading.Offered(time.monotonic(), len(self._batch)))
+            self._happened(nouns.Offered(time.monotonic(), len(self._batch)))
         for identity, _, peer in offers:
             self._waiting[self._seqs[identity]][peer] = identity
         self._acknowledge()
@@ -308,7 +313,7 @@ class Member:
 
     # Carrying out.
 
-    def _happened(self, event: leading.Event) -> None:
+    def _happened(self, event: nouns.Event) -> None:
         before = self._state
         self._state, actions = leading.step(before, event)
         with self._stopping(SurroundingsError):  # what was decided is not on disk: nothing more may be said or done
@@ -327,47 +332,48 @@ class Member:
             self._say("stopped", reason=str(error))
             raise SystemExit(error.exit_code) from error
 
-    def _do(self, action: leading.Action) -> None:
+    def _do(self, action: nouns.Action) -> None:
         match action:
-            case leading.KeepEpoch(epoch):
+            case nouns.KeepEpoch(epoch):
                 write_atomic(self._place.folder / EPOCH, canonical_json({"epoch": epoch}))
-            case leading.Append() | leading.Store():
+            case nouns.Append() | nouns.Store():
                 self._grow(action)
-            case leading.Cut(seq):
+            case nouns.Cut(seq):
                 self._cut(seq)
-            case leading.Install():
+            case nouns.Install():
                 self._install()
-            case leading.Refuse():
+            case nouns.Refuse():
                 self._refuse()
-            case leading.Part():
+            case nouns.Part():
                 self._part()
             case _:
                 self._tell(action)
 
-    def _grow(self, action: leading.Append | leading.Store) -> None:
+    def _grow(self, action: nouns.Append | nouns.Store) -> None:
         first = self._log.tip.seq + 1
-        if isinstance(action, leading.Append):
+        if isinstance(action, nouns.Append):
             self._log.append(action.epoch, self._batch)
         elif self._shipped is not None:
             self._log.append_checked(self._shipped)
         self._learn_from(first)
 
-    def _tell(self, action: leading.Action) -> None:
+    def _tell(self, action: nouns.Action) -> None:
         if self._link is None:
             return
         match action:
-            case leading.Greet(epoch, leads):
-                ends = tuple(sorted(self._log.ends().items())[-_ENDS_MAX:])
+            case nouns.Greet(epoch, leads, is_bare):
+                ends = () if is_bare else tuple(sorted(self._log.ends().items())[-_ENDS_MAX:])
                 head = GreetHead(self._base.bundle_id, self._state.terms.ahead_max, epoch, leads, ends)
                 self._link.send(pack(Kind.GREET, head))
-            case leading.Welcome(epoch, common, sent_at):
-                self._link.send(pack(Kind.WELCOME, WelcomeHead(epoch, common, sent_at)))
-            case leading.Lend(epoch, sent_at):
+            case nouns.Welcome(epoch, common, sent_at):
+                record = self._log.digest_at(common)
+                self._link.send(pack(Kind.WELCOME, WelcomeHead(epoch, common, record, sent_at)))
+            case nouns.Lend(epoch, sent_at):
                 self._say("lent the checkpoint that the log starts from", seq=self._start.tip.seq)
                 self._link.send(pack(Kind.LEND, LendHead(epoch, sent_at), lend(self._start)))
-            case leading.Confirm(epoch, seq, sent_at):
+            case nouns.Confirm(epoch, seq, sent_at):
                 self._link.send(pack(Kind.CONFIRM, ConfirmHead(epoch, seq, sent_at)))
-            case leading.Ship(epoch, first, sent_at):
+            case nouns.Ship(epoch, first, sent_at):
                 self._ship(self._link, epoch, first, sent_at)
 
     def _ship(self, link: Peer, epoch: int, first: int, sent_at: float) -> None:
@@ -445,15 +451,11 @@ class Member:
             await self._held.wait()
             self._held.clear()
             loaded, theirs = self._loaded, self._theirs
-            if loaded is None or theirs is None or not self._knows(theirs):
+            if loaded is None or theirs is None or not self._has(theirs.seq, theirs.record):
                 continue
             upto = leading.may_go(self._state, loaded.checkpoint.seq, theirs.seq, self._keeping.window)
             if upto is not None:
                 await self._shorten(upto, loaded, theirs)
-
-    def _knows(self, held: HeldHead) -> bool:
-        tip = self._log.tip_at(held.seq)
-        return tip is not None and tip.digest.hex() == held.record
 
     async def _shorten(self, upto: int, loaded: Loaded, theirs: HeldHead) -> None:
         before, tip = self._start, self._log.tip_at(upto)
@@ -466,7 +468,7 @@ class Member:
                 return
             self._start = made
             self._log.shorten(upto)
-        self._happened(leading.Shortened(upto))
+        self._happened(nouns.Shortened(upto))
         for record in records[: upto - before.tip.seq]:
             identity = record.payload[:ID_BYTES].hex()
             if self._seqs.get(identity) == record.seq:

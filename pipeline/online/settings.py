@@ -16,7 +16,7 @@ from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, ModelError, UsageError
 from pipeline.core.files import read_json
 from pipeline.core.schema import Rule, SchemaProblems, read
-from pipeline.online.leading import Terms
+from pipeline.online.leading_nouns import Terms
 from pipeline.online.learner import update_bytes
 from pipeline.online.member import SOCKET, Keeping, Member, Place
 from pipeline.online.update_log import PAYLOAD_BYTES_MAX

@@ -224,6 +224,11 @@ class UpdateLog:
         place = seq - self.start.seq
         return self._tips[place] if 0 <= place < len(self._tips) else None
 
+    def digest_at(self, seq: int) -> str:
+        """Return the digest of a record that the log holds, or of the start, in hex; empty when it does not."""
+        tip = self.tip_at(seq)
+        return "" if tip is None else tip.digest.hex()
+
     def ends(self) -> dict[int, int]:
         """Return the last record of each epoch, the start's too."""
         return {tip.epoch: tip.seq for tip in self._tips if tip.epoch}

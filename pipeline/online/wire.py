@@ -22,6 +22,7 @@ SHIP_BYTES_MAX = 1 << 19
 _FRAME = struct.Struct(">IB")
 _HEAD = struct.Struct(">H")
 _Number = Annotated[int, Rule(minimum=0, maximum=1 << 62)]
+_Digest = Annotated[str, Rule(pattern="[0-9a-f]{64}")]
 _Seconds = Annotated[float, Rule(minimum=0)]
 
 
@@ -55,10 +56,11 @@ class GreetHead:
 
 @dataclass(frozen=True)
 class WelcomeHead:
-    """A leader takes a follower on."""
+    """A leader takes a follower on, from record ``common``, whose digest in its own log is ``record``."""
 
     epoch: _Number
     common: _Number
+    record: _Digest
     sent_at: _Seconds
 
 
@@ -93,8 +95,8 @@ class HeldHead:
     """A member's checkpoint, verified and loaded: up to which record, that record's digest, and the state's."""
 
     seq: _Number
-    record: Annotated[str, Rule(pattern="[0-9a-f]{64}")]
-    state: Annotated[str, Rule(pattern="[0-9a-f]{64}")]
+    record: _Digest
+    state: _Digest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.online import leading
-from pipeline.online.leading import Stand, State, Terms, acknowledgeable, next_epoch, start, step
+from pipeline.online import leading_nouns as nouns
+from pipeline.online.leading import acknowledgeable, next_epoch, start, step
+from pipeline.online.leading_nouns import Stand, State, Terms
 from pipeline.online.update_log import common_seq
 
 
@@ -53,9 +55,7 @@ class World:
         member.state = start(member.seat, self.terms, epoch, len(member.log), self.now, member.first)
         member.paused = False
 
-    def happen(
-        self, member: Member, event: leading.Event, records: list | None = None, stop: int | None = None
-    ) -> None:
+    def happen(self, member: Member, event: nouns.Event, records: list | None = None, stop: int | None = None) -> None:
         """Let a member carry out what an event makes it do; killed after ``stop`` actions."""
         if member.state is None or member.paused:
             return
@@ -77,40 +77,44 @@ class World:
                 self.acknowledged.append((update, seq, member.state.epoch))
                 self.told.setdefault(member.state.epoch, set()).add(member.seat)
 
-    def do(self, member: Member, action: leading.Action, records: list) -> None:
+    def do(self, member: Member, action: nouns.Action, records: list) -> None:
         match action:
-            case leading.KeepEpoch(epoch):
+            case nouns.KeepEpoch(epoch):
                 assert epoch > member.epoch or not member.epoch
                 member.epoch = epoch
-            case leading.Append() | leading.Store() | leading.Cut() | leading.Install():
+            case nouns.Append() | nouns.Store() | nouns.Cut() | nouns.Install():
                 self.keep(member, action, records)
-            case leading.Part():
+            case nouns.Part():
                 self.unlink()
-            case leading.Refuse():
+            case nouns.Refuse():
                 pass
             case _ if self.linked:
                 self.members[1 - member.seat].inbox.append((action, self.content(member, action)))
 
-    def keep(self, member: Member, action: leading.Action, records: list) -> None:
+    def keep(self, member: Member, action: nouns.Action, records: list) -> None:
         match action:
-            case leading.Append(epoch):
+            case nouns.Append(epoch):
                 member.log += [(epoch, update) for update in records]
-            case leading.Store():
+            case nouns.Store():
                 member.log += records
-            case leading.Cut(seq):
+            case nouns.Cut(seq):
                 assert seq >= member.first
                 del member.log[seq:]
-            case leading.Install():
+            case nouns.Install():
                 member.log, member.first = list(records), len(records)
 
-    def content(self, member: Member, action: leading.Action) -> object:
+    def content(self, member: Member, action: nouns.Action) -> object:
         match action:
-            case leading.Ship(_, first, _):
+            case nouns.Ship(_, first, _):
                 assert first > member.first
                 return member.log[first - 1 :]
-            case leading.Lend():
+            case nouns.Lend():
                 self.lent += 1
                 return member.log[: member.first]
+            case nouns.Welcome(_, common, _):
+                return member.log[:common]
+            case nouns.Greet(_, _, is_bare) if is_bare:
+                return {}
             case _:
                 return member.ends()
 
@@ -127,37 +131,37 @@ class World:
             if stop is not None:
                 self.kill(member)
                 return
-            self.happen(member, leading.Shortened(upto))
+            self.happen(member, nouns.Shortened(upto))
 
     def deliver(self, member: Member, stop: int | None = None) -> None:
         if member.state is None or member.paused or not member.inbox:
             return
         sent, content = member.inbox.pop(0)
         match sent:
-            case leading.Greet(epoch, leads):
-                event = leading.Greeted(self.now, epoch, leads, common_seq(member.ends(), content))
-            case leading.Welcome(epoch, common, sent_at):
-                event = leading.Welcomed(self.now, epoch, common, sent_at)
-            case leading.Lend(epoch, sent_at):
-                event = leading.Lent(self.now, epoch, len(content), sent_at)
-            case leading.Ship(epoch, first, sent_at):
-                event = leading.Shipped(self.now, epoch, first, len(content), sent_at)
-            case leading.Confirm(epoch, seq, sent_at):
-                event = leading.Confirmed(self.now, epoch, seq, sent_at)
-        self.happen(member, event, content if isinstance(sent, leading.Ship | leading.Lend) else None, stop)
+            case nouns.Greet(epoch, leads, _):
+                event = nouns.Greeted(self.now, epoch, leads, common_seq(member.ends(), content))
+            case nouns.Welcome(epoch, common, sent_at):
+                event = nouns.Welcomed(self.now, epoch, common, content == member.log[:common], sent_at)
+            case nouns.Lend(epoch, sent_at):
+                event = nouns.Lent(self.now, epoch, len(content), sent_at)
+            case nouns.Ship(epoch, first, sent_at):
+                event = nouns.Shipped(self.now, epoch, first, len(content), sent_at)
+            case nouns.Confirm(epoch, seq, sent_at):
+                event = nouns.Confirmed(self.now, epoch, seq, sent_at)
+        self.happen(member, event, content if isinstance(sent, nouns.Ship | nouns.Lend) else None, stop)
 
     def link(self) -> None:
         if not self.linked and all(member.state is not None and not member.paused for member in self.members):
             self.linked = True
             for member in self.members:
-                self.happen(member, leading.Linked(self.now))
+                self.happen(member, nouns.Linked(self.now))
 
     def unlink(self) -> None:
         self.linked = False
         for member in self.members:
             member.inbox.clear()
             if member.state is not None:
-                member.state, _ = step(member.state, leading.Unlinked(self.now))
+                member.state, _ = step(member.state, nouns.Unlinked(self.now))
 
     def kill(self, member: Member) -> None:
         member.state, member.paused = None, False
@@ -166,7 +170,7 @@ class World:
     def tick(self, seconds: float) -> None:
         self.now += seconds
         for member in self.members:
-            self.happen(member, leading.Ticked(self.now))
+            self.happen(member, nouns.Ticked(self.now))
 
     def heal(self) -> Member:
         """Start, wake and link all, let everything arrive, and return who leads."""
@@ -186,24 +190,22 @@ class World:
 
 SEATS = st.sampled_from([0, 1])
 STOPS = st.none() | st.integers(0, 3)
-EVENTS = st.lists(
-    st.one_of(
-        st.tuples(st.just("tick"), st.sampled_from([0.01, 0.2, 0.7, 1.6])),
-        st.tuples(st.just("deliver"), SEATS, STOPS),
-        st.tuples(st.just("deliver"), SEATS, st.none()),
-        st.tuples(st.just("offer"), SEATS, STOPS),
-        st.tuples(st.just("offer"), SEATS, st.none()),
-        st.tuples(st.just("flow"), st.none()),
-        st.tuples(st.just("shorten"), SEATS, STOPS),
-        st.tuples(st.just("kill"), SEATS),
-        st.tuples(st.just("start"), SEATS),
-        st.tuples(st.just("pause"), SEATS),
-        st.tuples(st.just("wake"), SEATS),
-        st.tuples(st.just("link"), st.none()),
-        st.tuples(st.just("unlink"), st.none()),
-    ),
-    max_size=80,
+EVERY = st.one_of(
+    st.tuples(st.just("tick"), st.sampled_from([0.01, 0.2, 0.7, 1.6])),
+    st.tuples(st.just("deliver"), SEATS, STOPS),
+    st.tuples(st.just("deliver"), SEATS, st.none()),
+    st.tuples(st.just("offer"), SEATS, STOPS),
+    st.tuples(st.just("offer"), SEATS, st.none()),
+    st.tuples(st.just("flow"), st.none()),
+    st.tuples(st.just("shorten"), SEATS, STOPS),
+    st.tuples(st.just("kill"), SEATS),
+    st.tuples(st.just("start"), SEATS),
+    st.tuples(st.just("pause"), SEATS),
+    st.tuples(st.just("wake"), SEATS),
+    st.tuples(st.just("link"), st.none()),
+    st.tuples(st.just("unlink"), st.none()),
 )
+EVENTS = st.lists(EVERY, max_size=80)
 
 
 def play(world: World, events: list[tuple]) -> None:
@@ -211,9 +213,17 @@ def play(world: World, events: list[tuple]) -> None:
         ALL[name](world, argument, *stop)
 
 
+def replaced(world: World, seat: int) -> None:
+    """Kill a member and start it again on an empty disk."""
+    member = world.members[seat]
+    world.kill(member)
+    member.log, member.epoch, member.first = [], 0, 0
+    world.begin(member)
+
+
 def offer(world: World, seat: int, stop: int | None) -> None:
     world.updates += 1
-    world.happen(world.members[seat], leading.Offered(world.now, 1), [world.updates], stop)
+    world.happen(world.members[seat], nouns.Offered(world.now, 1), [world.updates], stop)
 
 
 def flow(world: World, _: object) -> None:
@@ -278,6 +288,76 @@ def test_what_was_acknowledged_in_synchronous_mode_is_never_lost(events: list[tu
     assert world.lent == 0  # while both keep their disks no log is ever too short for the other one
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(["serve", "replace", "link", "unlink", "hear", "flow", "sleep", "wake", "tick", "wait"]))
+)
+def test_what_was_acknowledged_is_not_lost_where_one_goes_on_running_and_the_others_disk_is_replaced_again_and_again(
+    events: list[str],
+) -> None:
+    world = opened(0)
+    kept, other = world.members[1], world.members[0]
+    for event in events:
+        match event:
+            case "serve":
+                serve(world)
+            case "replace":
+                replaced(world, 0)
+            case "hear":
+                world.deliver(other)
+            case "sleep" | "wake":
+                kept.paused = event == "sleep"
+            case "tick" | "wait":
+                world.tick(0.3 if event == "tick" else 1.6)
+            case _:
+                ALL[event](world, None)
+    leader = world.heal()
+    assert {update for update, _, _ in world.acknowledged} <= {update for _, update in leader.log}
+    assert leader.log == world.members[1 - leader.seat].log
+
+
+def serve(world: World) -> None:
+    """Offer an update to whoever leads, and let all arrive that can."""
+    for member in world.members:
+        if member.state is not None and member.state.stand is Stand.LEADS:
+            offer(world, member.seat, None)
+    flow(world, None)
+
+
+def test_a_survivor_that_was_stopped_is_not_made_to_cut_what_both_had_by_a_leader_on_an_empty_disk() -> None:
+    world = opened(0)
+    for _ in range(5):
+        serve(world)
+    assert len(world.acknowledged) == 5
+    replaced(world, 0)
+    world.link()
+    world.deliver(world.members[0])
+    world.members[1].paused = True
+    world.tick(1.6)
+    assert world.members[0].state.stand is Stand.LEADS
+    world.members[1].paused = False
+    flow(world, None)
+    assert len(world.members[1].log) == 5
+    assert len(world.heal().log) == 5
+    assert len(world.members[0].log) == 5
+
+
+def test_an_epoch_that_was_led_again_on_an_empty_disk_does_not_pass_for_the_one_before() -> None:
+    world = opened(0)
+    serve(world)
+    world.kill(world.members[1])
+    replaced(world, 0)
+    world.tick(1.6)
+    offer(world, 0, None)
+    world.begin(world.members[1])
+    world.link()
+    flow(world, None)
+    told = {update for update, _, _ in world.acknowledged}
+    assert 2 not in told or world.members[0].log == world.members[1].log
+    leader = world.heal()
+    assert leader.log == world.members[1 - leader.seat].log
+
+
 @settings(max_examples=60, deadline=None)
 @given(EVENTS, st.integers(1, 4))
 def test_asynchronous_mode_loses_no_more_than_it_may_at_each_takeover(events: list[tuple], ahead: int) -> None:
@@ -306,7 +386,7 @@ def test_a_leader_that_was_stopped_acknowledges_nothing_after_the_takeover(
     world = opened(ahead)
     old, new = world.members
     for update in range(logged):
-        world.happen(old, leading.Offered(world.now, 1), [update])
+        world.happen(old, nouns.Offered(world.now, 1), [update])
         world.deliver(new)  # the confirmations wait in the old leader's inbox
     old.paused = True
     world.tick(slept)
@@ -314,7 +394,7 @@ def test_a_leader_that_was_stopped_acknowledges_nothing_after_the_takeover(
     told = len(world.acknowledged)
     old.paused = False
     for update in range(late):
-        world.happen(old, leading.Offered(world.now, 1), [1000 + update])
+        world.happen(old, nouns.Offered(world.now, 1), [1000 + update])
     while old.inbox:
         world.deliver(old)
     assert len(world.acknowledged) == told
@@ -331,20 +411,20 @@ def test_an_epoch_belongs_to_one_seat(epoch: int, seat: int) -> None:
 
 def test_a_new_leader_does_not_take_its_own_records_for_shared() -> None:
     state = replace(start(0, Terms(), 0, 7, 0.0), heard_at=-9.0)
-    led, _ = step(state, leading.Ticked(0.0))
+    led, _ = step(state, nouns.Ticked(0.0))
     assert led.stand is Stand.LEADS
     assert acknowledgeable(led, 0.0) == 0
 
 
 def test_a_follower_is_welcomed_once_an_epoch_so_that_nothing_confirmed_is_cut() -> None:
     state = replace(start(1, Terms(), 2, 9, 0.0), joined=True, shared=9)
-    _, actions = step(state, leading.Welcomed(1.0, 2, 4, 1.0))
-    assert actions == (leading.Part(),)
+    _, actions = step(state, nouns.Welcomed(1.0, 2, 4, True, 1.0))
+    assert actions == (nouns.Part(),)
 
 
 def test_records_of_a_lower_epoch_are_refused() -> None:
     state = replace(start(1, Terms(), 4, 9, 0.0), joined=True)
-    assert step(state, leading.Shipped(1.0, 2, 10, 1, 1.0)) == (state, ())
+    assert step(state, nouns.Shipped(1.0, 2, 10, 1, 1.0)) == (state, ())
 
 
 def grown(ahead: int, updates: int, window: int) -> World:
@@ -352,7 +432,7 @@ def grown(ahead: int, updates: int, window: int) -> World:
     world = opened(ahead)
     leader = world.members[0]
     for update in range(updates):
-        world.happen(leader, leading.Offered(world.now, 1), [update])
+        world.happen(leader, nouns.Offered(world.now, 1), [update])
         flow(world, None)
     world.shorten(leader, window, None)
     assert leader.first == (updates - window if updates >= 2 * window else 0)
@@ -378,7 +458,7 @@ def test_a_follower_whose_disk_is_new_or_older_is_lent_the_start_and_gets_the_re
     assert follower.log == leader.log
     assert follower.state.joined
     assert (follower.first == leader.first) == (world.lent == 1) or leader.first == 0
-    world.happen(leader, leading.Offered(world.now, 1), [99])
+    world.happen(leader, nouns.Offered(world.now, 1), [99])
     flow(world, None)
     assert world.acknowledged[-1][0] == 99
 

@@ -16,11 +16,11 @@ from sealed import tiny_rows
 from pipeline.bundle.learning import read_learning
 from pipeline.core.errors import Malformed, Unreachable
 from pipeline.core.tensors import encode_npz
-from pipeline.online.leading import Terms
-from pipeline.online.learner import Head
+from pipeline.online.leading_nouns import Terms
+from pipeline.online.learner import Head, admit
 from pipeline.online.member import LOG, SOCKET, START, Keeping, Member, Place
 from pipeline.online.sending import Acknowledged, Sender, status
-from pipeline.online.update_log import Record, encode, genesis, read_log
+from pipeline.online.update_log import Record, UpdateLog, encode, genesis, read_log
 from pipeline.online.wire import Kind, OfferHead, StatusHead, pack
 
 ROWS = tiny_rows(400)["features"]
@@ -227,6 +227,26 @@ def test_a_record_that_is_no_update_is_not_stored(learning: Learning, folders: l
     with pytest.raises(Malformed, match="does not fit"):
         member._checked(data)
     assert member._log.tip.seq == 0
+
+
+def test_logs_that_parted_in_one_epoch_are_not_taken_for_one(learning: Learning, folders: list[Path]) -> None:
+    what = read_learning(learning.base().files)
+    for seat in (0, 1):  # one of the disks was exchanged, and its member led in the same epoch again
+        log = UpdateLog(folders[seat] / LOG, learning.base().bundle_id)
+        row = np.full(what.weights.count, seat, np.float32)
+        log.append(2, [admit(bytes([seat]) * 16, 1.0, row, what)])
+        log.close()
+
+    async def play() -> None:
+        pair = Pair(learning, folders)
+        for seat in (0, 1):
+            pair.start(seat)
+        async with sending(pair):
+            seen = await pair.both(lambda one: one.last == 1)
+            assert seen[0].head_sha256 == seen[1].head_sha256
+
+    asyncio.run(play())
+    assert list(folders[1].glob(f"{LOG}.cut-*"))
 
 
 async def told(folder: Path) -> StatusHead:
