@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,8 @@ from pipeline.core.tensors import Array
 from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
 
 Outcome = Answer | NotAnswered
-Infer = Callable[[Mapping[str, Array], float, bool], Awaitable[Outcome]]  # inputs, deadline, may it be poison?
+Parts = Sequence[Mapping[str, Array]]  # the inputs of requests that are computed as one
+Infer = Callable[[Parts, float], Awaitable[Outcome]]  # what to compute, deadline
 
 # What one request may have caused must not hit its neighbours: they are asked again, each alone.
 _ALONE = (RefusalKind.BAD_REQUEST, RefusalKind.POISON, RefusalKind.DEADLINE, RefusalKind.ABSTAINED)
@@ -46,7 +47,7 @@ class Batcher:
         """Answer one request, alone or with others."""
         rows = int(next(iter(inputs.values())).shape[0])
         if rows >= self._rows_max:
-            return await self._infer(inputs, deadline_ms, False)
+            return await self._infer((inputs,), deadline_ms)
         if self._waiting and not self._fits(inputs, rows):
             self._leave()
         loop = asyncio.get_running_loop()
@@ -87,8 +88,7 @@ class Batcher:
     async def _compute(self, seats: list[_Seat]) -> None:
         outcome = await self._together(seats)
         if isinstance(outcome, NotAnswered) and outcome.kind in _ALONE and len(seats) > 1:
-            is_suspect = outcome.kind is RefusalKind.POISON
-            await asyncio.gather(*(self._alone(one, is_suspect) for one in seats))
+            await asyncio.gather(*(self._alone(one) for one in seats))
             return
         start = 0
         for one in seats:
@@ -96,14 +96,19 @@ class Batcher:
             start += one.rows
 
     async def _together(self, seats: list[_Seat]) -> Outcome:
-        together = {name: np.concatenate([one.inputs[name] for one in seats]) for name in seats[0].inputs}
-        return await self._infer(together, self._left_ms(min(one.until_s for one in seats)), False)
+        parts = [one.inputs for one in seats]
+        return await self._infer(parts, self._left_ms(min(one.until_s for one in seats)))
 
-    async def _alone(self, seat: _Seat, is_suspect: bool) -> None:
-        _settle(seat, await self._infer(seat.inputs, self._left_ms(seat.until_s), is_suspect))
+    async def _alone(self, seat: _Seat) -> None:
+        _settle(seat, await self._infer((seat.inputs,), self._left_ms(seat.until_s)))
 
     def _left_ms(self, until_s: float) -> float:
         return max(1.0, 1000 * (until_s - asyncio.get_running_loop().time()))
+
+
+def joined(parts: Parts) -> Mapping[str, Array]:
+    """Return the rows of several requests as those of one."""
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
 
 
 def _rows_of(outcome: Outcome, start: int, end: int) -> Outcome:

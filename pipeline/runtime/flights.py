@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,6 +73,9 @@ class Ground(Protocol):
     def taste(self, flight: "Flight") -> None:
         """Try a suspect on a worker that the service does not need."""
 
+    def doubted(self, flight: "Flight") -> None:
+        """Take that a suspect was given up before a taster could tell."""
+
     def blame(self, blame: Blame) -> None:
         """Take that a worker failed at a request which was not the request's own fault."""
 
@@ -92,6 +95,7 @@ class Flight:
 
     state: RequestState
     inputs: Mapping[str, Array]
+    parts: Sequence[Mapping[str, Array]]  # the requests that it was gathered from
     arrived_ms: float
     rows: int
     future: "asyncio.Future[Answer | NotAnswered]"
@@ -100,23 +104,25 @@ class Flight:
     timer: asyncio.TimerHandle | None = None
     hedged: bool = False
     blames: list[Blame] = field(default_factory=list)
-    digest: str = ""  # of the inputs, once somebody wanted it
+    digests: tuple[str, ...] = ()  # of its parts, once somebody wanted them
 
 
 class Flights:
     """All requests in flight of one pair."""
 
     def __init__(self, ground: Ground, ids: "itertools.count[int]") -> None:
-        self.by_id: dict[int, Flight] = {}
+        self.by_id: dict[int, Flight] = {}  # what workers hold, be it for nobody any more
         self.flying: dict[Flight, None] = {}  # oldest first: who waits longest is sent first
-        self.suspected: set[Flight] = set()  # of those, the ones that were suspects at some time
+        self.suspected: set[Flight] = set()  # of those, the ones that a taster has not spoken for
         self._ground = ground
         self._ids = ids
 
-    async def fly(self, state: RequestState, inputs: Mapping[str, Array], rows: int) -> Answer | NotAnswered:
-        """Send a request on its way and wait for its one answer or refusal."""
+    async def fly(
+        self, state: RequestState, inputs: Mapping[str, Array], rows: int, parts: Sequence[Mapping[str, Array]] = ()
+    ) -> Answer | NotAnswered:
+        """Send a request on its way and wait for its one answer or refusal; ``parts``, if it was gathered from some."""
         now = self._ground.now_ms()
-        flight = Flight(state, inputs, now, rows, asyncio.get_running_loop().create_future())
+        flight = Flight(state, inputs, parts or (inputs,), now, rows, asyncio.get_running_loop().create_future())
         self.flying[flight] = None
         try:
             self._advance(flight, Arrived(now))
@@ -126,14 +132,16 @@ class Flights:
 
     def _land(self, flight: Flight) -> None:
         del self.flying[flight]
-        self.suspected.discard(flight)
         if flight.timer is not None:
             flight.timer.cancel()
-        for request_id in flight.sent:
-            self.by_id.pop(request_id, None)
-        outcome = flight.future.result() if flight.future.done() and not flight.future.cancelled() else None
+        flight.answers.clear()
+        outcome = _outcome(flight)
         if flight.blames and not (isinstance(outcome, NotAnswered) and outcome.kind is RefusalKind.BAD_REQUEST):
             self._blame(flight)
+        if flight in self.suspected:
+            self.suspected.discard(flight)
+            if not _is_spoken_for(outcome):
+                self._ground.doubted(flight)
 
     def _blame(self, flight: Flight) -> None:
         blames, flight.blames = flight.blames, []
@@ -164,12 +172,22 @@ class Flights:
         """Take that the worker which held these requests is gone."""
         for request_id in request_ids:
             flight = self.by_id.pop(request_id, None)
-            if flight is not None:
+            if flight is not None and flight in self.flying:
                 seat, incarnation, _ = flight.sent[request_id]
                 self._advance(flight, Lost(seat, incarnation, self._ground.now_ms(), suspect))
+            elif flight is not None and suspect and not _is_spoken_for(_outcome(flight)):
+                self._ground.doubted(flight)
+
+    def asked_by(self, request_id: int) -> Flight | None:
+        """Return the request that an answer is to; None: nobody waits for it, so it is forgotten."""
+        flight = self.by_id.get(request_id)
+        if flight is None or flight in self.flying:
+            return flight
+        del self.by_id[request_id]
+        return None
 
     def rows_of(self, request_id: int) -> int:
-        """Return how many rows a request has; 0 for one that is no client's."""
+        """Return how many rows a request has, be it that its client gave up; 0 for one that is no client's."""
         flight = self.by_id.get(request_id)
         return 0 if flight is None else flight.rows
 
@@ -208,6 +226,8 @@ class Flights:
             return
         if flight.state.phase is Phase.TASTING:
             self.suspected.add(flight)
+        elif self.suspected:
+            self.suspected.discard(flight)
         flight.state, actions = pursued(flight.state, event.now_ms, self._ground.available())
         for action in actions:
             self._perform(flight, action)
@@ -252,11 +272,11 @@ class Flights:
         """Put a request into a worker's hands; one that is gone loses it at once."""
         request_id = next(self._ids)
         flight.sent[request_id] = (seat, incarnation, self._ground.term)
-        self.by_id[request_id] = flight
         if worker is not None and worker.usable:
             worker.infer(request_id, self._ground.term, flight.inputs, self._ground.now_ms())
+            self.by_id[request_id] = flight
         else:
-            self.lost([request_id], suspect=False)
+            self._advance(flight, Lost(seat, incarnation, self._ground.now_ms()))
 
     def _wake(self, flight: Flight, at_ms: float) -> None:
         if flight.timer is not None:
@@ -268,6 +288,16 @@ class Flights:
 
 
 _RETRY_AFTER_S = {RefusalKind.UNAVAILABLE: 1, RefusalKind.OVERLOADED: 1, RefusalKind.ABSTAINED: 1}
+
+
+def _outcome(flight: Flight) -> Answer | NotAnswered | None:
+    is_told = flight.future.done() and not flight.future.cancelled()
+    return flight.future.result() if is_told else None
+
+
+def _is_spoken_for(outcome: Answer | NotAnswered | None) -> bool:
+    """Tell whether somebody answered a suspect, be it with an error, and lived."""
+    return isinstance(outcome, Answer) or (outcome is not None and outcome.kind is RefusalKind.BAD_REQUEST)
 
 
 def _settle(flight: Flight, outcome: Answer | NotAnswered) -> None:

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.core.tensors import Array
-from pipeline.runtime.batching import Batcher
+from pipeline.runtime.batching import Batcher, Parts, joined
 from pipeline.runtime.diagnosis import Evidence, diagnose
-from pipeline.runtime.flights import Flights
+from pipeline.runtime.flights import Flight, Flights
 from pipeline.runtime.journal import Journal
 from pipeline.runtime.loading import ROWS_AT_ONCE
 from pipeline.runtime.members import Fault
@@ -15,7 +15,7 @@ from pipeline.runtime.service import Answer, NotAnswered, RefusalKind
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.watch import Watch
 
-_POISON_KEPT = 1024
+_DIGESTS_KEPT = 1024
 
 
 class Reception:
@@ -31,7 +31,8 @@ class Reception:
         self._journal = journal
         self._settings = settings
         self._now_ms = now_ms
-        self._poison: dict[str, None] = {}  # oldest first
+        self._poison: dict[str, None] = {}  # digests, oldest first
+        self._doubted: dict[str, None] = {}  # of suspects that were given up before a taster could tell
         self._batcher = Batcher(self._flown, settings.batch_rows_max, settings.batch_wait_ms)
 
     async def infer(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
@@ -57,55 +58,73 @@ class Reception:
     async def _answered(self, inputs: Mapping[str, Array], deadline_ms: float) -> Answer | NotAnswered:
         self.inside += 1
         try:
-            if self._settings.batch_rows_max:
+            if self._settings.batch_rows_max and not self._is_like_a_suspect((inputs,)):
                 outcome = await self._batcher.infer(inputs, deadline_ms)
             else:
-                outcome = await self._flown(inputs, deadline_ms)
+                outcome = await self._flown((inputs,), deadline_ms)
         finally:
             self.inside -= 1
         if isinstance(outcome, NotAnswered) and outcome.kind is RefusalKind.POISON:
             self._quarantine(inputs, outcome.sentence)
         return outcome
 
-    async def _flown(
-        self, inputs: Mapping[str, Array], deadline_ms: float, is_suspect: bool = False
-    ) -> Answer | NotAnswered:
+    async def _flown(self, parts: Parts, deadline_ms: float) -> Answer | NotAnswered:
         """Compute what came as one request, or what was gathered into one; a suspect sees only a taster."""
+        inputs = joined(parts)
         rows = int(next(iter(inputs.values())).shape[0])
         # One that takes long by its size would only hold the standby up as well.
         hedge_after_ms = self._watch.hedge_after() if rows <= ROWS_AT_ONCE else float("inf")
         state = first_request(self._now_ms() + deadline_ms, hedge_after_ms, self._settings.verify)
-        if is_suspect or self._is_like_a_suspect(inputs):
+        if self._is_like_a_suspect(parts):
             state = state._replace(phase=Phase.TASTING)
-        outcome = await self._flights.fly(state, inputs, rows)
+        outcome = await self._flights.fly(state, inputs, rows, parts)
         if isinstance(outcome, Answer):
+            if state.phase is Phase.TASTING:
+                self._trust(parts)
             self._watch.shadow(inputs, outcome)
         return outcome
 
-    def _is_like_a_suspect(self, inputs: Mapping[str, Array]) -> bool:
+    def _is_like_a_suspect(self, parts: Parts) -> bool:
         suspects = self._suspects()
-        return bool(suspects) and _digest(inputs) in suspects
+        return bool(suspects) and not suspects.isdisjoint(map(_digest, parts))
 
     def like_suspects(self, request_ids: Sequence[int]) -> set[int]:
-        """Return those of some requests in flight that ask the same as a suspect."""
+        """Return those of some requests in flight that ask, with others or alone, the same as a suspect."""
         suspects = self._suspects()
         flights = ((one, self._flights.by_id.get(one)) for one in request_ids if suspects)
-        return {one for one, flight in flights if flight is not None and _digest(flight.inputs) in suspects}
+        return {one for one, flight in flights if flight is not None and not suspects.isdisjoint(_digests(flight))}
 
     def _suspects(self) -> set[str]:
-        suspects = [flight for flight in self._flights.suspected if flight.state.phase is Phase.TASTING]
-        for flight in suspects:  # digested once: large ones that wait for the taster would hold every arrival up
-            flight.digest = flight.digest or _digest(flight.inputs)
-        return {flight.digest for flight in suspects}
+        return {digest for flight in self._flights.suspected for digest in _digests(flight)}.union(self._doubted)
+
+    def doubt(self, flight: Flight) -> None:
+        """Remember a suspect that nobody waits for: a client of little patience may ask it again and again."""
+        for digest in _digests(flight):
+            _remember(self._doubted, digest)
+
+    def _trust(self, parts: Parts) -> None:
+        for digest in map(_digest, parts):
+            self._doubted.pop(digest, None)
 
     def _quarantine(self, inputs: Mapping[str, Array], sentence: str) -> None:
         digest = _digest(inputs)
         if digest not in self._poison:
-            if len(self._poison) >= _POISON_KEPT:  # who sends ever new poison must not keep the next from being known
-                del self._poison[next(iter(self._poison))]
-            self._poison[digest] = None
+            _remember(self._poison, digest)
+            self._doubted.pop(digest, None)
             evidence = Evidence(fault=Fault.POISON, errors=(sentence, f"inputs' sha256 {digest}"))
             self._journal.note("A request is quarantined.", diagnose(None, evidence))
+
+
+def _remember(digests: dict[str, None], digest: str) -> None:
+    if len(digests) >= _DIGESTS_KEPT:  # who sends ever new poison must not keep the next from being known
+        del digests[next(iter(digests))]
+    digests[digest] = None
+
+
+def _digests(flight: Flight) -> tuple[str, ...]:
+    """Digest a flight once: large suspects that wait for the taster would hold every arrival up."""
+    flight.digests = flight.digests or tuple(map(_digest, flight.parts))
+    return flight.digests
 
 
 def _digest(inputs: Mapping[str, Array]) -> str:

@@ -207,7 +207,7 @@ class Pair:
         """Pass an answer through the guards and on to its request, or to the canaries."""
         if self._watch.took(worker, request_id, outputs, error):
             return
-        flight = self._flights.by_id.get(request_id)
+        flight = self._flights.asked_by(request_id)
         if flight is None:
             return
         if outputs is None:
@@ -320,6 +320,10 @@ class Pair:
         roles.sort(key=lambda role: role in ended)
         tries = sum(one.is_tasting for one in flight.state.attempts)
         self._taster.taste(flight, roles[0] if tries <= _TASTES_APART else roles[-1])  # it may not start: then another
+
+    def doubted(self, flight: Flight) -> None:
+        """Have a suspect that was given up remembered: asked again, it sees only a taster."""
+        self._reception.doubt(flight)
 
     def excuse(self, seats: set[Seat]) -> None:
         """Take that these members ended because of a poison request: no failure of theirs."""

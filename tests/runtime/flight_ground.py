@@ -34,6 +34,7 @@ class Ground:
     def __init__(self) -> None:
         self.workers = {PRIMARY: Held(PRIMARY), BACKUP: Held(BACKUP)}
         self.tasted: list[Flight] = []
+        self.doubts: list[Flight] = []
         self.blamed: list[Fault] = []
         self.excused: set[Seat] = set()
         self.sendings: list[tuple[bool, bool]] = []
@@ -55,6 +56,9 @@ class Ground:
 
     def taste(self, flight: Flight) -> None:
         self.tasted.append(flight)
+
+    def doubted(self, flight: Flight) -> None:
+        self.doubts.append(flight)
 
     def blame(self, blame: Blame) -> None:
         self.blamed.append(blame.fault)

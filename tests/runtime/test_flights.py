@@ -35,7 +35,8 @@ class Scene:
         return self.ground.workers[seat].requests.pop(0)
 
     def is_empty(self) -> bool:
-        return not self.flights.flying and not self.flights.by_id
+        held = {one for worker in self.ground.workers.values() for one in worker.requests}
+        return not self.flights.flying and not self.flights.suspected and self.flights.by_id.keys() <= held
 
 
 def scene(play: Callable[[Scene], Awaitable[None]]) -> None:
@@ -152,6 +153,47 @@ def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
             await asked
         stage.flights.good(stage.held(PRIMARY), ROW)
         stage.flights.members_changed()
+
+    scene(play)
+
+
+def test_what_a_worker_computes_for_nobody_any_more_keeps_its_size_until_it_is_done() -> None:
+    async def play(stage: Scene) -> None:
+        refused = await stage.fly(deadline_ms=5)
+        assert refused.kind is RefusalKind.DEADLINE
+        (held,) = stage.ground.workers[PRIMARY].requests
+        assert stage.flights.rows_of(held) == 1  # a large one whose client gave up is no hang
+        assert stage.flights.asked_by(stage.held(PRIMARY)) is None
+
+    scene(play)
+
+
+def test_a_suspect_that_was_given_up_before_its_worker_was_found_out_is_doubted_unless_another_answered_it() -> None:
+    async def play(stage: Scene) -> None:
+        await stage.fly(deadline_ms=5)
+        stage.flights.lost([stage.held(PRIMARY)], suspect=True)
+        assert len(stage.ground.doubts) == 1
+        hedged = stage.fly(deadline_ms=10_000, hedge_ms=1)
+        while not stage.ground.workers[BACKUP].requests:
+            await asyncio.sleep(0.001)
+        stage.flights.good(stage.held(BACKUP), ROW)
+        await hedged
+        stage.flights.lost([stage.held(PRIMARY)], suspect=True)
+        assert len(stage.ground.doubts) == 1
+
+    scene(play)
+
+
+@pytest.mark.parametrize("has_patience", [True, False])
+def test_a_suspect_that_is_given_up_before_a_taster_could_tell_is_doubted(has_patience: bool) -> None:
+    async def play(stage: Scene) -> None:
+        asked = stage.fly(deadline_ms=5)
+        await started()
+        stage.flights.lost([stage.held(PRIMARY)], suspect=True)
+        if not has_patience:
+            asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert stage.ground.doubts == stage.ground.tasted
 
     scene(play)
 

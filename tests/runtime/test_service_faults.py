@@ -98,6 +98,24 @@ def test_a_poison_request_fails_alone_and_is_not_tried_again(service: Starter, k
         assert {one["component"] for one in served.diagnoses()} == {"poison request"}
 
 
+@pytest.mark.parametrize("kind", [OrderKind.CRASH, OrderKind.HANG])
+@pytest.mark.parametrize("batch_rows", ["0", "64"])
+def test_poison_whose_client_has_no_patience_ends_each_side_once_and_sees_only_tasters_then(
+    service: Starter, kind: OrderKind, batch_rows: str
+) -> None:
+    served = service("--batch-rows", batch_rows, faulty=True)
+    served.until_whole()
+    orders(served).give(EVERYBODY, Order(kind, poison=POISON))
+    refused = []
+    for _ in range(5):
+        refused.append(served.infer(POISONED, hotspare_timeout_ms="30").status)
+        served.until(lambda pair: all(m["state"] == "ready" for m in pair["members"]))
+    assert set(refused) <= {422, 504}
+    assert served.infer(POISONED, hotspare_timeout_ms="8000").status == 422
+    assert served.status()["counters"]["restarts"] <= 2
+    assert served.infer().status == 200
+
+
 def test_a_batch_is_answered_as_its_requests_would_be_and_a_poison_request_in_it_fails_alone(service: Starter) -> None:
     served = service("--batch-rows", "64", "--batch-wait-ms", "20", "--deadline-ms", "8000", faulty=True)
     served.until_whole()
