@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": Command(f"{_NODE}.serve", "serve a primary and its hot standby: notice faults, switch, lose nothing"),
     "swap": Command(f"{_NODE}.swap", "have a running server move to new bundles, losing no request"),
     "stage": Command(f"{_NODE}.stage", "fetch a model's release from a depot: verified, only what is lacking"),
+    "doctor": Command(f"{_NODE}.doctor", "tell what of installation, machine and project will stand in the way"),
     "token": Command(f"{_NODE}.token", "make a bearer token for a server; only its hash is kept"),
     "init": Command(f"{_BUILD}.init", "scaffold a project around your own trained model"),
     "compress": Command(f"{_BUILD}.compress", "find the smallest backup within a loss budget, in one shot"),

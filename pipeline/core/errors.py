@@ -31,7 +31,8 @@ HotspareError
 │   ├── Unreachable          40   a registry, server or download did not answer
 │   ├── OutOfSpace           41   the disk is full
 │   ├── MissingExtra         42   a package of an extra is not installed (a retry does not help)
-│   └── FileAccess           43   a file cannot be read or written
+│   ├── FileAccess           43   a file cannot be read or written
+│   └── Unfit                44   what ``hotspare doctor`` found keeps hotspare from working here
 └── InternalError           70   a bug of ours
 """
 
@@ -242,6 +243,13 @@ class FileAccess(SurroundingsError):
     """A file cannot be read or written."""
 
     exit_code = 43
+    retry = False
+
+
+class Unfit(SurroundingsError):
+    """Something of the installation, machine or project keeps hotspare from working here."""
+
+    exit_code = 44
     retry = False
 
 

@@ -107,6 +107,14 @@ def _in_force() -> str:
     return channel.channel.primary.bundle_id
 
 
+def test_before_anything_fails_the_doctor_finds_a_project_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    variants = {f"credit-{one}": {"model": "credit", "variant": one} for one in ("dense", "p50")}
+    Path("params.yaml").write_text(yaml.safe_dump({"models": ["credit"], "variants": variants}))
+    Path(".dvc").mkdir()
+    _run("Before anything fails")
+    assert "pass  channel credit" in capsys.readouterr().out
+
+
 def test_see_where_things_stand(capsys: pytest.CaptureFixture[str]) -> None:
     _run("See where things stand")
     assert "previous_primary" in capsys.readouterr().out

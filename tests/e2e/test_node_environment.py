@@ -1,5 +1,6 @@
 """The base install alone: what a node has."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -74,6 +75,14 @@ def test_verify_inspect_and_run_work_with_the_base_install_alone(
     answers = np.load(tmp_path / "outputs.npz")["probability"]
     assert answers.shape == (len(rows["y"]), 1)
     assert np.mean((answers[:, 0] > 0.5) == rows["y"]) > 0.8
+
+
+def test_the_doctor_finds_a_node_well_and_tells_which_extras_it_lacks(node: Path, tmp_path: Path) -> None:
+    done = _hotspare(node, "doctor", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {one["what"]: one for one in json.loads(done.stdout)["installation"]}
+    assert found["base install"]["word"] == found["engine LiteRT"]["word"] == "pass"
+    assert "pip install 'hotspare[build]'" in found["extra build"]["text"]
 
 
 def test_a_build_command_on_a_node_says_which_extra_it_needs(node: Path, tmp_path: Path) -> None:

@@ -37,9 +37,10 @@ from pipeline.commands.build.release_folder import (
     names_pair,
     note_of,
 )
-from pipeline.commands.build.release_pair import Finding, ReadyPair, Signer, Word, ready_pair
+from pipeline.commands.build.release_pair import ReadyPair, Signer, ready_pair
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_file
+from pipeline.core.checks import Finding, Word
 from pipeline.core.clock import utc_now
 from pipeline.core.environment import SIGNING_KEY
 from pipeline.core.errors import ReleaseRefused, UsageError

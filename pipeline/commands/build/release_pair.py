@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,28 +15,12 @@ from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.commands.build.pack import seal_pair
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_file, sha256_hex
+from pipeline.core.checks import Finding, Word
 from pipeline.core.errors import Tampered, Untrusted
 from pipeline.core.names import Role
 from pipeline.core.recipe import RECIPES, Recipe
 from pipeline.core.records import CANDIDATES_FILE
 from pipeline.seal.second_opinion import require_second_opinion
-
-
-class Word(StrEnum):
-    """How a check went: a ``FAIL`` holds the release up, a note does not."""
-
-    PASS = "pass"  # noqa: S105 - a verdict
-    NOTE = "note"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check of a release and how it went."""
-
-    what: str
-    word: Word
-    text: str
 
 
 @dataclass(frozen=True)
