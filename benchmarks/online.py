@@ -5,7 +5,7 @@ again: in synchronous mode, in asynchronous mode, killed with its disk replaced 
 woken up (SIGSTOP, SIGCONT) instead of killed. The log's window is small, so that old records are dropped all the time.
 Counts acknowledged updates that the survivor does not have, the time to the survivor's first verified answer, and
 whether the replayed state is, to the last bit, what an offline replay of the acknowledged updates gives. Every trial is
-a line in DIR; run again, it goes on where it was stopped.
+a line in a folder of DIR that is named for code, bundle, rows and machine; run again, it goes on where it was stopped.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 
 from pipeline.bundle.learning import read_learning
 from pipeline.bundle.policy import TrustPolicy, load_policy
-from pipeline.bundle.reading import PAYLOAD
+from pipeline.bundle.reading import PAYLOAD, SIGNATURE_FILE
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle, verify_checkpoint
 from pipeline.cli import main as hotspare
 from pipeline.commands.build.console import show_table
@@ -36,9 +36,11 @@ from pipeline.commands.build.keys import policy_text
 from pipeline.core.canonical import canonical_json, readable_json, sha256_hex
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import DataError, HotspareError, InternalError, Unreachable, Untrusted
-from pipeline.core.files import write_atomic
+from pipeline.core.files import read_bytes, write_atomic
 from pipeline.core.schema import plain, read
 from pipeline.core.tensors import Array, Tensors, encode_npz, map_npz
+from pipeline.drill.campaign import code_sha256
+from pipeline.drill.machine import machine_facts
 from pipeline.online.checkpoints import learnable
 from pipeline.online.learner import ID_BYTES, Update, learn, read_head
 from pipeline.online.member import CHECKPOINT, LOG, SOCKET
@@ -494,6 +496,13 @@ def held(figures: dict[str, object]) -> bool:
     )
 
 
+def made_of(args: argparse.Namespace) -> str:
+    """Return a digest of all that trials follow from beside mode and seed."""
+    given = (Path(__file__), args.bundle / SIGNATURE_FILE, args.rows)
+    digests = [sha256_hex(read_bytes(file, DataError)) for file in given]
+    return sha256_hex(canonical_json([code_sha256(), *digests, args.ahead, machine_facts()]))[:8]
+
+
 def main() -> int:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -507,15 +516,16 @@ def main() -> int:
     parser.add_argument("--ahead", type=int, default=64, help="how many updates an asynchronous leader may be ahead")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    world = make_world(args.out / "world", args.bundle, rate=0.01)
+    out = args.out / made_of(args)
+    world = make_world(out / "world", args.bundle, rate=0.01)
     rows = dict(map_npz(args.rows, DataError))
     labels = rows.pop("y")
     found = []
     for mode in args.modes:
-        done = {trial.seed for trial in trials_of(args.out, mode)}
+        done = {trial.seed for trial in trials_of(out, mode)}
         missing = [seed for seed in range(args.trials) if seed not in done]
-        asyncio.run(campaign(mode, missing, world, rows, labels, args.out, args.ahead))
-        found.append(summary(mode, trials_of(args.out, mode), args.ahead))
+        asyncio.run(campaign(mode, missing, world, rows, labels, out, args.ahead))
+        found.append(summary(mode, trials_of(out, mode), args.ahead))
     if args.json:
         print(json.dumps(found, indent=2))
     else:
