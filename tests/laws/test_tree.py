@@ -3,6 +3,8 @@
 import ast
 import re
 import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline.core import errors
-from pipeline.core.recipe import load_recipe, parse_recipe
+from pipeline.core.recipe import Recipe, load_recipe, parse_recipe
 from pipeline.drill.script import load_script
 
 ROOT = Path(__file__).parent.parent.parent
@@ -137,17 +139,30 @@ def test_the_scaffold_ships_the_policy_that_is_tried_here(ours: str, theirs: str
     assert (ROOT / ours).read_text() == (ROOT / "pipeline/commands/build/scaffold" / theirs).read_text()
 
 
+def _watched(stage: dict) -> Iterator[str]:
+    for file in stage.get("do", stage).get("params", []):
+        for keys in file.values():
+            yield from (key.split(".")[0] for key in keys)
+
+
 def test_recipes_spell_every_key_that_a_stage_watches() -> None:
     """dvc refuses to run a stage whose parameter is missing, even where the recipe has a default for it."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
-    watched = {
-        key for stage in stages for file in stage.get("do", stage).get("params", []) for key in file.popitem()[1]
-    }
-    watched = {key.split(".")[0] for key in watched}
+    watched = {key for stage in stages for key in _watched(stage)}
     for recipe in (ROOT / "recipes/models").glob("*.yaml"):
         assert watched <= yaml.safe_load(recipe.read_text()).keys(), recipe.name
     scaffold = (ROOT / "pipeline/commands/build/scaffold/recipe.yaml").read_text()
     assert {key for key in watched if f"\n{key}:" not in scaffold} == set()
+
+
+def test_every_key_of_a_recipe_is_watched_by_the_stages_that_judge() -> None:
+    """A changed key that no stage watches would leave a pair in force that was chosen by the old one."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    watched = {name: set(_watched(stage)) for name, stage in stages.items()}
+    assert {field.name for field in fields(Recipe)} - {"model"} == set().union(*watched.values())
+    for judging in ("quantize", "score", "select", "drill"):
+        assert watched[judging] >= {"data", "metric", "output", "threshold"}, judging
+    assert "slices" in watched["score"]
 
 
 def test_the_drills_that_recipes_list_are_there_and_can_be_held_by_anybody() -> None:
