@@ -76,8 +76,8 @@ class Ground(Protocol):
     def doubted(self, flight: "Flight") -> None:
         """Take that a suspect was given up before a taster could tell."""
 
-    def blame(self, blame: Blame) -> None:
-        """Take that a worker failed at a request which was not the request's own fault."""
+    def blame(self, blame: Blame, other_ok: bool | None) -> None:
+        """Take that a worker failed at what another answered well, or (None) at what no other was heard on."""
 
     def excuse(self, seats: set[Seat]) -> None:
         """Take that these members ended because of a poison request."""
@@ -137,16 +137,16 @@ class Flights:
         flight.answers.clear()
         outcome = _outcome(flight)
         if flight.blames and not (isinstance(outcome, NotAnswered) and outcome.kind is RefusalKind.BAD_REQUEST):
-            self._blame(flight)
+            self._blame(flight, None)
         if flight in self.suspected:
             self.suspected.discard(flight)
             if not _is_spoken_for(outcome):
                 self._ground.doubted(flight)
 
-    def _blame(self, flight: Flight) -> None:
+    def _blame(self, flight: Flight, other_ok: bool | None) -> None:
         blames, flight.blames = flight.blames, []
         for blame in blames:
-            self._ground.blame(blame)
+            self._ground.blame(blame, other_ok)
 
     def good(self, request_id: int, outputs: Mapping[str, Array]) -> None:
         """Take outputs that passed the guards."""
@@ -156,7 +156,7 @@ class Flights:
             flight.answers[seat, incarnation] = (outputs, term)
             self._advance(flight, AnswerGood(seat, incarnation, self._ground.now_ms()))
             if flight.blames:  # in verify modes it may wait for a second opinion until its deadline
-                self._blame(flight)
+                self._blame(flight, True)
 
     def bad(self, request_id: int, blame: Blame) -> None:
         """Take an error, or outputs that the guards withheld; whom to blame shows when another has tried."""
@@ -166,7 +166,7 @@ class Flights:
             flight.blames.append(blame)
             self._advance(flight, AnswerBad(seat, incarnation, self._ground.now_ms(), blame.fault))
             if flight.answers:
-                self._blame(flight)
+                self._blame(flight, True)
 
     def lost(self, request_ids: list[int], suspect: bool) -> None:
         """Take that the worker which held these requests is gone."""

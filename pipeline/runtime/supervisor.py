@@ -219,9 +219,9 @@ class Pair:
             self._watch.good(worker)
             self._flights.good(request_id, outputs)
 
-    def blame(self, blame: Blame) -> None:
-        """Take that a worker failed at a request which was not the request's own fault."""
-        self._watch.blame(blame.worker, blame.fault, blame.problem)
+    def blame(self, blame: Blame, other_ok: bool | None) -> None:
+        """Take that a worker failed at what another answered well, or (None) at what no other was heard on."""
+        self._watch.blame(blame.worker, blame.fault, blame.problem, other_ok)
 
     def lost(self, worker: Worker) -> None:
         """Tell the machine at once; what was in flight waits until it is known how the worker ended."""

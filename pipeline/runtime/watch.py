@@ -274,12 +274,12 @@ class Watch:
         if (watched := self._watched.get(worker)) is not None:
             watched.answers = watched.answers.on_good()
 
-    def blame(self, worker: Worker, fault: Fault, problem: str) -> None:
-        """Take that a worker failed at what another could answer; a few such are a fault of its own."""
+    def blame(self, worker: Worker, fault: Fault, problem: str, other_ok: bool | None) -> None:
+        """Take that a worker failed; a few times at what another could answer is a fault of its own."""
         watched = self._watched.get(worker)
         if watched is None or not worker.usable:
             return
-        watched.answers, found = watched.answers.on_bad(fault, other_side_ok=True, settings=self._settings)
+        watched.answers, found = watched.answers.on_bad(fault, other_ok, self._settings)
         watched.next_probe_ms = 0.0  # ask a question whose answer is known
         if found is not None:
             self._ground.fail(worker, found, Evidence(fault=found, other_side_ok=True, errors=(problem,)))

@@ -35,7 +35,7 @@ class Ground:
         self.workers = {PRIMARY: Held(PRIMARY), BACKUP: Held(BACKUP)}
         self.tasted: list[Flight] = []
         self.doubts: list[Flight] = []
-        self.blamed: list[Fault] = []
+        self.blamed: list[tuple[Fault, bool | None]] = []
         self.excused: set[Seat] = set()
         self.sendings: list[tuple[bool, bool]] = []
         self.agrees = True
@@ -60,8 +60,8 @@ class Ground:
     def doubted(self, flight: Flight) -> None:
         self.doubts.append(flight)
 
-    def blame(self, blame: Blame) -> None:
-        self.blamed.append(blame.fault)
+    def blame(self, blame: Blame, other_ok: bool | None) -> None:
+        self.blamed.append((blame.fault, other_ok))
 
     def excuse(self, seats: set[Seat]) -> None:
         self.excused |= seats

@@ -117,13 +117,29 @@ def test_who_is_to_blame_shows_when_the_other_has_tried() -> None:
         assert stage.ground.blamed == []
         stage.flights.good(stage.held(BACKUP), ROW)
         await asked
-        assert stage.ground.blamed == [Fault.ERRORS]
+        assert stage.ground.blamed == [(Fault.ERRORS, True)]
         asked = stage.fly()
         await started()
         stage.flights.bad(stage.held(PRIMARY), Blame(primary, Fault.ERRORS, "it failed"))  # type: ignore[arg-type]
         stage.flights.bad(stage.held(BACKUP), Blame(backup, Fault.ERRORS, "it failed"))  # type: ignore[arg-type]
         assert (await asked).kind is RefusalKind.BAD_REQUEST
-        assert stage.ground.blamed == [Fault.ERRORS]
+        assert stage.ground.blamed == [(Fault.ERRORS, True)]
+
+    scene(play)
+
+
+@pytest.mark.parametrize("has_patience", [True, False])
+def test_an_error_that_nobody_else_was_heard_on_proves_nothing(has_patience: bool) -> None:
+    async def play(stage: Scene) -> None:
+        primary = stage.ground.workers[PRIMARY]
+        stage.ground.workers[BACKUP].usable = False
+        asked = stage.fly(deadline_ms=5)
+        await started()
+        stage.flights.bad(stage.held(PRIMARY), Blame(primary, Fault.ERRORS, "it failed"))  # type: ignore[arg-type]
+        if not has_patience:
+            asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert stage.ground.blamed == [(Fault.ERRORS, None)]
 
     scene(play)
 

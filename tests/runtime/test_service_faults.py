@@ -116,6 +116,17 @@ def test_poison_whose_client_has_no_patience_ends_each_side_once_and_sees_only_t
     assert served.infer().status == 200
 
 
+def test_requests_that_its_engine_cannot_answer_do_not_end_the_only_side_that_is_up(service: Starter) -> None:
+    served = service(faulty=True, admin=True)
+    served.until_whole()
+    assert served.admin("hold", seat="backup-0").status == 200
+    orders(served).give(EVERYBODY, Order(OrderKind.ERRORS, poison=POISON))
+    assert {served.infer(POISONED, hotspare_timeout_ms="50").status for _ in range(8)} == {504}
+    after = served.status()
+    assert (after["serving"], after["counters"]["restarts"], after["counters"]["failovers"]) == ("primary", 0, 0)
+    assert served.infer().status == 200
+
+
 def test_a_batch_is_answered_as_its_requests_would_be_and_a_poison_request_in_it_fails_alone(service: Starter) -> None:
     served = service("--batch-rows", "64", "--batch-wait-ms", "20", "--deadline-ms", "8000", faulty=True)
     served.until_whole()
