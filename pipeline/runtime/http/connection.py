@@ -12,6 +12,7 @@ from pipeline.runtime.http.settings import Limits
 
 WHOLE = "hotspare.whole"  # in the scope of a request that is here with its body: the cycle that answers it
 _OK = 200
+_GOODBYE_S = 1.0
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
@@ -26,9 +27,11 @@ class Connection(HttpToolsProtocol):
     one piece, as nearly all do, costs no timer. Idle time between requests is uvicorn's keep-alive.
     """
 
-    def __init__(self, limits: Limits, **settings: Any) -> None:
+    def __init__(self, limits: Limits, place_of: Any = None, **settings: Any) -> None:
+        """``place_of`` is who had this client's place among the connections before."""
         super().__init__(**settings)
         self._limits = limits
+        self._place_of = place_of
         self._timer: TimerHandle | None = None
         self._in_head = self._in_message = False
         self._head_bytes = 0
@@ -37,6 +40,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start to wait for a request, or refuse one connection too many."""
         super().connection_made(transport)
+        self.connections.discard(self._place_of)
         if len(self.connections) > self._limits.connections_max:
             self._refuse(error_reply(503, "Too many connections; try again.", ((b"retry-after", b"1"),)))
         else:
@@ -109,6 +113,18 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         self._refuse(error_reply(400, f"This is not HTTP/1.1: {msg}"))
+
+    def shutdown(self) -> None:
+        """End with the server, when all is answered; by TLS an idle client need not say goodbye, it may be asleep."""
+        super().shutdown()
+        if self.scheme == "https" and self.transport.is_closing():
+            self.loop.call_later(_GOODBYE_S, self._leave)
+
+    def _leave(self) -> None:
+        if self.transport.get_write_buffer_size() == 0:
+            self.transport.abort()
+        else:
+            self.loop.call_later(_GOODBYE_S, self._leave)
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read, but not for ever."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from pipeline.core.errors import KeyFileError
 from pipeline.runtime.http.connection import Connection
+from pipeline.runtime.http.handshake import Handshake
 from pipeline.runtime.http.settings import FrontSettings, Tls
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -50,9 +51,12 @@ async def serve_app(
 
 
 def _config(app: ASGIApp, front: FrontSettings) -> uvicorn.Config:
+    client: Callable[..., asyncio.Protocol] = functools.partial(Connection, front.limits)
+    if front.tls is not None:
+        client = functools.partial(Handshake, tls_context(front.tls), front.limits)
     config = uvicorn.Config(
         app,
-        http=functools.partial(Connection, front.limits),  # type: ignore[arg-type]
+        http=client,  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -64,7 +68,6 @@ def _config(app: ASGIApp, front: FrontSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, round(front.drain_s_max)),
     )
     config.load()
-    config.ssl = None if front.tls is None else tls_context(front.tls)
     return config
 
 

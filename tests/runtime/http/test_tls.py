@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,7 +19,7 @@ from fake_service import FakeService, free_socket
 from pipeline.core.errors import KeyFileError
 from pipeline.runtime.http.app import build_app
 from pipeline.runtime.http.server import serve_app, tls_context
-from pipeline.runtime.http.settings import FrontSettings, Tls
+from pipeline.runtime.http.settings import FrontSettings, Limits, Tls
 
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 
@@ -52,6 +55,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def loop(request):
+    return request.param
+
+
 def client_context(folder, name=None):
     context = ssl.create_default_context(cafile=folder / "authority.pem")
     if name is not None:
@@ -59,31 +67,40 @@ def client_context(folder, name=None):
     return context
 
 
-async def ask(tls, context):
-    sock, front = free_socket(), FrontSettings(tls=tls)
-    port = sock.getsockname()[1]
+@contextlib.asynccontextmanager
+async def serving(tls, **limits):
+    sock, front = free_socket(), FrontSettings(tls=tls, limits=Limits(**limits))
 
     async def drain():
         pass
 
     running = asyncio.create_task(serve_app(build_app(FakeService(), front), [sock], front, drain))
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-        writer.write(REQUEST)
-        answer = await reader.read()
-        writer.close()
-        return answer
+        yield sock.getsockname()[1]
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def ask_at(port, context):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(REQUEST)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def ask(tls, context):
+    async with serving(tls) as port:
+        return await ask_at(port, context)
 
 
 def tls(folder, client_ca=None):
     return Tls(folder / "server.pem", folder / "server.key", client_ca)
 
 
-def test_a_client_that_knows_the_authority_is_answered(folder):
-    assert asyncio.run(ask(tls(folder), client_context(folder))).startswith(b"HTTP/1.1 200")
+def test_a_client_that_knows_the_authority_is_answered(folder, loop):
+    assert loop(ask(tls(folder), client_context(folder))).startswith(b"HTTP/1.1 200")
 
 
 def test_mutual_tls_admits_only_clients_of_the_authority(folder):
@@ -103,3 +120,64 @@ def test_files_that_do_not_belong_together_are_refused_by_name(folder):
     for one in wrong:
         with pytest.raises(KeyFileError, match=r"(server|client)\.key"):
             tls_context(one)
+
+
+def test_a_client_that_never_shakes_hands_has_a_place_and_loses_it(folder, loop):
+    async def run():
+        async with serving(tls(folder), connections_max=1, head_s_max=0.5) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with pytest.raises(OSError, match=r".*"):  # a reset, or an end in the middle of the handshake
+                await ask_at(port, client_context(folder))
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+            return await ask_at(port, client_context(folder))
+
+    assert loop(run()).startswith(b"HTTP/1.1 200")
+
+
+def test_a_request_in_the_same_breath_as_the_handshake_is_answered(folder, loop):
+    def say(port):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = client_context(folder).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            while True:
+                try:
+                    client.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    sock.sendall(outgoing.read())
+                    incoming.write(sock.recv(65536))
+            client.write(REQUEST)
+            sock.sendall(outgoing.read())
+            while True:
+                try:
+                    return client.read(100)
+                except ssl.SSLWantReadError:
+                    incoming.write(sock.recv(65536))
+
+    async def run():
+        async with serving(tls(folder)) as port:
+            return await asyncio.to_thread(say, port)
+
+    assert loop(run()).startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_client_that_is_asleep_does_not_hold_up_the_end(folder, loop):
+    def asleep(port):
+        sock = client_context(folder).wrap_socket(
+            socket.create_connection(("127.0.0.1", port), timeout=10), server_hostname="127.0.0.1"
+        )
+        sock.sendall(REQUEST.replace(b"connection: close\r\n", b""))
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+        return sock
+
+    async def run():
+        async with serving(tls(folder)) as port:
+            sock = await asyncio.to_thread(asleep, port)
+            began_s = time.monotonic()
+        took_s = time.monotonic() - began_s
+        sock.close()
+        return took_s
+
+    assert loop(run()) < 10  # asyncio waits for half a minute for the goodbye
