@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -70,13 +71,20 @@ class WorkerLink(asyncio.Protocol):
         self._scrubs: list[OnScrubbed] = []
         self._told = 0  # the last of HELLO, STAGED, READY, FAILED
         self._is_over = False
+        self._early: list[Callable[[], None]] | None = []  # what came before the link was in its caller's hands
 
     @classmethod
     async def open(cls, spawned: Spawned, events: WorkerEvents) -> "WorkerLink":
-        """Begin to talk to a worker that was just started."""
-        link = cls(spawned, events)
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=spawned.sock)
+        """Begin to talk to a worker that was just started; its first words come when the caller has the link."""
+        link, loop = cls(spawned, events), asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: link, sock=spawned.sock)
+        loop.call_soon(link._listen)  # not yet: uvloop reads before it resumes whoever waits for us
         return link
+
+    def _listen(self) -> None:
+        early, self._early = self._early or [], None
+        for happen in early:
+            happen()
 
     @property
     def pending(self) -> int:
@@ -130,6 +138,9 @@ class WorkerLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; nonsense ends the worker, since nothing after it can be trusted."""
+        if self._early is not None:
+            self._early.append(functools.partial(self.data_received, data))
+            return
         try:
             for frame in self._reader.feed(data):
                 if self._is_over:
@@ -138,8 +149,11 @@ class WorkerLink(asyncio.Protocol):
         except BadFrame as error:
             self._lose(str(error))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Report the loss."""
+        if self._early is not None:
+            self._early.append(functools.partial(self.connection_lost, exc))
+            return
         self._lose(None if self._reader.is_between else "it ended in the middle of a frame")
 
     def _lose(self, problem: str | None) -> None:

@@ -1,0 +1,47 @@
+"""The crew over real sockets: a worker's first words may wait there before anybody listens."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+from standins import StandIn, stand_in
+
+from pipeline.core.names import Role
+from pipeline.runtime.crew import Crew, Worker
+from pipeline.runtime.frames import Kind
+from pipeline.runtime.link import WorkerLink
+from pipeline.runtime.members import Seat
+
+SEAT = Seat(Role.BACKUP)
+RUNS: list[Callable[[Coroutine[Any, Any, None]], None]] = [asyncio.run, uvloop.run]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_worker_that_was_staged_before_anybody_listened_can_be_told_to_load(run: Any) -> None:
+    async def play(stand: StandIn) -> None:
+        stand.say(Kind.HELLO)
+        stand.say(Kind.STAGED)
+        staged = asyncio.Event()
+
+        def load(worker: Worker) -> None:
+            crew.load(worker.seat, worker.incarnation)
+            staged.set()
+
+        async def spawn(_spec: object) -> Any:
+            return SimpleNamespace(pid=1, open=lambda events: WorkerLink.open(stand.spawned, events))
+
+        machine: Any = SimpleNamespace(spawn=spawn)
+        reports: Any = SimpleNamespace(staged=load)
+        crew = Crew(machine, lambda *_: None, reports)  # type: ignore[arg-type,return-value]
+        worker = crew.start(SEAT, 1, then_load=False)
+        await asyncio.wait_for(staged.wait(), 10)
+        await asyncio.sleep(0)  # what is sent in one turn of the loop leaves at its end
+        stand.connection.settimeout(5)
+        assert stand.hear().kind is Kind.LOAD
+        worker.kill()
+
+    with stand_in() as stand:
+        run(play(stand))
