@@ -6,6 +6,7 @@ disk before. A loop that dies at any point starts again with :func:`first_state`
 reserved: nothing else needs to be remembered.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.core.names import Role
@@ -38,7 +39,7 @@ from pipeline.runtime.pair_nouns import (
 )
 from pipeline.runtime.pair_seats import LIVE, OUT, excused, held, of_worker, released, seats, tended, timed_out
 from pipeline.runtime.pair_serving import probes_needed, redundancy_noted, replaced, served
-from pipeline.runtime.settings import Failback, Settings
+from pipeline.runtime.settings import Failback, Settings, VerifyMode
 
 __all__ = [
     "Action", "DrainAsked", "Event", "Excused", "Failed", "HoldAsked", "Load", "Member", "Note", "NoteKind",
@@ -152,6 +153,17 @@ def _can_be_woken(state: PairState, member: Member) -> bool:
 def _why_not_hold(state: PairState, seat: Seat) -> str | None:
     if state.member(seat).state is MemberState.HELD:
         return f"{seat} is held already"
-    if any(m.seat != seat for role in Role for m in state.ready(role)):
-        return None
-    return f"holding {seat} would end the service: no other member is ready; switch to the {other(seat.role)} first"
+    ready = [member for role in Role for member in state.ready(role)]
+    left = [member for member in ready if member.seat != seat]
+    if not left:
+        return f"holding {seat} would end the service: no other member is ready; switch to the {other(seat.role)} first"
+    verify = state.settings.verify
+    if _can_agree(ready, verify) and not _can_agree(left, verify):
+        return f"holding {seat} would end the service: too few would be left to agree, as verify mode {verify} wants"
+    return None
+
+
+def _can_agree(members: Sequence[Member], verify: VerifyMode) -> bool:
+    if verify is VerifyMode.PAIR:
+        return len({member.seat.role for member in members}) == len(Role)
+    return verify is VerifyMode.OFF or len(members) > 1

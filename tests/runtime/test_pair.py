@@ -30,7 +30,7 @@ from pipeline.runtime.pair import (
     probes_needed,
     refusal,
 )
-from pipeline.runtime.settings import Failback, Settings
+from pipeline.runtime.settings import Failback, Settings, VerifyMode
 
 DEEDS = (Start, Stop, Load, Serve, Unserve)
 
@@ -273,6 +273,35 @@ def test_what_would_do_harm_is_refused_in_words(event: SwitchAsked | HoldAsked |
     assert world.state == before
     assert note.kind is NoteKind.REFUSED
     assert words in note.text == refusal(before, event)
+
+
+@pytest.mark.parametrize(
+    ("verify", "replicas", "may_go"),
+    [
+        (VerifyMode.OFF, 1, 1),
+        (VerifyMode.PAIR, 1, 0),
+        (VerifyMode.PAIR, 2, 1),
+        (VerifyMode.REPLICAS, 2, 2),
+    ],
+)
+def test_no_hold_leaves_too_few_to_agree_in_verify_mode(verify: VerifyMode, replicas: int, may_go: int) -> None:
+    world = whole(verify=verify, replicas=replicas)
+    backups = [seat for seat in world.alive if seat.role is Role.BACKUP]
+    others = [seat for seat in world.alive if seat.role is Role.PRIMARY]
+    held = 0
+    while held < replicas * 2 and (why_not := refusal(world.state, HoldAsked((backups + others)[held]))) is None:
+        world.feed(HoldAsked((backups + others)[held]))
+        world.act_all()
+        held += 1
+    assert held == may_go
+    assert "end the service" in str(why_not)
+
+
+def test_who_is_down_can_be_held_in_verify_mode_too() -> None:
+    world = whole(verify=VerifyMode.PAIR)
+    fail(world, B)
+    assert refusal(world.state, HoldAsked(B)) is None
+    assert refusal(world.state, HoldAsked(P)) is not None
 
 
 def test_a_warm_standby_is_staged_and_loaded_when_it_is_needed_and_staged_again_afterwards() -> None:
