@@ -1,7 +1,8 @@
 """onnxruntime with every operator's result as an output, so that tensors between operators can be read."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,7 +47,7 @@ def onnx_inside(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Inside]:
     return {
         name: Inside(kinds[name], results[place], *ranges.get(name, (None, None)))
         for name, place in shown.items()
-        if results[place].dtype.kind == "f"
+        if place in results and results[place].dtype.kind == "f"
     }
 
 
@@ -57,9 +58,15 @@ def _run(graph: onnx.ModelProto, names: list[str], inputs: Mapping[str, Array]) 
     fixed = [item.shape[0] for item in session.get_inputs() if isinstance(item.shape[0], int)]
     first = session.run(names, {name: array[: fixed[0] if fixed else 1] for name, array in inputs.items()})
     if fixed:
-        return dict(zip(names, first, strict=True))
-    rows = rows_to_keep(sum(array.size for array in first), len(next(iter(inputs.values()))))
-    return dict(zip(names, session.run(names, {name: array[:rows] for name, array in inputs.items()}), strict=True))
+        return _arrays(names, first)
+    numbers = sum(array.size for array in _arrays(names, first).values())
+    rows = rows_to_keep(numbers, len(next(iter(inputs.values()))))
+    return _arrays(names, session.run(names, {name: array[:rows] for name, array in inputs.items()}))
+
+
+def _arrays(names: Sequence[str], results: Sequence[Any]) -> dict[str, Array]:
+    """Return the results that are tensors: sequences and empty optionals have no noise."""
+    return {name: item for name, item in zip(names, results, strict=True) if isinstance(item, np.ndarray)}
 
 
 def _options() -> ort.SessionOptions:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.cli import main
 from pipeline.core.errors import DataError, ModelError
@@ -163,3 +164,17 @@ def test_data_with_inputs_alone_are_scored_by_fidelity(project, capsys):
     _, cards = read_scored("credit")
     assert (cards[0].task.value, cards[0].task.loss_high) == (1.0, 0.0)
     assert cards[1].task.value > 0.99
+
+
+def test_tensors_of_a_graph_that_holds_a_sequence_are_compared_without_it():
+    pieces = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in (("two", 2), ("first", 0))]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["m"]),
+        helper.make_node("SplitToSequence", ["m", "two"], ["s"], axis=1),
+        helper.make_node("SequenceAt", ["s", "first"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 4), ("y", 2))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], pieces)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    found = inside(Format.ONNX, model.SerializeToString(), {"x": np.ones((60, 4), np.float32)})
+    assert {name: item.values.shape for name, item in found.items()} == {"m": (60, 4), "y": (60, 2)}
