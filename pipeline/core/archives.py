@@ -1,4 +1,4 @@
-"""Zip archives from outside: how much they may unpack to."""
+"""Zip archives from outside: how much they may unpack to, and whether their bytes are those that were packed."""
 
 import zipfile
 
@@ -14,3 +14,10 @@ def require_modest(archive: zipfile.ZipFile, packed_bytes: int) -> None:
     unpacked = sum(info.file_size for info in archive.infolist())
     if unpacked > max(ALWAYS_FINE_BYTES, RATIO_MAX * packed_bytes):
         raise ValueError(f"it unpacks to {unpacked / 1e6:,.0f} MB, more than {RATIO_MAX} times its size")
+
+
+def require_intact(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError for a member whose bytes are not those of its checksum; reads the whole archive."""
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the bytes of {damaged} do not fit its checksum")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.archives import require_modest
+from pipeline.core.archives import require_intact, require_modest
 from pipeline.core.errors import DataError, HotspareError
 from pipeline.core.files import disk_errors
 
@@ -89,10 +89,12 @@ def _plain_array(name: str, member: object) -> Array:
     return member
 
 
-def map_npz(path: Path, malformed: type[HotspareError]) -> dict[str, Array]:
+def map_npz(path: Path, malformed: type[HotspareError], is_checked: bool = False) -> dict[str, Array]:
     """Open an npz file; uncompressed members are memory-mapped (read-only), compressed ones are read.
 
-    Raises ``malformed`` when the file is missing or is not an npz of plain arrays.
+    Mapped bytes are not compared with their checksums, unless ``is_checked`` asks for that, which reads the whole file:
+    for the door where a file comes in. Raises ``malformed`` when the file is missing, damaged or is not an npz of
+    plain arrays.
     """
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
@@ -100,6 +102,8 @@ def map_npz(path: Path, malformed: type[HotspareError]) -> dict[str, Array]:
     try:
         with disk_errors(path), zipfile.ZipFile(path) as archive:
             require_modest(archive, path.stat().st_size)
+            if is_checked:
+                require_intact(archive)
             return {_stem(info.filename): _member(path, archive, info) for info in archive.infolist()}
     except _DAMAGE as error:
         raise malformed(f"{path} is not an npz file of plain arrays ({error}); write it with numpy.savez.") from error

@@ -20,14 +20,14 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, K
 def map_unpacked(path: Path, scratch: Path) -> dict[str, Array]:
     """Map the npz at ``path``, through an unpacked copy at ``scratch`` where it is compressed; read-only.
 
-    Raises DataError when the file is missing or is not an npz of plain arrays.
+    Raises DataError when the file is missing, damaged or is not an npz of plain arrays.
     """
     if not path.is_file() or not zipfile.is_zipfile(path):
         return map_npz(path, DataError)
     try:
         with zipfile.ZipFile(path) as archive:
             if all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist()):
-                return map_npz(path, DataError)
+                return map_npz(path, DataError, is_checked=True)
             require_modest(archive, path.stat().st_size)
             _unpack(archive, scratch)
         return map_npz(scratch, DataError)

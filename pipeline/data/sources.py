@@ -42,7 +42,10 @@ def write_splits(spec: str, columns: Mapping[str, Sequence[str]] | None, folder:
             return
         tensors, dtypes = _tensors(spec, columns, Path(scratch))
         _check(spec, tensors)
-        dealt = deal(len(next(iter(tensors.values()))), tensors.get(GROUPS), seed)
+        try:
+            dealt = deal(len(next(iter(tensors.values()))), tensors.get(GROUPS), seed)
+        except DataError as error:
+            raise DataError(f"{spec}: {error}") from error
         with disk_errors(folder):
             for name, rows in dealt.items():
                 write_rows(aside / f"{name}.npz", tensors, rows, dtypes)

@@ -100,8 +100,20 @@ def test_bad_input_is_one_sentence_and_writes_nothing(pair: Sealed, capsys, rows
     assert predict(pair, rows=rows) == 11
     told = capsys.readouterr().err
     assert said in told
+    assert "rows.npz: " in told
     assert told.count("\n") == 1
     assert not (pair.folder / "answers.npz").exists()
+
+
+def test_a_bit_that_flipped_in_the_input_file_is_noticed(pair: Sealed, capsys) -> None:
+    rows = pair.folder / "flipped.npz"
+    np.savez(rows, **tiny_rows(100))
+    data = bytearray(rows.read_bytes())
+    data[1000] ^= 1
+    rows.write_bytes(data)
+    arguments = ["--input", str(rows), "--output", str(pair.folder / "out.npz")]
+    assert main(["run", str(pair.backup), "--trust", str(pair.trust), *arguments]) == 11
+    assert "do not fit its checksum" in capsys.readouterr().err
 
 
 def test_a_missing_input_file_is_named(pair: Sealed, capsys) -> None:

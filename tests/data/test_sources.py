@@ -174,6 +174,14 @@ def test_a_compressed_file_that_is_damaged_is_refused_by_its_own_name(tmp_path: 
     assert str(path) in refusal(str(path), tmp_path)
 
 
+def test_a_bit_that_flipped_in_a_file_that_is_mapped_is_noticed(tmp_path: Path) -> None:
+    path = Path(npz(tmp_path))
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    assert "the bytes of x.npy do not fit its checksum" in refusal(str(path), tmp_path)
+
+
 @FORMS
 def test_columns_become_arrays_by_the_map(tmp_path: Path, form: str) -> None:
     chosen = {"x": ["age", "income"], "ids": ["age"], "flags": ["member", "default"], "y": ["default"]}

@@ -65,11 +65,15 @@ def read_inputs(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     Numbers are taken as the model's type where that keeps them. Raises DataError: missing file, missing or surplus
     tensors, a dtype or shape that does not fit, no rows, NaN or infinity.
     """
-    arrays = {name: array for name, array in map_npz(path, DataError).items() if name not in _NOT_INPUTS}
+    held = map_npz(path, DataError, is_checked=True)
+    arrays = {name: array for name, array in held.items() if name not in _NOT_INPUTS}
     if set(arrays) == {"x"} and len(specs) == 1:
         arrays = {specs[0].name: arrays["x"]}
     arrays = cast_tensors(arrays, {spec.name: spec.dtype for spec in specs}, str(path))
-    count_rows(specs, arrays)
+    try:
+        count_rows(specs, arrays)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     for name, array in arrays.items():
         _require_finite(path, name, array)
     return arrays
