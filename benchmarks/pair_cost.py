@@ -1,8 +1,8 @@
 """What the pair costs: ``python benchmarks/pair_cost.py --primary B --backup B --trust T --rows R``.
 
 Side by side in one run, in turns: the bare engine call, our pair without and with dynamic batching, our HTTP front over
-a session in its own process, and MLServer 1.7.1 with the same model (in an environment of its own, made below ``--out``
-when it is missing). Then the standby's processor time while nobody asks, and the time from start to ready.
+a session in its own process, and MLServer 1.7.1 with the same model and engine (in an environment of its own, made
+below ``--out`` when it is missing). Then the standby's processor time while nobody asks, and the time from start to ready.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from closed_loop import Pace
@@ -39,7 +40,8 @@ from pipeline.runtime.loading import load_ready
 from pipeline.runtime.procfs import sample
 
 HERE = Path(__file__).parent
-MLSERVER_PACKAGES = ("mlserver==1.7.1", "ai-edge-litert")
+# The engine is our own; without httptools its web server reads HTTP in Python.
+MLSERVER_PACKAGES = ("mlserver==1.7.1", f"ai-edge-litert=={version('ai-edge-litert')}", "httptools")
 QUESTIONS = 64
 BARE_CALLS = 1500
 CONNECTIONS = 8
@@ -95,9 +97,9 @@ def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def mlserver_python(folder: Path) -> Path | None:
-    """Return an interpreter that has MLServer, made when it is missing; None when it cannot be installed."""
-    python = folder / "bin" / "python"
-    if (folder / "ready").exists():
+    """Return an interpreter that has these packages, made when it is missing; None when they cannot be installed."""
+    python, ready, holds = folder / "bin" / "python", folder / "ready", "\n".join(MLSERVER_PACKAGES)
+    if ready.exists() and ready.read_text() == holds:
         return python
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     make = [uv, "venv", "--clear", str(folder)] if uv else [sys.executable, "-m", "venv", "--clear", str(folder)]
@@ -105,7 +107,7 @@ def mlserver_python(folder: Path) -> Path | None:
     for command in (make, [*pip, *MLSERVER_PACKAGES]):
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
             return None
-    (folder / "ready").touch()
+    ready.write_text(holds)
     return python
 
 

@@ -1,6 +1,6 @@
 """MLServer's side of the comparison: a custom model that answers from the TFLite file of a bundle's payload.
 
-Runs in an environment of its own (``mlserver==1.7.1 ai-edge-litert``), started by ``mlserver start FOLDER`` where
+Runs in an environment of its own (``mlserver==1.7.1 ai-edge-litert httptools``), started by ``mlserver start FOLDER`` where
 FOLDER holds this file beside ``settings.json`` and ``model-settings.json``; ``python tflite_model.py PAYLOAD FOLDER
 NAME PORT`` writes such a folder.
 """
@@ -53,7 +53,7 @@ class TfliteModel(MLModel):
 
 
 def write_folder(payload: Path, folder: Path, name: str, port: int) -> None:
-    """Write what ``mlserver start`` reads; inference runs in the server's own process, MLServer's quickest way."""
+    """Write what ``mlserver start`` reads; its quickest way: inference in the server's own process, nothing counted."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(__file__, folder / Path(__file__).name)
     settings = {
@@ -62,6 +62,7 @@ def write_folder(payload: Path, folder: Path, name: str, port: int) -> None:
         "grpc_port": port + 1,
         "metrics_port": port + 2,
         "parallel_workers": 0,
+        "metrics_endpoint": None,
         "debug": False,
     }
     model = {

@@ -2,6 +2,7 @@
 
 import json
 import socketserver
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_a_missed_target_says_so_and_what_was_left_out_is_named():
     text = pair_cost.markdown(figures(ours=1000.0))
     assert "| throughput × in one process | 0.500 | ≥ 0.7 | missed |" in text
     assert "MLServer was left out." in text
+
+
+def test_an_environment_of_other_packages_is_made_anew_and_one_of_the_same_is_used(tmp_path, monkeypatch):
+    made = []
+
+    def run(command, **_options):
+        made.append(command)
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(pair_cost.subprocess, "run", run)
+    (tmp_path / "ready").touch()  # as a call of other code left it
+    assert pair_cost.mlserver_python(tmp_path) == pair_cost.mlserver_python(tmp_path) == tmp_path / "bin" / "python"
+    assert len(made) == 2
+    assert set(pair_cost.MLSERVER_PACKAGES) <= set(made[-1])
 
 
 class Answering(socketserver.StreamRequestHandler):
