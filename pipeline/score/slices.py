@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pipeline.core.errors import DataError
 from pipeline.core.recipe import Recipe
 from pipeline.core.tensors import Array, map_npz
+from pipeline.data.checks import check_finite
 from pipeline.score.diagnosis import SliceScore
 from pipeline.score.fidelity import kept_rows
 from pipeline.score.metrics import task_metric
@@ -21,7 +22,10 @@ ROWS_MIN = 20  # a group of fewer rows is not called the worst: its loss is most
 
 
 def read_slices(recipe: Recipe, path: Path, rows: int) -> dict[str, Array]:
-    """Map the recipe's slice arrays (n,); raises DataError when one is missing, or is not one value a row."""
+    """Map the recipe's slice arrays (n,).
+
+    Raises DataError when one is missing, is not one value a row, or holds NaN, which is equal to no group's value.
+    """
     tensors = map_npz(path, DataError) if recipe.slices else {}
     for name in recipe.slices:
         if name not in tensors:
@@ -29,6 +33,8 @@ def read_slices(recipe: Recipe, path: Path, rows: int) -> dict[str, Array]:
             raise DataError(f"{path} holds no array {name!r}, which the recipe's slices name; it holds {found}.")
         if tensors[name].shape not in ((rows,), (rows, 1)):
             raise DataError(f"{path}: the slice {name!r} has shape {tensors[name].shape}, but needs one value a row.")
+        if tensors[name].dtype.kind == "f":
+            check_finite(str(path), name, tensors[name])
     return {name: tensors[name].reshape(rows) for name in recipe.slices}
 
 

@@ -107,6 +107,9 @@ def test_a_slice_that_is_missing_or_misshapen_is_one_sentence(recipe_with, tmp_p
         read_slices(recipe_with(slices=("sex",)), path, 4)
     with pytest.raises(DataError, match=r"'age' has shape \(4, 2\), but needs one value a row"):
         read_slices(recipe_with(slices=("age",)), path, 4)
+    write_atomic(path, encode_npz({"age": np.array([30.0, np.nan, 30.0, 41.0])}))
+    with pytest.raises(DataError, match="1 of 4 rows of age hold NaN or infinity, the first is row 1; fill or drop"):
+        read_slices(recipe_with(slices=("age",)), path, 4)
 
 
 def test_noise_and_saturation_are_measured_against_the_float_tensor():
