@@ -1,6 +1,7 @@
 """``hotspare stage`` on the command line."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from depots import Signer
 from pipeline.bundle.public_key import public_pem
 from pipeline.cli import main
 from pipeline.commands.build.publishing import publish_release
-from pipeline.core.errors import FileAccess, SignatureInvalid, UsageError
+from pipeline.core.errors import FileAccess, SignatureInvalid, Unreachable, UsageError
 
 
 @pytest.fixture
@@ -43,6 +44,19 @@ def test_it_says_what_is_staged_and_what_was_moved(
     assert f"--primary {tmp_path}/node/tiny/primary --standby {tmp_path}/node/tiny/backup" in told[0]
 
 
+def test_the_line_that_serves_can_be_pasted_whatever_the_folders_are_called(
+    published: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, trust = published
+    place = tmp_path / "the node's"
+    assert main(["stage", address, "--trust", str(trust), "--to", str(place)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(line)[2:] == [
+        "hotspare", "serve", "--primary", f"{place}/tiny/primary", "--standby", f"{place}/tiny/backup",
+        "--channel", f"{place}/tiny", "--trust", str(trust),
+    ]  # fmt: skip
+
+
 def test_machines_get_json(published: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     address, trust = published
     assert main(["stage", address, "--trust", str(trust), "--to", str(tmp_path / "node"), "--json"]) == 0
@@ -64,6 +78,7 @@ def test_errors_are_one_sentence_with_their_exit_code(
         (f"{tmp_path}/depot", trust, UsageError),
         ("https://user:word@host/channels/tiny", trust, UsageError),
         ("http://a..b/channels/tiny", trust, UsageError),
+        ("ftp://127.0.0.1:1/channels/tiny", trust, Unreachable),  # a store that is connected to right away
     ]
     for place, policy, error in cases:
         assert main(["stage", place, "--trust", str(policy), "--to", str(tmp_path / "node")]) == error.exit_code

@@ -6,6 +6,7 @@ With ``--watch`` it follows the channel for ever, and has a running server move 
 import argparse
 import json
 import random
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,13 +69,12 @@ def told(staged: Staged, model: str, args: argparse.Namespace) -> list[str]:
     place = args.to / model
     news = "in place already" if staged.was_current else "new"
     moved = f"{staged.bytes_moved:,} of {staged.bytes_total:,} bytes ({staged.bytes_moved / staged.bytes_total:.1%})"
-    bundles = " ".join(
-        f"--{flag} {place / role}" for flag, role in (("primary", Role.PRIMARY), ("standby", Role.BACKUP))
-    )
+    bundles = ["--primary", place / Role.PRIMARY, "--standby", place / Role.BACKUP]
+    serve = ["hotspare", "serve", *bundles, "--channel", place, "--trust", args.trust]
     return [
         f"staged      {model}, epoch {staged.epoch}, seq {staged.seq}, issued {to_text(staged.issued_at)}; {news}",
         f"moved       {moved}, {staged.chunks_moved} chunks",
-        f"serve it    hotspare serve {bundles} --channel {place} --trust {args.trust}",
+        f"serve it    {shlex.join(map(str, serve))}",
     ]
 
 

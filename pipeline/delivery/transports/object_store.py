@@ -83,7 +83,10 @@ class ObjectStoreDepot:
 
 
 def open_object_store(address: str) -> ObjectStoreDepot:
-    """Open a prefix of a store; raises UsageError for an unknown scheme, MissingExtra for a missing package."""
+    """Open a prefix of a store; raises UsageError for an unknown scheme, MissingExtra for a missing package.
+
+    Raises Unreachable, or FileAccess, where a store that is connected to right away does not answer.
+    """
     try:
         # No listings are kept: what another process published must be seen.
         store, prefix = url_to_fs(address.rstrip("/"), use_listings_cache=False, skip_instance_cache=True)
@@ -92,6 +95,8 @@ def open_object_store(address: str) -> ObjectStoreDepot:
     except ValueError as error:
         known = "a folder, http(s)://, s3:// or another that fsspec knows"
         raise UsageError(f"{address} is no address of a depot ({error}); write {known}.") from error
+    except _failures() as error:  # some stores are connected to right away, as ftp is
+        raise _explained(error, address) from error
     return ObjectStoreDepot(address.rstrip("/"), store, prefix.rstrip("/"))
 
 
