@@ -2,7 +2,8 @@
 
 Side by side in one run, in turns: the bare engine call, our pair without and with dynamic batching, our HTTP front over
 a session in its own process, and MLServer 1.7.1 with the same model and engine (in an environment of its own, made
-below ``--out`` when it is missing). Then the standby's processor time while nobody asks, and the time from start to ready.
+below ``--out`` when it is missing). Then the standby's processor time while nobody asks, and the time from start to
+ready.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """MLServer's side of the comparison: a custom model that answers from the TFLite file of a bundle's payload.
 
-Runs in an environment of its own (``mlserver==1.7.1 ai-edge-litert httptools``), started by ``mlserver start FOLDER`` where
-FOLDER holds this file beside ``settings.json`` and ``model-settings.json``; ``python tflite_model.py PAYLOAD FOLDER
-NAME PORT`` writes such a folder.
+Runs in an environment of its own (``mlserver==1.7.1 ai-edge-litert httptools``), started by ``mlserver start FOLDER``
+where FOLDER holds this file beside ``settings.json`` and ``model-settings.json``; ``python tflite_model.py PAYLOAD
+FOLDER NAME PORT`` writes such a folder.
 """
 
 import json
