@@ -2,12 +2,15 @@
 
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipeline.cli import main
+from pipeline.commands.node.running import _parsed
 
 
 class Asked(http.server.BaseHTTPRequestHandler):
@@ -80,9 +83,53 @@ def test_a_redirect_does_not_carry_the_token_elsewhere(listening: list[Listening
     assert (len(server.seen), other.seen) == (1, [])
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://", "http://[::1", "http://localhost:x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8080",
+        "ftp://localhost",
+        "http://",
+        "http://[::1",
+        "http://localhost:x",
+        f"http://{'a' * 70}.example",
+        "http://b\u00fccher..example",
+        "http://localhost/\u00fc",
+    ],
+)
 def test_what_is_no_address_is_refused_before_the_token_goes_anywhere(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["swap", "tiny", "--url", url]) == 2
     assert "no http or https address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held", [b"", b"a\nsecret", b"\xf1secret", "\u2192secret".encode(), b"a secret"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_what_is_no_token_is_refused_and_not_shown(
+    held: bytes,
+    in_file: bool,
+    listening: list[Listening],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "token").write_bytes(held)
+    monkeypatch.setenv("HOTSPARE_TOKEN", os.fsdecode(held))
+    arguments = ["--token-file", str(tmp_path / "token")] if in_file else []
+    assert main(["swap", "tiny", "--url", listening[0].url, *arguments]) == 13
+    told = capsys.readouterr().err
+    assert "holds no token" in told and "secret" not in told
+    assert listening[0].seen == []
+
+
+def test_what_a_server_says_cannot_steer_a_terminal(
+    listening: list[Listening], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for body in ({"done": "\x1b[31m\x07"}, {"other": "\x1b[2J"}):
+        listening[0].answer = (200, {}, body)
+        assert main(["swap", "tiny", "--url", listening[0].url]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_an_answer_without_a_bottom_is_no_answer() -> None:
+    assert _parsed(b"[" * 200_000) == {}

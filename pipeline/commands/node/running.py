@@ -4,6 +4,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pipeline.core.environment import TOKEN
 from pipeline.core.errors import KeyFileError, Refusal, Unreachable, UsageError
 from pipeline.core.files import read_bytes
 
+_TOKEN = re.compile(rb"[!-~]+")
 _SWAP_S = 120.0  # new workers are started, warmed and compared first
 _STATUS_S = 10.0
 _ANSWER_BYTES_MAX = 1 << 22
@@ -30,6 +32,8 @@ class RunningServer:
         try:
             parts = urlsplit(self.url)
             is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            (parts.hostname or "").encode("idna")  # as whoever looks the name up will
+            parts.path.encode("ascii")
         except ValueError:
             is_address = False
         if not is_address:
@@ -73,7 +77,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _parsed(content: bytes) -> dict[str, object]:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -86,7 +90,12 @@ def add_token_argument(parser: "argparse._ActionsContainer") -> None:
 def admin_token(args: argparse.Namespace) -> str:
     """Return the admin token that the arguments or the environment name; raises KeyFileError when there is none."""
     if args.token_file is not None:
-        return read_bytes(args.token_file, KeyFileError, "give the file that holds an admin token").decode().strip()
-    if TOKEN not in os.environ:
+        place = str(args.token_file)
+        held = read_bytes(args.token_file, KeyFileError, "give the file that holds an admin token")
+    elif TOKEN in os.environ:
+        place, held = f"The variable {TOKEN}", os.environb[TOKEN.encode()]
+    else:
         raise KeyFileError(f"A swap needs an admin token: --token-file FILE, or the variable {TOKEN}.")
-    return os.environ[TOKEN].strip()
+    if not _TOKEN.fullmatch(held.strip()):  # never shown: it may be another secret
+        raise KeyFileError(f"{place} holds no token; `hotspare token` prints one: a line of letters, digits, - and _.")
+    return held.strip().decode()

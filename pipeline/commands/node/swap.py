@@ -4,6 +4,7 @@ import argparse
 import json
 
 from pipeline.commands.node.running import RunningServer, add_token_argument, admin_token
+from pipeline.core.printable import printable
 
 EXAMPLE = "hotspare swap credit --url http://127.0.0.1:8080 --token-file admin.token"
 
@@ -19,5 +20,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for the swap and say what came of it."""
     answer = RunningServer(args.url, admin_token(args)).swap(args.model)
-    print(json.dumps(answer, indent=2, sort_keys=True) if args.json else answer.get("done", answer))
+    print(json.dumps(answer, indent=2, sort_keys=True) if args.json else printable(str(answer.get("done", answer))))
     return 0
