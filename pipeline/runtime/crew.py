@@ -77,6 +77,11 @@ class Worker:
         return self.facts is None and self.link is not None and not self.closing
 
     @property
+    def nonsense(self) -> str | None:
+        """Return what nonsense it talked, if it did: then it was killed by us, and how it ended tells nothing."""
+        return None if self.link is None else self.link.nonsense
+
+    @property
     def load(self) -> int:
         """Return how many requests it holds."""
         return len(self.sent_ms)
@@ -149,13 +154,13 @@ class Worker:
         """Have what it held dealt with, once."""
         if not self.settled and self.closing:
             self.settled, self.held = True, self.load
-            self._reports.settled(self, exit_status)
+            self._reports.settled(self, None if self.nonsense else exit_status)
 
     def tell_end(self) -> None:
         """Say once how it ended."""
         if not self.has_told_end:
             self.has_told_end = True
-            self._reports.ended(self, self.exit_status)
+            self._reports.ended(self, None if self.nonsense else self.exit_status)
 
     def kill(self) -> None:
         """End it at once, whatever state it is in."""

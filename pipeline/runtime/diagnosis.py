@@ -28,6 +28,7 @@ class Evidence:
     memory_bytes_ok: bool | None = None  # the engine's input bytes still have the digest that was verified
     disk_ok: bool | None = None  # the bundle on disk still verifies
     other_side_ok: bool | None = None  # the other side did the same thing well, at the same time
+    nonsense: str | None = None  # what it sent that is no frame, or no answer: it was killed for that
     suspects: int = 0  # requests that it was computing
     same_request: bool = False  # the other side is stuck on, or ended by, the same request
     oom_kills_delta: int | None = None  # kills by the kernel for want of memory, meanwhile
@@ -124,6 +125,8 @@ def _signal_name(number: int) -> str:
 
 def _ended(evidence: Evidence) -> _Finding:
     status, ending = evidence.exit_status, _ending(evidence)
+    if evidence.nonsense is not None:
+        return _Finding(Component.ENGINE, 0.8, ("it sent what no worker sends, and was ended", evidence.nonsense))
     if status is None or ending is None:
         return _Finding(Component.PROCESS, 0.5, ("its connection closed; how it ended is not known",))
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _FROM_OUTSIDE:

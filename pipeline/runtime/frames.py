@@ -78,11 +78,6 @@ class FrameReader:
         del self._held[:used]
         return frames
 
-    @property
-    def is_between(self) -> bool:
-        """Tell whether no frame is half read."""
-        return not self._held
-
     def _wanted(self) -> int:
         if len(self._held) < HEADER.size:
             return HEADER.size

@@ -55,14 +55,14 @@ class WorkerEvents(Protocol):
 
 
 class WorkerLink(asyncio.Protocol):
-    """The server's end of one worker; ``problem`` says what nonsense it talked, if it did.
+    """The server's end of one worker; ``nonsense`` says what it talked of that, if it did: it was killed for it.
 
     Requests are answered in the order they were sent. All methods do nothing once the worker is lost or killed.
     """
 
     def __init__(self, spawned: Spawned, events: WorkerEvents) -> None:
         self.pid = spawned.pid
-        self.problem: str | None = None
+        self.nonsense: str | None = None
         self._spawned = spawned
         self._events = events
         self._transport: asyncio.Transport | None = None
@@ -154,11 +154,11 @@ class WorkerLink(asyncio.Protocol):
         if self._early is not None:
             self._early.append(functools.partial(self.connection_lost, exc))
             return
-        self._lose(None if self._reader.is_between else "it ended in the middle of a frame")
+        self._lose(None)
 
-    def _lose(self, problem: str | None) -> None:
+    def _lose(self, nonsense: str | None) -> None:
         if not self._is_over:
-            self.problem = problem
+            self.nonsense = nonsense
             self._end()
             self._events.on_lost()
 

@@ -17,6 +17,10 @@ class Link(Protocol):
     """The server's end of one worker; all methods do nothing once the worker is lost or killed."""
 
     @property
+    def nonsense(self) -> str | None:
+        """Return what nonsense the worker talked, for which it was killed; None: it did not."""
+
+    @property
     def unsent_bytes(self) -> int:
         """Return how much the worker has not taken yet."""
 

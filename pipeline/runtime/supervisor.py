@@ -239,7 +239,7 @@ class Pair:
     def ended(self, worker: Worker, exit_status: int | None) -> None:
         """Say why a member ended that was ready and that nobody sent away."""
         if worker.seat.replica != TASTER_REPLICA and worker.facts is not None and not worker.dismissed:
-            evidence = self._watch.ended(exit_status, worker.held)
+            evidence = self._watch.ended(exit_status, worker.held, worker.nonsense)
             self.journal.note(f"{worker.seat}: {evidence.fault}", diagnose(worker.seat, evidence))
 
     def _give_back(self, worker: Worker) -> None:

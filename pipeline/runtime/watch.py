@@ -5,7 +5,7 @@ import itertools
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pipeline.core.names import Role
@@ -284,13 +284,14 @@ class Watch:
         if found is not None:
             self._ground.fail(worker, found, Evidence(fault=found, other_side_ok=True, errors=(problem,)))
 
-    def ended(self, exit_status: int | None, suspects: int) -> Evidence:
+    def ended(self, exit_status: int | None, suspects: int, nonsense: str | None) -> Evidence:
         """Return what is known of how a worker ended."""
         before, self._oom_kills = self._oom_kills, self._ground.oom_kills()
         starved = self._oom_kills - before
         killed = Fault.OUT_OF_MEMORY if starved else Fault.KILLED
         fault = Fault.CRASH if ended_by_itself(exit_status) else killed
-        return Evidence(fault=fault, exit_status=exit_status, suspects=suspects, oom_kills_delta=starved)
+        seen = Evidence(fault=fault, exit_status=exit_status, suspects=suspects, oom_kills_delta=starved)
+        return seen if nonsense is None else replace(seen, oom_kills_delta=None, nonsense=nonsense)
 
     # Hedges.
 

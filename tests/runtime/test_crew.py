@@ -1,6 +1,7 @@
 """The crew over real sockets: a worker's first words may wait there before anybody listens."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,14 @@ SEAT = Seat(Role.BACKUP)
 RUNS: list[Callable[[Coroutine[Any, Any, None]], None]] = [asyncio.run, uvloop.run]
 
 
+def crew_of(stand: StandIn, reports: Any) -> Crew:
+    async def spawn(_spec: object) -> Any:
+        return SimpleNamespace(pid=1, open=lambda events: WorkerLink.open(stand.spawned, events))
+
+    machine: Any = SimpleNamespace(spawn=spawn)
+    return Crew(machine, lambda *_: None, reports)  # type: ignore[arg-type,return-value]
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_a_worker_that_was_staged_before_anybody_listened_can_be_told_to_load(run: Any) -> None:
     async def play(stand: StandIn) -> None:
@@ -30,12 +39,7 @@ def test_a_worker_that_was_staged_before_anybody_listened_can_be_told_to_load(ru
             crew.load(worker.seat, worker.incarnation)
             staged.set()
 
-        async def spawn(_spec: object) -> Any:
-            return SimpleNamespace(pid=1, open=lambda events: WorkerLink.open(stand.spawned, events))
-
-        machine: Any = SimpleNamespace(spawn=spawn)
-        reports: Any = SimpleNamespace(staged=load)
-        crew = Crew(machine, lambda *_: None, reports)  # type: ignore[arg-type,return-value]
+        crew = crew_of(stand, SimpleNamespace(staged=load))
         worker = crew.start(SEAT, 1, then_load=False)
         await asyncio.wait_for(staged.wait(), 10)
         await asyncio.sleep(0)  # what is sent in one turn of the loop leaves at its end
@@ -45,3 +49,25 @@ def test_a_worker_that_was_staged_before_anybody_listened_can_be_told_to_load(ru
 
     with stand_in() as stand:
         run(play(stand))
+
+
+def test_how_a_worker_ended_that_was_killed_for_nonsense_tells_nothing_so_its_request_may_be_to_blame() -> None:
+    async def play(stand: StandIn) -> None:
+        lost = asyncio.Event()
+        told: list[object] = []
+        reports = SimpleNamespace(
+            lost=lambda _worker: lost.set(),
+            settled=lambda _worker, status: told.append(("settled", status)),
+            ended=lambda worker, status: told.append(("ended", status, worker.nonsense)),
+        )
+        crew = crew_of(stand, reports)
+        crew.start(SEAT, 1, then_load=True)
+        stand.connection.sendall(b"\xff" * 64)
+        await asyncio.wait_for(lost.wait(), 10)
+        crew.exited(1, signal.SIGKILL)
+        assert told[0] == ("settled", None)
+        assert told[1][:2] == ("ended", None)  # type: ignore[index]
+        assert "announced" in told[1][2]  # type: ignore[index]
+
+    with stand_in() as stand:
+        asyncio.run(play(stand))

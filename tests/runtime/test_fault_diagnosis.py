@@ -24,6 +24,7 @@ CASES = [
     ("abort, core dumped", Evidence(Fault.CRASH, exit_status=signal.SIGABRT | 0x80), Component.ENGINE),
     ("exit", Evidence(Fault.CRASH, exit_status=exited(1)), Component.ENGINE),
     ("no status", Evidence(Fault.CRASH), Component.PROCESS),
+    ("nonsense", Evidence(Fault.CRASH, nonsense="255 is no kind of frame", suspects=1), Component.ENGINE),
     ("kernel's kill", Evidence(Fault.KILLED, exit_status=signal.SIGKILL, oom_kills_delta=1), Component.RESOURCE),
     ("allocation", Evidence(Fault.CRASH, exit_status=exited(1), errors=("MemoryError",)), Component.RESOURCE),
     ("limit", Evidence(Fault.ERRORS, errors=("std::bad_alloc in op 3",), other_side_ok=True), Component.RESOURCE),

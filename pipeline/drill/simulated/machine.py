@@ -19,6 +19,7 @@ class SimulatedLink:
     """One server's end of a worker."""
 
     unsent_bytes = 0
+    nonsense = None
 
     def __init__(self, process: Process) -> None:
         self._process = process
