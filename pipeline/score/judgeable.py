@@ -65,24 +65,34 @@ def _require_enough(recipe: Recipe, split: Split) -> None:
         )
 
 
-def _require_labels(recipe: Recipe, split: Split, answers: tuple[int, ...]) -> None:
-    labels = required_labels(recipe, split)
-    form = find_form(recipe.metric, labels.shape, answers)
-    if recipe.metric is Metric.RMSE:
+def require_telling_labels(metric: Metric, split: Split) -> None:
+    """Check what labels can be asked before a model is there: whether two models could do differently by the metric.
+
+    Raises DataError for labels of one class, too few of one, others than 0 and 1 where a metric needs these, or lists
+    without exactly one positive.
+    """
+    labels = split.labels
+    if labels is None or metric in (Metric.RMSE, Metric.FIDELITY):
         return
-    if recipe.metric is Metric.ACCURACY and (form is not Form.CLASSES or answers[-1] > 0):
-        require_classes(labels, answers[-1] if form is Form.CLASSES else 1)
-    if recipe.metric is not Metric.ACCURACY:
-        _require_binary(recipe, split, labels)
+    if metric is not Metric.ACCURACY:
+        _require_binary(metric, split, labels)
     elif labels.min() == labels.max():
         raise DataError(
             f"all labels are {labels.flat[0]:g}, one class only, so that any constant is right; add others."
         )
 
 
-def _require_binary(recipe: Recipe, split: Split, labels: Array) -> None:
+def _require_labels(recipe: Recipe, split: Split, answers: tuple[int, ...]) -> None:
+    labels = required_labels(recipe, split)
+    form = find_form(recipe.metric, labels.shape, answers)
+    if recipe.metric is Metric.ACCURACY and (form is not Form.CLASSES or answers[-1] > 0):
+        require_classes(labels, answers[-1] if form is Form.CLASSES else 1)
+    require_telling_labels(recipe.metric, split)
+
+
+def _require_binary(metric: Metric, split: Split, labels: Array) -> None:
     positive = binary(labels.reshape(len(labels)))
-    if recipe.metric.is_ranking:
+    if metric.is_ranking:
         lists = lists_of(split.groups, split.rows)
         positive_ranks(np.zeros(len(labels)), positive, lists)
     elif positive.min() == positive.max():

@@ -128,8 +128,12 @@ def midranks(scores: Floats) -> Floats:
 
 def binary(labels: Array) -> npt.NDArray[np.bool_]:
     """Return labels as booleans (n,); raises DataError when they are not all 0 or 1."""
-    if not np.all((labels == 0) | (labels == 1)):
-        raise DataError("The metric needs labels of 0 and 1; the data hold others.")
+    strangers = labels[(labels != 0) & (labels != 1)]
+    if strangers.size:
+        raise DataError(
+            f"The metric needs labels of 0 and 1; {strangers.size} of {labels.size} are others, such as "
+            f"{strangers[0]:g}; save them as 0 and 1."
+        )
     return np.asarray(labels == 1)
 
 

@@ -1,7 +1,9 @@
 """``hotspare init``: what no stage could use is refused before anything is written."""
 
 import json
+import shlex
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -22,10 +24,10 @@ def begin(tmp_path: Path, monkeypatch, fixture_models: Path):
     """Run ``init`` on a tiny model and rows that differ from good ones; a change to None leaves an array out."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*more: str, source: Path = fixture_models / "tiny_dense.tflite", **changes) -> int:
+    def run(*more: str, source: Path = fixture_models / "tiny_dense.tflite", folder: str = "project", **changes) -> int:
         rows = {**tiny_rows(ROWS, seed=1), **changes}
         np.savez("rows.npz", **{name: array for name, array in rows.items() if array is not None})
-        return main(["init", "project", "--model", "tiny", "--source", str(source), "--data", "rows.npz", *more])
+        return main(["init", folder, "--model", "tiny", "--source", str(source), "--data", "rows.npz", *more])
 
     return run
 
@@ -54,6 +56,24 @@ def test_rows_that_no_stage_could_use_are_refused_in_one_sentence(begin, capsys,
     assert begin(**changes) == 11
     said = capsys.readouterr().err
     assert words in said
+    assert said.count("\n") == 1
+    assert not Path("project").exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "words"),
+    [
+        ("auc", np.ones(ROWS), "the labels hold one only"),
+        ("auc", np.arange(ROWS) % 2 + 1, "are others, such as 2"),
+        ("auc", np.arange(ROWS) == 5, "one"),
+        ("accuracy", np.ones(ROWS), "one class only"),
+    ],
+)
+def test_labels_that_can_judge_no_model_are_refused_before_any_stage(begin, capsys, metric, labels, words) -> None:
+    assert begin("--metric", metric, y=labels) == 11
+    said = capsys.readouterr().err
+    assert words in said
+    assert "rows.npz, the validation rows: " in said
     assert said.count("\n") == 1
     assert not Path("project").exists()
 
@@ -146,6 +166,20 @@ def test_what_was_written_goes_away_when_the_end_fails(begin, monkeypatch, is_ne
     assert begin() == 43
     assert Path("project").exists() is not is_new
     assert is_new or not list(Path("project").iterdir())
+
+
+def test_a_failure_of_dvc_is_told_by_the_line_that_says_why(begin, monkeypatch, capsys) -> None:
+    said = "import sys; sys.exit('ERROR: no room\\n\\nHaving any troubles? Hit us up')"
+    monkeypatch.setattr(init, "_init_repositories", lambda _: init._call([sys.executable, "-c", said], Path()))
+    assert begin() == 43
+    assert "(ERROR: no room)" in capsys.readouterr().err
+
+
+def test_the_next_steps_can_be_pasted_whatever_the_folder_is_called(begin, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(init, "_init_repositories", lambda _: None)
+    folder = "anna's models"
+    assert begin(folder=folder) == 0
+    assert f"cd {shlex.quote(folder)}\n" in capsys.readouterr().out
 
 
 def test_git_is_asked_for_by_name(begin, monkeypatch, capsys) -> None:

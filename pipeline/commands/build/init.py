@@ -1,6 +1,7 @@
 """``hotspare init``: a project around your own trained model."""
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from pipeline.data.sources import parse_columns, write_splits
 from pipeline.data.splits import BESIDE_INPUTS, Split, open_split
 from pipeline.engines.base import count_rows
 from pipeline.engines.open import open_session
+from pipeline.score.judgeable import require_telling_labels
 
 EXAMPLE = "hotspare init fraud-project --model fraud --source fraud.keras --data rows.npz --metric auc"
 
@@ -79,12 +81,13 @@ def run(args: argparse.Namespace) -> int:
         data = args.folder / "data" / args.model
         write_splits(args.data, columns, data, args.seed)
         _check_data(args, source_format, data / "train.npz")
+        _check_labels(args, data / "validation.npz")
         _copy_source(args.source, source_format, args.folder / "models" / args.model)
         _write_scaffold(args.folder, args.model, recipe)
         _init_repositories(args.folder)
     print(
         f"{args.folder} is ready. Next:\n"
-        f"  cd {args.folder}\n"
+        f"  cd {shlex.quote(str(args.folder))}\n"
         "  hotspare keys new artifacts/keys --trust artifacts/trust.yaml\n"
         "  dvc repro\n"
         f"What to change first: recipes/models/{args.model}.yaml (budgets, variants, what the model card says)."
@@ -132,6 +135,14 @@ def _check_data(args: argparse.Namespace, source_format: SourceFormat, rows: Pat
         raise DataError(f"{args.data} has no lists, and {metric} needs them; add the key 'group', one id a row.")
 
 
+def _check_labels(args: argparse.Namespace, rows: Path) -> None:
+    """Raise DataError for labels by which no model could be judged: told here, and not after minutes of fine-tuning."""
+    try:
+        require_telling_labels(Metric(args.metric), open_split(rows, _likely_inputs(rows)))
+    except DataError as error:
+        raise DataError(f"{args.data}, the {rows.stem} rows: {error}") from error
+
+
 def _fitting(source: Path, model_format: Format, rows: Path) -> Split:
     try:
         session = open_session(model_format, read_ready_made(source, model_format))
@@ -139,7 +150,11 @@ def _fitting(source: Path, model_format: Format, rows: Path) -> Split:
         raise ModelError(f"{source}: {error}") from error
     dtypes = {spec.name: spec.dtype for spec in session.inputs}
     split = open_split(rows, sorted(dtypes))
-    count_rows(session.inputs, cast_tensors(split.inputs, dtypes, str(rows)))
+    inputs = cast_tensors(split.inputs, dtypes, str(rows))
+    try:
+        count_rows(session.inputs, inputs)
+    except DataError as error:
+        raise DataError(f"{rows}: {error}") from error
     return split
 
 
@@ -246,6 +261,12 @@ def _call(command: Sequence[str], folder: Path) -> str:
         command, cwd=folder, capture_output=True, text=True, errors="replace", env=for_children(), check=False
     )
     if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        words = _told(done.stderr)
         raise FileAccess(f"`{' '.join(command)}` failed in {folder} ({words}); mend that, then run this again.")
     return done.stdout
+
+
+def _told(stderr: str) -> str:
+    """Return the line that says why: dvc ends with one on where to get help."""
+    lines = stderr.strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if line.startswith(("ERROR", "fatal"))), lines[-1])
