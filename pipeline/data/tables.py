@@ -19,11 +19,15 @@ ColumnMap = Mapping[str, Sequence[str]]
 
 _ROWS_A_BATCH = 1 << 15
 _INT32 = np.iinfo(np.int32)
+_WHOLE_MAX = 2**53  # above this a float64 leaves out integers
 
 
 @dataclass
 class _Growing:
-    """One array growing on disk; integers are kept wide until their range is known."""
+    """One array growing on disk; integers are kept wide until their range is known.
+
+    So are numbers that may yet turn out to be integers: in float64, which holds them exactly up to 2^53.
+    """
 
     path: Path
     stream: BinaryIO
@@ -32,13 +36,15 @@ class _Growing:
     rows: int = 0
     low: int = 0
     high: int = 0
+    is_whole: bool = True
 
     def add(self, block: Array) -> None:
         if self.shape not in (None, block.shape[1:]):
             raise DataError(f"its lists differ in length ({self.shape} and {block.shape[1:]}); make them equal.")
         self.shape = block.shape[1:]
         self.rows += len(block)
-        if block.size and self.dtype.kind == "i":
+        self.is_whole = self.is_whole and (self.dtype.kind == "i" or (self.dtype == np.float64 and _are_whole(block)))
+        if block.size and self.is_whole:
             self.low, self.high = min(self.low, int(block.min())), max(self.high, int(block.max()))
         self.stream.write(np.ascontiguousarray(block, self.dtype).tobytes())
 
@@ -48,8 +54,13 @@ class _Growing:
         return np.memmap(self.path, self.dtype, "r", 0, shape) if self.rows else np.empty(shape, self.dtype)
 
     def final_dtype(self) -> npt.DTypeLike:
-        fits = self.dtype.kind == "i" and _INT32.min <= self.low and self.high <= _INT32.max
-        return np.int32 if fits else self.dtype
+        if not self.is_whole:
+            return np.float32
+        return np.int32 if _INT32.min <= self.low and self.high <= _INT32.max else np.int64
+
+
+def _are_whole(numbers: Array) -> bool:
+    return bool(((np.abs(numbers) <= _WHOLE_MAX) & (numbers == np.floor(numbers))).all())
 
 
 @dataclass
@@ -86,8 +97,9 @@ def stream_table(path: Path, columns: ColumnMap | None, scratch: Path) -> Stream
             if not path_is_csv(path):
                 raise
             # The types of a csv are guessed from its beginning: whole numbers there may be fractions further on.
-            wider = {name: pa.float64() if _is_whole(kind) else kind for name, kind in types.items()}
-            return _stream(path, chosen, wider, scratch)
+            doubted = frozenset(name for name, kind in types.items() if _is_whole(kind))
+            wider = {name: pa.float64() if name in doubted else kind for name, kind in types.items()}
+            return _stream(path, chosen, wider, scratch, doubted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError, UnicodeDecodeError) as error:
         brief = " ".join(str(error).split())[:200]
         raise DataError(f"{path} cannot be read as a table ({brief}); correct it.") from error
@@ -163,10 +175,17 @@ def _item_type(kind: Any) -> Any | None:
     return kind.value_type if is_list and _is_number(kind.value_type) else None
 
 
-def _stream(path: Path, chosen: ColumnMap, types: Mapping[str, Any], scratch: Path) -> Streamed:
+def _stream(
+    path: Path, chosen: ColumnMap, types: Mapping[str, Any], scratch: Path, doubted: frozenset[str] = frozenset()
+) -> Streamed:
+    """Stream the chosen columns; ``doubted`` are read as floats and may still hold integers alone, such as ids."""
+    dtypes = {
+        key: np.dtype(np.float64) if doubted.issuperset(names) else _dtype([types[name] for name in names])
+        for key, names in chosen.items()
+    }
     growing = {
-        key: _Growing(place := scratch / f"column-{index}", place.open("wb"), _dtype([types[name] for name in names]))
-        for index, (key, names) in enumerate(sorted(chosen.items()))
+        key: _Growing(place := scratch / f"column-{index}", place.open("wb"), dtypes[key])
+        for index, key in enumerate(sorted(chosen))
     }
     unusable = {name: _Unusable() for names in chosen.values() for name in names}
     try:

@@ -237,6 +237,17 @@ def test_fractions_far_into_a_csv_that_began_with_whole_numbers_are_kept(tmp_pat
     assert max(part["x"].max() for part in found.values()) == 2.5
 
 
+def test_ids_in_a_csv_stay_apart_where_another_column_turns_to_fractions(tmp_path: Path) -> None:
+    ids, path = 20_000_001 + np.arange(200_000) // 10, tmp_path / "long.csv"  # float32 knows the even ones alone
+    values = ["1"] * 199_999 + ["2.5"]
+    path.write_text(
+        "income,group,default\n" + "\n".join(f"{value},{one},1" for value, one in zip(values, ids, strict=True))
+    )
+    found = split(str(path), tmp_path, {"x": ["income"], "group": ["group"], "y": ["default"]})
+    assert sum(len(np.unique(part["group"])) for part in found.values()) == 20_000
+    assert {(part["group"].dtype, part["y"].dtype) for part in found.values()} == {(np.dtype("i4"), np.dtype("i4"))}
+
+
 def test_text_far_into_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     path.write_text("income,default\n" + "1,1\n" * 400_000 + "many,1\n")
