@@ -128,7 +128,7 @@ class FineTuning:
     ] = 0.0
     patience: Annotated[
         int | None,
-        Rule("Epochs without a better validation loss before it stops.", minimum=1),
+        Rule("Epochs without a better loss on a tenth of the training rows, held out, before it stops.", minimum=1),
     ] = None
     distribute: Annotated[
         Distribution, Rule("none, mirrored (over local devices) or multi_worker (processes, `workers` of them).")

@@ -27,7 +27,7 @@ class Progress:
     """What is done: ``phase`` is running, ``epoch`` epochs of it are finished; ``files`` hold its arrays.
 
     ``start`` are the plain weights that the phase began with, ``now`` the state after the last epoch, ``best`` the
-    state with the least validation loss.
+    state with the least loss on the rows held out.
     """
 
     digest: str

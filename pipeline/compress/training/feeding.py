@@ -1,7 +1,7 @@
 """Training rows, a batch at a time from the mapped file, in an order that (seed, phase, epoch) alone fixes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from pipeline.core.tensors import Array, cast_tensors
 from pipeline.data.splits import open_split
 
 Order = npt.NDArray[np.int64]
+HELD_OUT_RATIO = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rows:
-    """A mapped split, ready to be read by index."""
+    """A mapped split, ready to be read by index; ``chosen`` are the file's rows that it is made of, None means all."""
 
     place: str
     inputs: Mapping[str, Array]
@@ -43,11 +44,12 @@ class Rows:
     labels: Array | None
     weights: Array | None
     names: Sequence[str]  # in the model's order
+    chosen: Order | None = None
 
     @property
     def count(self) -> int:
         """Return how many rows there are."""
-        return len(next(iter(self.inputs.values())))
+        return len(next(iter(self.inputs.values()))) if self.chosen is None else len(self.chosen)
 
     def can_judge(self, answers: Array) -> bool:
         """Tell whether the labels are of an output's form: (rows, k) for answers (rows, k), or a class a row."""
@@ -58,6 +60,7 @@ class Rows:
 
     def take(self, order: Order) -> Batch:
         """Read rows by index; raises DataError when they do not fit the model's types."""
+        order = order if self.chosen is None else self.chosen[order]
         read = {name: np.asarray(self.inputs[name][order]) for name in self.names}
         cast = cast_tensors(read, self.dtypes, self.place)
         labels = None if self.labels is None else np.asarray(self.labels[order], np.float32).reshape(len(order), -1)
@@ -77,6 +80,16 @@ def open_rows(path: str, dtypes: Mapping[str, np.dtype[np.generic]]) -> Rows:
     """
     split = open_split(Path(path), sorted(dtypes))
     return Rows(path, split.inputs, dtypes, split.labels, split.weights, tuple(dtypes))
+
+
+def hold_out(rows: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Part rows by chance into those to train on and a tenth that judges epochs.
+
+    Not the validation rows: an epoch that was picked by its luck on them would be certified by the same luck.
+    """
+    order = np.random.default_rng(seed).permutation(rows.count)
+    held = max(1, round(HELD_OUT_RATIO * rows.count))
+    return replace(rows, chosen=np.sort(order[held:])), replace(rows, chosen=np.sort(order[:held]))
 
 
 def shuffled(rows: int, seed: int, phase: int, epoch: int) -> Order:

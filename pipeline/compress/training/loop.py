@@ -47,7 +47,7 @@ class Course:
     phase: Phase
     stepper: Stepper
     rows: Rows
-    validation: Rows
+    held_out: Rows
     checkpoints: Checkpoints
     pace: Pace
 
@@ -132,17 +132,17 @@ def _check(course: Course, loss: float) -> None:
 
 
 def _judged(course: Course, progress: Progress) -> tuple[Progress, bool]:
-    """Judge an epoch on the validation rows where the recipe has patience, once the promise holds in full."""
+    """Judge an epoch on the rows held out where the recipe has patience, once the promise holds in full."""
     patience = course.job.fine_tuning.patience
     if patience is None or progress.epoch * course.steps <= course.phase.settled_at:
         return progress, False
-    loss = _validation_loss(course)
+    loss = _held_out_loss(course)
     if progress.best_loss is None or loss < progress.best_loss:
         return replace(progress, best_loss=loss, waited=0), True
     waited = progress.waited + 1
     return replace(progress, waited=waited, ended=waited >= patience), False
 
 
-def _validation_loss(course: Course) -> float:
-    batches = course.validation.in_order(course.job.fine_tuning.batch_size)
-    return math.fsum(course.stepper.judge(batch) * batch.rows for batch in batches) / course.validation.count
+def _held_out_loss(course: Course) -> float:
+    batches = course.held_out.in_order(course.job.fine_tuning.batch_size)
+    return math.fsum(course.stepper.judge(batch) * batch.rows for batch in batches) / course.held_out.count

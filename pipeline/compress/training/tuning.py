@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pipeline.compress.job import ROWS_CHECKED_MAX, Job
 from pipeline.compress.training.checkpointing import Checkpoints, open_checkpoints
-from pipeline.compress.training.feeding import Rows, open_rows
+from pipeline.compress.training.feeding import Rows, hold_out, open_rows
 from pipeline.compress.training.identity import digest_of
 from pipeline.compress.training.loop import Course, OnStep, Pace, put, run, values_of
 from pipeline.compress.training.objective import Kind, Objective, compiled_loss, kind_of, label_loss_of
@@ -50,8 +50,9 @@ def tune(trained: Trained, teacher: Any, job: Job, team: Team, on_step: OnStep) 
     plain = _shrunk(trained.keras_model, variant, job, rows)
     student = plain if job.fine_tuning.distribute is Distribution.NONE else _under(team.strategy, plain)
     digest = digest_of(job, trained.made_by)
+    kept, held_out = hold_out(rows, job.seed) if job.fine_tuning.patience is not None else (rows, rows)
     with open_checkpoints(Path(job.state), digest, team.is_chief) as checkpoints:
-        work = _Work(job, variant, rows, validation, objective, teacher, team, checkpoints)
+        work = _Work(job, variant, kept, held_out, objective, teacher, team, checkpoints)
         paths = work.run_all(student, on_step)
     put(variables(plain), values_of(variables(student)))
     _require_promise(plain, job, variant)
@@ -63,7 +64,7 @@ class _Work:
     job: Job
     variant: Variant
     rows: Rows
-    validation: Rows
+    held_out: Rows
     objective: Objective
     teacher: Any
     team: Team
@@ -116,7 +117,7 @@ class _Work:
     def _course(self, index: int, name: str, phase: Phase, pace: Pace) -> Course:
         rate = self.job.fine_tuning.learning_rate
         stepper = Stepper(phase, self.teacher, self.objective, rate, self.team.strategy)
-        return Course(self.job, index, name, phase, stepper, self.rows, self.validation, self.checkpoints, pace)
+        return Course(self.job, index, name, phase, stepper, self.rows, self.held_out, self.checkpoints, pace)
 
 
 def asked_sparsity(job: Job) -> float:

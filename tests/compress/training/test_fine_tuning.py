@@ -16,13 +16,16 @@ from pipeline.core.tensors import Array
 pytestmark = pytest.mark.slow
 
 SHORT = {"epochs": 2}
-IMPATIENT = {"epochs": 20, "patience": 1, "learning_rate": 0.05, "batch_size": 256}
+IMPATIENT = {"epochs": 20, "patience": 1, "learning_rate": 0.02, "batch_size": 256}
+PATIENT = {"epochs": 20, "patience": 9, "learning_rate": 0.005, "batch_size": 256}
 BLEND = {"epochs": 2, "distill_ratio": 0.5}
 JOBS: list[dict[str, Any]] = [
     {"name": "p50", "model": "signal", "variant": "p50", "tuning": SHORT},
     {"name": "p50 resumed", "model": "signal", "variant": "p50", "tuning": SHORT, "stops_at": [6, 15]},
     {"name": "p24", "model": "signal", "variant": "p24", "train": "unlabelled", "tuning": SHORT},
     {"name": "p50b", "model": "signal", "variant": "p50b", "tuning": IMPATIENT},
+    {"name": "judged", "model": "signal", "variant": "p50b", "tuning": PATIENT},
+    {"name": "judged otherwise", "model": "signal", "variant": "p50b", "validation": "turned", "tuning": PATIENT},
     {"name": "p50s", "model": "signal", "variant": "p50s", "tuning": {"epochs": 4}},
     {"name": "p50s untuned", "model": "signal", "variant": "p50s", "tuning": {"epochs": 0}},
     {"name": "all", "model": "signal", "variant": "p50c16qat", "tuning": BLEND},
@@ -76,6 +79,10 @@ def test_blocks_are_neighbours_in_the_file_and_patience_ends_early(made: dict[st
         empty = (kernel.reshape(-1, 4) == 0).all(axis=1)
         assert empty.mean() == pytest.approx(0.5, abs=0.02)
     assert max(step["done"] for step in made["p50b"]["steps"]) < 60
+
+
+def test_validation_labels_pick_no_epoch_because_they_are_to_certify_it(made: dict[str, Told]) -> None:
+    assert made["judged otherwise"]["exports"] == made["judged"]["exports"]
 
 
 def test_structured_pruning_makes_tensors_smaller(made: dict[str, Told]) -> None:

@@ -27,7 +27,7 @@ def job_of(folder: Path, asked: dict) -> Job:
         source=str(folder / f"{model}.keras"),
         source_format=SourceFormat.KERAS,
         train=str(folder / f"{asked.get('train', model)}.npz"),
-        validation=str(folder / f"{model}.npz"),
+        validation=str(folder / f"{asked.get('validation', model)}.npz"),
         metric=Metric(asked.get("metric", "accuracy")),
         fine_tuning=read(FineTuning, tuning),
         formats=(Format.TFLITE,),
@@ -96,6 +96,7 @@ def _save_models(folder: Path, library: str) -> None:
     np.savez(folder / "signal.npz", x=x, y=y)
     np.savez(folder / "nine.npz", x=x, y=y + 7)
     np.savez(folder / "unlabelled.npz", x=x)
+    np.savez(folder / "turned.npz", x=x, y=2 - y)
     signal = keras.Input((12, 4), name="x")
     hidden = layers.Conv1D(8, 3, activation="relu")(signal)
     hidden = layers.Dropout(0.1)(layers.BatchNormalization()(hidden))
