@@ -50,18 +50,18 @@ class Debts:
         """Take that the server itself was late by so much: nobody owes that."""
         self._lag_ms += lag_ms
 
-    def judge(self, workers: Sequence[Worker], now: float) -> None:
-        """End who is overdue by its own fault."""
+    def judge(self, workers: Sequence[Worker], now: float, is_late: bool = False) -> None:
+        """End who is overdue by its own fault; with ``is_late`` who was so at ``now``, which is a while ago."""
         self._debts = {worker: self._debt(worker) for worker in workers if worker.sent_ms}
         if not self._debts:
             return
         ages = {worker: self._age_ms(debt, now) for worker, debt in self._debts.items()}
-        late = {worker: self._looked(worker, now) for worker, age in ages.items() if age >= self._settings.hedge_max_ms}
+        late = {worker: self._looked(worker) for worker, age in ages.items() if age >= self._settings.hedge_max_ms}
         # All are compared before the first is evicted: its requests are sent on then, and it holds none any more.
         stuck_with = {one: self._are_same(late[one], [late[two] for two in late if two is not one]) for one in late}
         for worker, debt in late.items():
             if worker.usable:
-                self._overdue(worker, debt, ages[worker], stuck_with[worker])
+                self._overdue(worker, debt, ages[worker], stuck_with[worker], is_late)
 
     def _debt(self, worker: Worker) -> _Debt:
         oldest, known = next(iter(worker.sent_ms)), self._debts.get(worker)
@@ -73,8 +73,9 @@ class Debts:
     def _age_ms(self, debt: _Debt, now: float) -> float:
         return now - debt.since_ms - (self._lag_ms - debt.lag_ms)
 
-    def _looked(self, worker: Worker, now: float) -> _Debt:
+    def _looked(self, worker: Worker) -> _Debt:
         if self._debts[worker].then is None:
+            now = self._ground.now_ms()
             self._debts[worker] = replace(self._debts[worker], then=look_at(worker), then_ms=now)
         return self._debts[worker]
 
@@ -84,7 +85,7 @@ class Debts:
             return True
         return any(self._flights.is_same(debt.request_id, one.request_id) for one in others) if others else None
 
-    def _overdue(self, worker: Worker, debt: _Debt, age: float, same: bool | None) -> None:
+    def _overdue(self, worker: Worker, debt: _Debt, age: float, same: bool | None, is_late: bool) -> None:
         found = look_at(worker)
         if found is None or debt.then is None:
             return
@@ -93,7 +94,8 @@ class Debts:
         waited = waited_ms(debt.then, found, between)
         expected = self._flights.rows_of(debt.request_id) * (worker.facts.p50_ms if worker.facts else 0.0)
         late, ran = same is False, found.cpu_ms - debt.then.cpu_ms
-        if ran > BUSY_SHARE * max(self._settings.evict_after_ms, detectors.LARGE_WORK_FACTOR * expected):
+        limit = max(self._settings.evict_after_ms, detectors.LARGE_WORK_FACTOR * expected)
+        if ran > BUSY_SHARE * limit and not is_late:  # else it may have run for others since, and answered them
             waited = 0.0  # it had processor time enough for far more than this request: it is busy with nothing
         fault = detectors.overdue(age, waited, found.state, self._settings, expected_ms=expected, other_late=late)
         if fault is None:

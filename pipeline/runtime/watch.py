@@ -124,11 +124,12 @@ class Watch:
 
     def tick(self) -> None:
         """Look at every worker."""
-        now = self._ground.now_ms()
-        lag, self._last_tick_ms = now - self._last_tick_ms - _TICK_MS, now
+        now, before = self._ground.now_ms(), self._last_tick_ms
+        lag, self._last_tick_ms = now - before - _TICK_MS, now
         workers = self._ground.ready_workers()
         self._forget(set(workers))
-        if lag > LAG_MS:  # answers may wait unread: nobody is judged in this tick
+        if lag > LAG_MS:  # answers of the time since may wait unread: judged is what was owed before
+            self._debts.judge(workers, before, is_late=True)
             self._debts.forgive(lag)
         else:
             self._debts.judge(workers, now)

@@ -1,5 +1,7 @@
 """Whose fault a late answer is, with processes that a test makes up."""
 
+import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.members import Fault, Seat
 from pipeline.runtime.procfs import ProcessSample
 from pipeline.runtime.settings import Settings
+from pipeline.runtime.shadowing import Shadowing
+from pipeline.runtime.watch import Watch
 
 SETTINGS = Settings()
 
@@ -25,7 +29,7 @@ class Late:
         self.sent_ms = dict.fromkeys(requests, 0.0)
         self.last_answer_ms = 0.0
         self.state, self.cpu, self.waited = state, cpu, waited
-        self.usable = True
+        self.usable, self.closing = True, False
         self.suspects: set[int] = set()
 
     @property
@@ -140,3 +144,47 @@ def test_an_answer_begins_a_new_debt(monkeypatch) -> None:
     world.run(300)
     assert world.faults == [(Role.PRIMARY, Fault.HANG)]
     assert worker.suspects == {8}
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, worker: Late) -> tuple[World, Watch]:
+    """Put a whole watch over one worker, whose canary is under way."""
+    world = World(monkeypatch, worker)
+    ground: Any = SimpleNamespace(
+        term=1, now_ms=world.now_ms, oom_kills=lambda: 0, fail=world.fail, ready_workers=lambda: [worker]
+    )
+    release: Any = SimpleNamespace(bundles={})
+    watch = Watch(release, SETTINGS, ground, world, itertools.count(9), Shadowing(None, 0.0))  # type: ignore[arg-type]
+    watch._watched[worker] = SimpleNamespace(probe=(7, 0, 0.0))  # type: ignore[index,assignment]
+    return world, watch
+
+
+@pytest.mark.parametrize(("state", "fault"), [("T", Fault.STOPPED), ("S", Fault.HANG)])
+def test_a_server_that_is_always_late_still_finds_who_owes_an_answer(monkeypatch, state: str, fault: Fault) -> None:
+    world, watch = watched(monkeypatch, Late(Role.PRIMARY, 7, state=state, cpu=0.0))
+    while world.now < 920 and not world.found:
+        world.now += 40
+        watch.tick()
+    assert world.faults == [(Role.PRIMARY, fault)]
+
+
+def test_what_came_while_the_server_was_late_may_wait_unread_and_is_not_held_against_anybody(monkeypatch) -> None:
+    worker = Late(Role.PRIMARY, 7, state="S", cpu=0.0)
+    world, watch = watched(monkeypatch, worker)
+    while world.now < SETTINGS.evict_after_ms - 10:
+        world.now += 10
+        watch.tick()
+    world.now += 500
+    watch.tick()
+    assert world.found == []
+
+
+def test_who_had_waited_for_a_processor_and_ran_for_others_while_the_server_was_late_is_let_be(monkeypatch) -> None:
+    worker = Late(Role.PRIMARY, 7, cpu=0.02, waited=0.98)
+    world, watch = watched(monkeypatch, worker)
+    while world.now < SETTINGS.evict_after_ms + 50:
+        world.now += 10
+        watch.tick()
+    world.now += 500
+    worker.cpu = 0.9  # its answer to 7 waits unread, and those to others
+    watch.tick()
+    assert world.found == []
