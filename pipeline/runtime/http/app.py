@@ -30,6 +30,7 @@ _MODELS = "/v2/models/"
 _INFER = "/infer"
 _OK = 200
 _WITH_VERSION = 3
+_LOGGED_CHARS = 500  # of a path: thousands of lines may wait for whoever reads the log
 _LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 
 
@@ -111,7 +112,7 @@ class Front:
         record: MutableMapping[str, Any] = {
             "kind": "access",
             "method": scope["method"],
-            "path": printable(scope["path"]),
+            "path": printable(scope["path"][:_LOGGED_CHARS]),
             "status": status,
             "ms": round(took_s * 1000, 3),
             "client": (scope.get("client") or ("",))[0],

@@ -110,6 +110,12 @@ class Connection(HttpToolsProtocol):
         self.scope[WHOLE] = self.cycle  # type: ignore[literal-required]
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """Go on with the next request, unless nobody can tell where it begins: the body may come or not any more."""
+        super().on_response_complete()
+        if self.expect_100_continue and self._in_message and not self._in_head and self.cycle.response_complete:
+            self.transport.close()
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         self._refuse(error_reply(400, f"This is not HTTP/1.1: {msg}"))

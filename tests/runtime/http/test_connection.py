@@ -182,6 +182,16 @@ def test_an_expectation_is_met_before_the_body_is_sent():
     assert asyncio.run(run()).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize(("path", "status"), [(b"/v2/health/live", 405), (b"/admin/models/tiny/swap", 404)])
+def test_after_an_expectation_that_was_refused_no_request_is_taken_for_the_body(path, status):
+    async def run():
+        async with serving() as (port, _):
+            head = b"POST %s HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n" % path
+            return await say(port, head, end=False)
+
+    assert status_and_error(asyncio.run(run()))[0] == status
+
+
 def mutated(chance):
     """Return a request that was cut, doubled, spliced or had bytes changed."""
     data = bytearray(REQUEST)

@@ -313,6 +313,13 @@ def test_a_path_in_the_log_cannot_steer_a_terminal(service):
     assert records[0]["path"] == "/\\x9b31m\\u202e\\n"
 
 
+def test_a_path_without_end_does_not_fill_the_log(service):
+    records = []
+    client = Client(service, FrontSettings(access_log=records.append))
+    client.ask("GET", "/v2/models/" + "\x01" * 30_000)
+    assert len(records[0]["path"]) <= 2000
+
+
 @pytest.mark.parametrize("mark", [b"[],", b"{},", b'"x",', b"[1],"])
 def test_millions_of_lists_do_not_hold_the_others_up(client, mark):
     reply = client.infer(b'{"inputs":[' + mark * 300_000 + b"[]]}")
