@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 
 from faults import Case, Target
 from host import machine
@@ -167,6 +167,23 @@ def named(found: Sequence[Line]) -> tuple[int, int]:
     return sum(line.named_right for line in ours), sum(len(line.runs) for line in ours)
 
 
+def targets(cases: Iterable[Case]) -> str:
+    """Return what each line is held against, where it is more or less than what is asked of all."""
+    told = [
+        (case.title, [f"{one.name} {getattr(case.target, one.name):g}" for one in fields(Target) if _is_own(case, one)])
+        for case in cases
+    ]
+    more = "; ".join(f"{title}: {', '.join(words)}" for title, words in told if words)
+    usual = (
+        f"Targets of a run: nothing lost, wrong, refused or of an old term, at most {Target().failovers_max} failover"
+    )
+    return f"{usual}; else {more}." if more else f"{usual}."
+
+
+def _is_own(case: Case, one: "Field[object]") -> bool:
+    return bool(getattr(case.target, one.name) != one.default)
+
+
 def left_out(runs: Iterable[Run]) -> list[str]:
     """Return why runs were left out, each reason once."""
     return sorted({f"{run.case}: {run.skipped}" for run in runs if run.skipped})
@@ -194,7 +211,7 @@ def markdown(cases: Sequence[Case], runs: Sequence[Run]) -> str:
         f"|{'|'.join(['---'] * 2 + ['---:'] * (len(HEADERS) - 3) + ['---'])}|",
         *(f"| {' | '.join(cell.replace('|', '/') for cell in cells(line))} |" for line in found),
         "",
-        *(f"- {note}" for note in (*NOTES, *left_out(runs))),
+        *(f"- {note}" for note in (targets(cases), *NOTES, *left_out(runs))),
         "",
     ]
     return "\n".join(parts)

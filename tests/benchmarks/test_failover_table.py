@@ -154,6 +154,12 @@ def test_the_table_says_what_was_left_out_and_shows_every_line(capsys):
     text = failover_table.markdown([CONTROL, KILL], found)
     assert text.count("| holds |") == 3
     assert "1 of 1 runs" in text
+    assert "else no fault: failovers_max 0; kill -9: worst_ms 30." in text
+
+
+def test_the_manual_tells_what_every_line_of_the_table_is_held_against():
+    manual = Path(__file__).parents[2] / "docs" / "runtime.md"
+    assert f"- {failover_table.targets(faults.CASES)}\n" in manual.read_text()
 
 
 def test_runs_are_read_again_and_half_a_line_or_another_code_or_what_was_left_out_is_not(tmp_path):
