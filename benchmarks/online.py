@@ -43,10 +43,11 @@ from pipeline.drill.campaign import code_sha256
 from pipeline.drill.machine import machine_facts
 from pipeline.online.checkpoints import learnable
 from pipeline.online.learner import ID_BYTES, Update, learn, read_head
-from pipeline.online.member import CHECKPOINT, LOG, SOCKET
+from pipeline.online.place import CHECKPOINT, LOG, SOCKET
+from pipeline.online.records import Record
 from pipeline.online.sending import Acknowledged, Sender, ask, status
 from pipeline.online.trunk import Trunk, what_learns
-from pipeline.online.update_log import Record, read_log
+from pipeline.online.update_log import read_log
 from pipeline.online.wire import DoneHead, Frame, Kind, OfferHead, StatusHead, pack, read_frame
 from pipeline.seal.keys import load_private_key, new_key
 from pipeline.seal.signing import seal_bundle

@@ -33,7 +33,7 @@ from pipeline.core.schema import plain
 from pipeline.core.tensors import encode_npz
 from pipeline.engines.base import Session
 from pipeline.online.learner import Head, with_head
-from pipeline.online.update_log import Tip
+from pipeline.online.records import Tip
 from pipeline.runtime.loading import load_ready
 from pipeline.seal.envelope import signature_of
 from pipeline.seal.measured import measure_golden

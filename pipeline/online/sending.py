@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError, Malformed, Unreachable
 from pipeline.core.tensors import Tensors, decode_npz, encode_npz
-from pipeline.online.member import SOCKET
+from pipeline.online.place import SOCKET
 from pipeline.online.wire import (
     AnswerHead,
     AskHead,

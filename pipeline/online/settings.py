@@ -18,8 +18,9 @@ from pipeline.core.files import read_json
 from pipeline.core.schema import Rule, SchemaProblems, read
 from pipeline.online.leading_nouns import Terms
 from pipeline.online.learner import update_bytes
-from pipeline.online.member import SOCKET, Keeping, Member, Place
-from pipeline.online.update_log import PAYLOAD_BYTES_MAX
+from pipeline.online.member import Member
+from pipeline.online.place import SOCKET, Keeping, Place
+from pipeline.online.records import PAYLOAD_BYTES_MAX
 from pipeline.online.wire import FRAME_BYTES_MAX
 from pipeline.seal.keys import PUBLIC_KEY, load_private_key
 

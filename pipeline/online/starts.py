@@ -23,7 +23,8 @@ from pipeline.core.files import read_bytes, replacing_dir
 from pipeline.core.tensors import decode_npz, encode_npz
 from pipeline.online.checkpoints import changed_files, tip_of, write_checkpoint
 from pipeline.online.learner import Head, read_head, replay
-from pipeline.online.update_log import Record, Tip, UpdateLog, genesis
+from pipeline.online.records import Record, Tip, genesis
+from pipeline.online.update_log import UpdateLog
 
 _LENT_FILES = (CHECKPOINT_FILE, GOLDEN_FILE, TOLERANCES_FILE)
 _STATE = ("weights", "bias")

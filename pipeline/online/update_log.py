@@ -1,113 +1,40 @@
-"""The update log: records chained by digest in one file, each on disk before anybody hears of it.
+"""The update log: records in one file, each on disk before anybody hears of it.
 
-The file's head says which record the first one goes on from: none, or the last one of those that were dropped. A record
-is (length, epoch, seq, digest of the record before), a check of these numbers, the payload, and the record's digest. A
-kill leaves a record that ends early: that tail was never acknowledged and is cut off. Anything else that is not as it
-was written is refused: the check of the numbers keeps a flipped length from passing for a torn tail.
+The file's head says which record the first one goes on from: none, or the last one of those that were dropped. A kill
+leaves a record that ends early: that tail was never acknowledged and is cut off. Anything else that is not as it was
+written is refused.
 
 Dropping records writes the rest aside and renames it: a kill leaves the old log or the new one.
 """
 
 import fcntl
-import hashlib
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import FileAccess, Malformed, Tampered
 from pipeline.core.files import disk_errors, fsync_dir, read_bytes, write_atomic
+from pipeline.online.records import (
+    CHECK_BYTES,
+    DIGEST_BYTES,
+    MAGIC,
+    Checked,
+    Record,
+    Tip,
+    check_of,
+    decode_all,
+    encode,
+    encoded_bytes,
+    genesis,
+)
 
-PAYLOAD_BYTES_MAX = 1 << 16
 LOG_BYTES_MAX = 1 << 32
-_MAGIC = b"hotspare updates 2\n"
 _ASIDE = ".aside-"
-_NUMBERS = struct.Struct(">IQQ32s")
-_CHECK_BYTES = 8
-_DIGEST_BYTES = 32
-_HEAD_BYTES = _NUMBERS.size + _CHECK_BYTES
-_BASE_BYTES = len(_MAGIC) + _DIGEST_BYTES
+_BASE_BYTES = len(MAGIC) + DIGEST_BYTES
 _START = struct.Struct(">QQ32s")
-_FILE_HEAD_BYTES = _BASE_BYTES + _START.size + _CHECK_BYTES
-
-
-@dataclass(frozen=True)
-class Record:
-    """One update: its place, who ordered it (the epoch), and what it is."""
-
-    epoch: int
-    seq: int
-    payload: bytes
-
-
-@dataclass(frozen=True)
-class Tip:
-    """The last record of a log, or of a part of it: where the next one goes on."""
-
-    epoch: int
-    seq: int
-    digest: bytes
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Records as another member encoded them, read and found whole."""
-
-    data: bytes
-    records: tuple[Record, ...]
-    tips: tuple[Tip, ...]
-
-
-def genesis(base_id: str) -> Tip:
-    """Return what the first record of a base bundle's log goes on from."""
-    return Tip(0, 0, hashlib.sha256(_MAGIC + bytes.fromhex(base_id)).digest())
-
-
-def encode(record: Record, before: Tip) -> tuple[bytes, Tip]:
-    """Return a record's bytes after ``before``, and the tip that it makes; raises Malformed when it is too long."""
-    if len(record.payload) > PAYLOAD_BYTES_MAX:
-        raise Malformed(f"An update has {len(record.payload)} bytes, more than {PAYLOAD_BYTES_MAX}; send smaller ones.")
-    numbers = _NUMBERS.pack(len(record.payload), record.epoch, record.seq, before.digest)
-    body = numbers + _check(numbers) + record.payload
-    digest = hashlib.sha256(body).digest()
-    return body + digest, Tip(record.epoch, record.seq, digest)
-
-
-def decode(data: bytes, start: int, before: Tip, place: str) -> tuple[Record, Tip, int] | None:
-    """Return the record at ``start``, its tip and where the next one starts; None when the bytes end before it does.
-
-    Raises Tampered for bytes that are not as they were written, Malformed for a record that does not go on from
-    ``before``.
-    """
-    head = data[start : start + _HEAD_BYTES]
-    if len(head) < _HEAD_BYTES:
-        return None
-    length, epoch, seq, previous = _NUMBERS.unpack_from(head)
-    if _check(head[: _NUMBERS.size]) != head[_NUMBERS.size :]:
-        raise Tampered(f"{place}: the record after {before.seq} is not as it was written; take the other member's log.")
-    if length > PAYLOAD_BYTES_MAX or seq != before.seq + 1 or epoch < max(1, before.epoch) or previous != before.digest:
-        raise Malformed(f"{place}: the record after {before.seq} does not go on from it; take the other member's log.")
-    end = start + _HEAD_BYTES + length
-    if len(data) < end + _DIGEST_BYTES:
-        return None
-    digest = hashlib.sha256(data[start:end]).digest()
-    if digest != data[end : end + _DIGEST_BYTES]:
-        raise Tampered(f"{place}: record {seq} is not as it was written; take the other member's log.")
-    return Record(epoch, seq, data[start + _HEAD_BYTES : end]), Tip(epoch, seq, digest), end + _DIGEST_BYTES
-
-
-def decode_all(data: bytes, before: Tip, place: str) -> tuple[list[Record], list[Tip], int]:
-    """Return the whole records of ``data``, their tips, and how many bytes they take: fewer when the tail is torn."""
-    records: list[Record] = []
-    tips: list[Tip] = []
-    end = 0
-    while found := decode(data, end, before, place):
-        record, before, end = found
-        records.append(record)
-        tips.append(before)
-    return records, tips, end
+_FILE_HEAD_BYTES = _BASE_BYTES + _START.size + CHECK_BYTES
 
 
 def read_log(path: Path, base_id: str) -> list[Record]:
@@ -116,32 +43,17 @@ def read_log(path: Path, base_id: str) -> list[Record]:
     return decode_all(data[_FILE_HEAD_BYTES:], _read_head(data, base_id, path), str(path))[0]
 
 
-def common_seq(mine: Mapping[int, int], theirs: Mapping[int, int]) -> int:
-    """Return the last record that two logs share, from the last record of each epoch in either.
-
-    Records of one epoch come from one leader, which only appends: of the highest epoch that is in both logs, the
-    shorter one's records are in the longer one too, and so is all before them. Of dropped records only the last one's
-    epoch is known: what two logs share below the start of one may come out less than it is, never more.
-    """
-    shared = mine.keys() & theirs.keys()
-    return min(mine[max(shared)], theirs[max(shared)]) if shared else 0
-
-
-def _check(numbers: bytes) -> bytes:
-    return hashlib.sha256(numbers).digest()[:_CHECK_BYTES]
-
-
 def _file_head(base_id: str, start: Tip) -> bytes:
-    head = _MAGIC + bytes.fromhex(base_id) + _START.pack(start.epoch, start.seq, start.digest)
-    return head + _check(head)
+    head = MAGIC + bytes.fromhex(base_id) + _START.pack(start.epoch, start.seq, start.digest)
+    return head + check_of(head)
 
 
 def _read_head(data: bytes, base_id: str, path: Path) -> Tip:
     """Return what a log goes on from."""
-    if not data.startswith(_MAGIC + bytes.fromhex(base_id)):
+    if not data.startswith(MAGIC + bytes.fromhex(base_id)):
         raise Malformed(f"{path} is no update log of this base bundle; name the log's own base, or another.")
     head = data[:_FILE_HEAD_BYTES]
-    if len(head) < _FILE_HEAD_BYTES or _check(head[:-_CHECK_BYTES]) != head[-_CHECK_BYTES:]:
+    if len(head) < _FILE_HEAD_BYTES or check_of(head[:-CHECK_BYTES]) != head[-CHECK_BYTES:]:
         raise Tampered(f"{path}: its head is not as it was written; take the other member's log.")
     return Tip(*_START.unpack_from(head, _BASE_BYTES))
 
@@ -179,7 +91,7 @@ class UpdateLog:
         self._tips = [start, *tips]
         self._ends = [_FILE_HEAD_BYTES]
         for record in records:
-            self._ends.append(self._ends[-1] + _HEAD_BYTES + len(record.payload) + _DIGEST_BYTES)
+            self._ends.append(self._ends[-1] + encoded_bytes(record))
 
     def _lock(self) -> None:
         try:
@@ -269,7 +181,7 @@ class UpdateLog:
 
     def append_checked(self, checked: Checked) -> None:
         """Write records that :meth:`check` has read; they are on disk when this returns."""
-        sizes = [_HEAD_BYTES + len(record.payload) + _DIGEST_BYTES for record in checked.records]
+        sizes = [encoded_bytes(record) for record in checked.records]
         self._write(checked.data, list(checked.records), list(checked.tips), sizes)
 
     def _write(self, data: bytes, records: list[Record], tips: list[Tip], sizes: list[int]) -> None:

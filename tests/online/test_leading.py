@@ -9,7 +9,7 @@ from pipeline.online import leading
 from pipeline.online import leading_nouns as nouns
 from pipeline.online.leading import acknowledgeable, next_epoch, start, step
 from pipeline.online.leading_nouns import Stand, State, Terms
-from pipeline.online.update_log import common_seq
+from pipeline.online.records import common_seq
 
 
 @dataclass

@@ -11,8 +11,8 @@ from pipeline.core.canonical import readable_json
 from pipeline.core.errors import DataError, Malformed, ModelError
 from pipeline.core.schema import plain
 from pipeline.online.learner import Head, admit, read_head, replay, with_head
+from pipeline.online.records import PAYLOAD_BYTES_MAX
 from pipeline.online.settings import require_room
-from pipeline.online.update_log import PAYLOAD_BYTES_MAX
 
 WIDTH = 6
 LEARNING = Learning(1, Span(8, WIDTH), Span(40, 1), 0.1, 1e-3, 3.0)

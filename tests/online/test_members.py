@@ -18,9 +18,11 @@ from pipeline.core.errors import Malformed, Unreachable
 from pipeline.core.tensors import encode_npz
 from pipeline.online.leading_nouns import Terms
 from pipeline.online.learner import Head, admit
-from pipeline.online.member import LOG, SOCKET, START, Keeping, Member, Place
+from pipeline.online.member import Member
+from pipeline.online.place import LOG, SOCKET, START, Keeping, Place
+from pipeline.online.records import Record, encode, genesis
 from pipeline.online.sending import Acknowledged, Sender, status
-from pipeline.online.update_log import Record, UpdateLog, encode, genesis, read_log
+from pipeline.online.update_log import UpdateLog, read_log
 from pipeline.online.wire import Kind, OfferHead, StatusHead, pack
 
 ROWS = tiny_rows(400)["features"]
@@ -55,7 +57,7 @@ class Pair:
         place = Place(seat, self.folders[seat], self.folders[1 - seat])
         base, policy = self.learning.base(), self.learning.policy()
         member = Member(place, SLOW_LEASES, base, policy, self.learning.update_key, Keeping(20, WINDOW))
-        member._parsing = self._parsing  # it guards a process; here two members are in one
+        member._replica.parsing = self._parsing  # it guards a process; here two members are in one
         self.members[seat] = member
         self._tasks[seat] = asyncio.create_task(member.run())
 
@@ -188,7 +190,7 @@ def test_nothing_is_dropped_where_a_state_is_not_what_the_log_gives(
             await pair.offer(range(10))
             weights = read_learning(learning.base().files).weights.count
             wrong = Head(np.full(weights, 0.5, "<f4").tobytes(), bytes(4))
-            pair.members[1]._head = wrong  # as a bit that flipped in memory
+            pair.members[1]._replica.head = wrong  # as a bit that flipped in memory
             await pair.offer(range(10, 200))
             seen = await pair.both(lambda one: one.checkpoint_seq > 150)
             assert [one.start for one in seen] == [0, 0]
@@ -212,7 +214,7 @@ def test_senders_that_went_away_are_forgotten_while_there_is_no_follower(
                 writer.write(pack(Kind.OFFER, OfferHead(f"{7:032x}", 1.0), encode_npz({"features": row})))
                 await writer.drain()
                 writer.close()
-            while (await told(folders[0])).last != 1 or any(pair.members[0]._waiting.values()):
+            while (await told(folders[0])).last != 1 or len(pair.members[0]._waiting):
                 await asyncio.sleep(0.02)
         await pair.stop(0)
 
@@ -225,8 +227,8 @@ def test_a_record_that_is_no_update_is_not_stored(learning: Learning, folders: l
     member = Member(place, SLOW_LEASES, base, learning.policy(), learning.update_key, Keeping(20, WINDOW))
     data, _ = encode(Record(2, 1, b"no update"), genesis(base.bundle_id))
     with pytest.raises(Malformed, match="does not fit"):
-        member._checked(data)
-    assert member._log.tip.seq == 0
+        member._replica.check(data)
+    assert member._replica.log.tip.seq == 0
 
 
 def test_logs_that_parted_in_one_epoch_are_not_taken_for_one(learning: Learning, folders: list[Path]) -> None:

@@ -17,8 +17,9 @@ from pipeline.core.errors import Malformed, RolledBack, Untrusted
 from pipeline.core.tensors import decode_npz, encode_npz
 from pipeline.online.checkpoints import checkpoint_payload, signature_file
 from pipeline.online.learner import Head, admit, replay
+from pipeline.online.records import Tip
 from pipeline.online.starts import Start, borrow, heads_at, keep_start, lend, make_start, read_start, settle
-from pipeline.online.update_log import Tip, UpdateLog
+from pipeline.online.update_log import UpdateLog
 
 UPDATES = 12
 CALLS = ("open", "pwrite", "fsync", "fdatasync", "ftruncate", "replace", "rename", "mkdir", "unlink", "rmdir", "close")

@@ -11,7 +11,7 @@ from pipeline.bundle.verify import VerifiedBundle
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import UsageError
 from pipeline.core.schema import json_schema
-from pipeline.online.member import CHECKPOINT
+from pipeline.online.place import CHECKPOINT
 from pipeline.online.publishing import publish
 from pipeline.online.settings import Settings, load_settings, make_member
 
