@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import tritonclient.http as triton
 from oip import outputs_of
-from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +32,14 @@ def version(metadata):
 
 
 @pytest.fixture
-def client(server):
+def triton():
+    import tritonclient.http
+
+    return tritonclient.http
+
+
+@pytest.fixture
+def client(server, triton):
     with triton.InferenceServerClient(server.address, network_timeout=20, connection_timeout=20) as client:
         yield client
 
@@ -174,7 +179,7 @@ def test_binary_sizes_that_do_not_add_up_are_an_error(server, question, arrays):
 @pytest.mark.parametrize("versioned", [False, True], ids=["unversioned", "versioned"])
 @pytest.mark.parametrize("binary_out", [False, True], ids=["json-out", "binary-out"])
 @pytest.mark.parametrize("binary_in", [False, True], ids=["json-in", "binary-in"])
-def test_tritonclient(client, server, metadata, arrays, expected, binary_in, binary_out, versioned):
+def test_tritonclient(triton, client, server, metadata, arrays, expected, binary_in, binary_out, versioned):
     if versioned and not metadata.get("versions"):
         pytest.skip("the model has no versions")
     inputs = []
@@ -189,7 +194,7 @@ def test_tritonclient(client, server, metadata, arrays, expected, binary_in, bin
     assert result.get_response()["id"] == "r"
 
 
-def test_tritonclient_without_wanted_outputs(client, server, metadata, arrays, expected):
+def test_tritonclient_without_wanted_outputs(triton, client, server, metadata, arrays, expected):
     inputs = []
     for tensor in metadata["inputs"]:
         inputs.append(triton.InferInput(tensor["name"], list(arrays[tensor["name"]].shape), tensor["datatype"]))
@@ -198,7 +203,9 @@ def test_tritonclient_without_wanted_outputs(client, server, metadata, arrays, e
     assert_same({name: result.as_numpy(name) for name in expected}, expected)
 
 
-def test_tritonclient_reads_the_error(client, server, question):
+def test_tritonclient_reads_the_error(triton, client, server, question):
+    from tritonclient.utils import InferenceServerException
+
     tensor = triton.InferInput("no_such_input", [1], "FP32")
     tensor.set_data_from_numpy(np.ones(1, np.float32))
     with pytest.raises(InferenceServerException) as raised:

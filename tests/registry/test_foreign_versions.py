@@ -3,21 +3,25 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from mlflow.exceptions import MlflowException
 
 from pipeline.core.errors import Malformed, Unreachable
 from pipeline.registry.access import open_registry
-from pipeline.registry.mlflow_store import MlflowRegistry
 from pipeline.registry.store import Registry
+
+if TYPE_CHECKING:
+    from pipeline.registry.mlflow_store import MlflowRegistry
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def store(tmp_path: Path, store_template: Path) -> MlflowRegistry:
+def store(tmp_path: Path, store_template: Path) -> "MlflowRegistry":
     shutil.copytree(store_template, tmp_path / "root")
+    from pipeline.registry.mlflow_store import MlflowRegistry
+
     made: Registry = open_registry(tmp_path / "root")
     assert isinstance(made, MlflowRegistry)
     made.describe_model("toy", "")
@@ -25,7 +29,7 @@ def store(tmp_path: Path, store_template: Path) -> MlflowRegistry:
 
 
 @pytest.fixture
-def enter(store: MlflowRegistry) -> Callable[[Path], int]:
+def enter(store: "MlflowRegistry") -> Callable[[Path], int]:
     """Register a folder as a version, as a training script does."""
 
     def entered(folder: Path) -> int:
@@ -48,7 +52,7 @@ def enter(store: MlflowRegistry) -> Callable[[Path], int]:
     ids=["none", "empty", "a list", "no yaml", "no flavor", "a number", "deep", "outside", "no path"],
 )  # fmt: skip
 def test_a_version_that_is_none_of_ours_is_told_whatever_describes_it(
-    store: MlflowRegistry, enter: Callable[[Path], int], tmp_path: Path, described: str | None
+    store: "MlflowRegistry", enter: Callable[[Path], int], tmp_path: Path, described: str | None
 ) -> None:
     folder = tmp_path / "made"
     folder.mkdir()
@@ -62,7 +66,7 @@ def test_a_version_that_is_none_of_ours_is_told_whatever_describes_it(
 
 
 def test_a_version_with_two_folders_where_the_bundle_belongs_is_told(
-    store: MlflowRegistry, enter: Callable[[Path], int], tmp_path: Path
+    store: "MlflowRegistry", enter: Callable[[Path], int], tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
         (tmp_path / "made" / "artifacts" / name).mkdir(parents=True)
@@ -72,8 +76,10 @@ def test_a_version_with_two_folders_where_the_bundle_belongs_is_told(
 
 
 def test_a_version_that_lies_where_a_package_is_needed_that_is_not_here_is_told(
-    store: MlflowRegistry, tmp_path: Path
+    store: "MlflowRegistry", tmp_path: Path
 ) -> None:
+    from mlflow.exceptions import MlflowException
+
     try:
         version = store._client.create_model_version("toy", "gs://bucket/model").version
     except MlflowException:

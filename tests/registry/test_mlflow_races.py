@@ -1,31 +1,35 @@
 """Two processes that register at once: what each sees is made stale on purpose."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import IntegrityError
 
 from pipeline.core.errors import Unreachable
 from pipeline.registry.access import open_registry
-from pipeline.registry.mlflow_store import MlflowRegistry
 from pipeline.registry.record import Build, build_draft, version_draft
 from pipeline.registry.registering import register_build
 from pipeline.registry.store import Registry, version_of
+
+if TYPE_CHECKING:
+    from pipeline.registry.mlflow_store import MlflowRegistry
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def store(tmp_path: Path, store_template: Path) -> MlflowRegistry:
+def store(tmp_path: Path, store_template: Path) -> "MlflowRegistry":
     shutil.copytree(store_template, tmp_path / "root")
+    from pipeline.registry.mlflow_store import MlflowRegistry
+
     made: Registry = open_registry(tmp_path / "root")
     assert isinstance(made, MlflowRegistry)
     return made
 
 
-def _first_stale(store: MlflowRegistry, monkeypatch: pytest.MonkeyPatch, name: str, stale: object) -> None:
+def _first_stale(store: "MlflowRegistry", monkeypatch: pytest.MonkeyPatch, name: str, stale: object) -> None:
     """Let the first call of a method answer what was true before the other process wrote."""
     real, calls = getattr(store, name), []
 
@@ -37,7 +41,7 @@ def _first_stale(store: MlflowRegistry, monkeypatch: pytest.MonkeyPatch, name: s
 
 
 def test_the_loser_of_a_race_for_a_version_takes_the_winners(
-    store: MlflowRegistry, build: Build, monkeypatch: pytest.MonkeyPatch
+    store: "MlflowRegistry", build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = register_build(store, build)
     _first_stale(store, monkeypatch, "versions", ())
@@ -47,7 +51,7 @@ def test_the_loser_of_a_race_for_a_version_takes_the_winners(
 
 
 def test_the_loser_of_a_race_for_a_run_takes_the_winners(
-    store: MlflowRegistry, build: Build, monkeypatch: pytest.MonkeyPatch
+    store: "MlflowRegistry", build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draft = build_draft(build)
     winner = store.write_run(build.model, draft)
@@ -56,8 +60,10 @@ def test_the_loser_of_a_race_for_a_run_takes_the_winners(
 
 
 def test_the_loser_of_a_race_for_a_first_alias_sets_it_again(
-    store: MlflowRegistry, build: Build, monkeypatch: pytest.MonkeyPatch
+    store: "MlflowRegistry", build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from sqlalchemy.exc import IntegrityError
+
     register_build(store, build)
     real, calls = store._client.set_registered_model_alias, []
 
@@ -72,15 +78,28 @@ def test_the_loser_of_a_race_for_a_first_alias_sets_it_again(
     assert store.aliases(build.model) == {"primary": 1}
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [MlflowException("database is locked\nlong trace"), IntegrityError("x", {}, Exception("y")), OSError("gone")],
-)
+def _fault_of_mlflow() -> Exception:
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException("database is locked\nlong trace")
+
+
+def _fault_of_the_database() -> Exception:
+    from sqlalchemy.exc import IntegrityError
+
+    return IntegrityError("x", {}, Exception("y"))
+
+
+def _fault_of_the_disk() -> Exception:
+    return OSError("gone")
+
+
+@pytest.mark.parametrize("fault", [_fault_of_mlflow, _fault_of_the_database, _fault_of_the_disk])
 def test_whatever_mlflow_raises_is_one_sentence(
-    store: MlflowRegistry, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    store: "MlflowRegistry", monkeypatch: pytest.MonkeyPatch, fault: Callable[[], Exception]
 ) -> None:
     def fail(*arguments: object, **named: object) -> None:
-        raise fault
+        raise fault()
 
     monkeypatch.setattr(store._client, "search_model_versions", fail)
     with pytest.raises(Unreachable) as caught:
@@ -90,13 +109,15 @@ def test_whatever_mlflow_raises_is_one_sentence(
 
 
 def test_a_password_in_a_servers_address_is_not_told_when_it_stops_answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.registry.mlflow_store import MlflowRegistry
+
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(Unreachable, match="did not open the store") as caught:
         MlflowRegistry("http://user:hunter2@127.0.0.1:1", "http://127.0.0.1:1", None)
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_swapped_version_is_still_found_by_its_bundle(store: MlflowRegistry, build: Build) -> None:
+def test_a_swapped_version_is_still_found_by_its_bundle(store: "MlflowRegistry", build: Build) -> None:
     register_build(store, build)
     store.tag_version(build.model, 1, "selected_as", "backup")
     found = version_of(store.versions(build.model), build.primary.bundle_id)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn import metrics as oracle
 
 from pipeline.core.errors import DataError
 from pipeline.core.recipe import Metric
@@ -14,6 +13,13 @@ from pipeline.score.metrics import list_gains, midranks, task_metric
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5, 0.75, 1.0])
 ROWS = st.lists(st.tuples(SCORES, st.integers(0, 1)), min_size=2, max_size=60)
 LISTS = st.lists(st.lists(SCORES, min_size=2, max_size=25), min_size=1, max_size=6)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    from sklearn import metrics
+
+    return metrics
 
 
 def columns(rows):
@@ -29,14 +35,14 @@ def ranking(lists):
 
 
 @given(ROWS)
-def test_auc_agrees_with_scikit_learn(rows):
+def test_auc_agrees_with_scikit_learn(oracle, rows):
     scores, labels = columns(rows)
     if len(set(labels.tolist())) == 2:
         assert task_metric(Metric.AUC, scores, labels) == pytest.approx(oracle.roc_auc_score(labels, scores[:, 0]))
 
 
 @given(ROWS, SCORES)
-def test_binary_accuracy_agrees_with_scikit_learn(rows, threshold):
+def test_binary_accuracy_agrees_with_scikit_learn(oracle, rows, threshold):
     scores, labels = columns(rows)
     expected = oracle.accuracy_score(labels, scores[:, 0] >= threshold)
     assert task_metric(Metric.ACCURACY, scores, labels, threshold=threshold) == pytest.approx(expected)
@@ -48,7 +54,7 @@ def test_accuracy_over_classes_takes_the_largest_column():
 
 
 @given(ROWS)
-def test_rmse_agrees_with_scikit_learn(rows):
+def test_rmse_agrees_with_scikit_learn(oracle, rows):
     scores, labels = columns(rows)
     expected = oracle.root_mean_squared_error(labels, scores[:, 0])
     assert task_metric(Metric.RMSE, scores, labels) == pytest.approx(expected, abs=1e-7)
@@ -65,7 +71,7 @@ def test_ranking_gains_agree_with_sorting_each_list(lists):
 
 
 @given(st.permutations(range(20)), st.integers(0, 19))
-def test_ndcg_without_ties_agrees_with_scikit_learn(order, positive):
+def test_ndcg_without_ties_agrees_with_scikit_learn(oracle, order, positive):
     scores, labels = np.array([order], float), np.zeros((1, 20))
     labels[0, positive] = 1
     ours = task_metric(Metric.NDCG_AT_10, scores[0], labels[0], np.zeros(20, np.int32))

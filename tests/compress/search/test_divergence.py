@@ -1,8 +1,10 @@
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import entropy
 
 from pipeline.compress.search.divergence import Yardstick, divergence, yardstick
 from pipeline.core.errors import ModelError
@@ -16,15 +18,24 @@ def softmax_rows(seed: int, rows: int = 40, columns: int = 5) -> np.ndarray:
     return (values / values.sum(1, keepdims=True)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def entropy() -> Callable[..., Any]:
+    from scipy import stats
+
+    return stats.entropy
+
+
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
-def test_of_softmax_rows_it_is_the_kullback_leibler_divergence_from_the_float_answers(seed: int) -> None:
+def test_of_softmax_rows_it_is_the_kullback_leibler_divergence_from_the_float_answers(
+    entropy: Callable[..., Any], seed: int
+) -> None:
     wanted, found = softmax_rows(seed), softmax_rows(seed + 1)
     oracle = float(np.mean(entropy(wanted.astype(np.float64), found.astype(np.float64), axis=1)))
     assert divergence(KL, {"p": found}, {"p": wanted}) == pytest.approx(oracle, rel=1e-4)
 
 
-def test_of_a_sigmoid_column_both_outcomes_count() -> None:
+def test_of_a_sigmoid_column_both_outcomes_count(entropy: Callable[..., Any]) -> None:
     found, wanted = np.array([[0.1], [0.9]]), np.array([[0.2], [0.9]])
     oracle = float(entropy([0.2, 0.8], [0.1, 0.9])) / 2
     assert divergence(KL, {"p": found}, {"p": wanted}) == pytest.approx(oracle)

@@ -13,13 +13,12 @@ from pipeline.compress.search.pool import Effort
 from pipeline.core.errors import Unreachable
 from pipeline.core.recipe import load_recipe
 
-ray = pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
-
 Searchable = Callable[..., Path]
 
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
     from ray.cluster_utils import Cluster
 
     two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -53,5 +52,6 @@ def test_a_node_removed_mid_search_changes_nothing_of_the_answer(searchable: Sea
 
 @pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_named() -> None:
+    pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 "):
         open_backend("ray", "127.0.0.1:1", None)
