@@ -1,4 +1,6 @@
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,17 @@ def fixture_models() -> Path:
 # CI repeats the same examples, so that a change is judged by itself; every local run draws new ones.
 settings.register_profile("hotspare", max_examples=40, deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("hotspare")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays until the end: the collector need not walk it while it grows, nor again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

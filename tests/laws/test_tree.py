@@ -3,9 +3,8 @@
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from string import Template
 
@@ -20,9 +19,15 @@ ROOT = Path(__file__).parent.parent.parent
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
 
 
-@cache
-def _nodes() -> tuple[tuple[Path, ast.AST], ...]:
-    return tuple((path, node) for path in MODULES for node in ast.walk(ast.parse(path.read_text())))
+Nodes = Sequence[tuple[Path, ast.AST]]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Nodes:
+    """The nodes that a law speaks of, of every module."""
+    told = (ast.Import, ast.ImportFrom, ast.Call, ast.keyword, ast.Global)
+    trees = ((path, ast.parse(path.read_text())) for path in MODULES)
+    return [(path, node) for path, tree in trees for node in ast.walk(tree) if isinstance(node, told)]
 
 
 def _tracked() -> list[str]:
@@ -39,21 +44,21 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     assert [str(path) for path in MODULES if path.stem in drawers or path.parent.name in drawers] == []
 
 
-def test_only_bundle_verify_makes_a_verified_bundle() -> None:
+def test_only_bundle_verify_makes_a_verified_bundle(nodes: Nodes) -> None:
     makers = {
         path.relative_to(ROOT).as_posix()
-        for path, node in _nodes()
+        for path, node in nodes
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "VerifiedBundle"
     }
     assert makers == {"pipeline/bundle/verify.py"}
 
 
-def test_nothing_is_unpickled_and_no_text_is_run_as_code() -> None:
+def test_nothing_is_unpickled_and_no_text_is_run_as_code(nodes: Nodes) -> None:
     banned = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     # Its workers are started here and read nothing but what was handed to them: docs/decisions/0012.
     among_trusted_processes = {"pipeline/compress/search/fanout.py"}
     found = []
-    for path, node in _nodes():
+    for path, node in nodes:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
             is_trusted = path.relative_to(ROOT).as_posix() in among_trusted_processes
@@ -66,8 +71,8 @@ def test_nothing_is_unpickled_and_no_text_is_run_as_code() -> None:
     assert found == []
 
 
-def test_no_module_keeps_state_that_functions_change() -> None:
-    assert [f"{path}:{node.lineno}" for path, node in _nodes() if isinstance(node, ast.Global)] == []
+def test_no_module_keeps_state_that_functions_change(nodes: Nodes) -> None:
+    assert [f"{path}:{node.lineno}" for path, node in nodes if isinstance(node, ast.Global)] == []
 
 
 def _imported(node: ast.AST) -> set[str]:
@@ -76,18 +81,18 @@ def _imported(node: ast.AST) -> set[str]:
     return {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
 
 
-def test_web_libraries_live_in_the_http_room_alone() -> None:
+def test_web_libraries_live_in_the_http_room_alone(nodes: Nodes) -> None:
     web = {"starlette", "uvicorn", "orjson", "httptools"}
-    rooms = {path.relative_to(ROOT / "pipeline").parent.as_posix() for path, node in _nodes() if web & _imported(node)}
+    rooms = {path.relative_to(ROOT / "pipeline").parent.as_posix() for path, node in nodes if web & _imported(node)}
     assert rooms == {"runtime/http"}
 
 
-def test_the_pair_machine_has_no_clock_no_files_and_no_chance() -> None:
+def test_the_pair_machine_has_no_clock_no_files_and_no_chance(nodes: Nodes) -> None:
     pure = {"pair", "pair_nouns", "pair_seats", "pair_serving", "request", "request_nouns", "detectors"}
     effects = {"asyncio", "time", "datetime", "random", "os", "pathlib", "socket", "subprocess", "signal"}
     assert [
         (path.name, sorted(effects & _imported(node)))
-        for path, node in _nodes()
+        for path, node in nodes
         if path.parent.name == "runtime" and path.stem in pure and effects & _imported(node)
     ] == []
 
@@ -192,10 +197,10 @@ def test_locks_hold_hashes_and_name_no_host() -> None:
         assert len(re.findall(r"^[a-z0-9][^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins)
 
 
-def test_every_process_that_is_started_gets_an_environment_without_the_signing_key() -> None:
+def test_every_process_that_is_started_gets_an_environment_without_the_signing_key(nodes: Nodes) -> None:
     starts = {"run", "Popen", "call", "check_call", "check_output"}
     found = []
-    for path, node in _nodes():
+    for path, node in nodes:
         function = node.func if isinstance(node, ast.Call) else None
         is_start = isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "subprocess"
         if is_start and function.attr in starts and "env" not in {item.arg for item in node.keywords}:

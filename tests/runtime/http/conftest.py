@@ -1,10 +1,12 @@
 """Fronts to ask."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import uvicorn.server
 from asking import Client, Served
 from fake_service import FakeService, free_socket
 
@@ -12,6 +14,22 @@ from pipeline.runtime.http.settings import FrontSettings
 from pipeline.runtime.http.tokens import Tokens, TokenUse, add_token, new_token
 
 FAKE = Path(__file__).parents[2] / "fixtures" / "fake_service.py"
+
+
+class _Hurried:
+    """asyncio, for somebody whose waits are a hundredth as long."""
+
+    def __getattr__(self, name):
+        return getattr(asyncio, name)
+
+    def sleep(self, seconds):
+        return asyncio.sleep(seconds / 100)
+
+
+@pytest.fixture(autouse=True)
+def soon_ended(monkeypatch):
+    """uvicorn looks ten times a second whether it is to end, and whether everybody has gone."""
+    monkeypatch.setattr(uvicorn.server, "asyncio", _Hurried())
 
 
 @pytest.fixture
