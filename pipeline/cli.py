@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 def _dispatch(name: str, rest: Sequence[str]) -> int:
     if name not in COMMANDS:
-        raise UsageError(f"There is no command {name!r}; the commands are {', '.join(COMMANDS)}.")
+        raise UsageError(f"There is no command {name!r}; {_meant(name)}")
     module = importlib.import_module(COMMANDS[name].module)
     parser = _parser(name)
     parser.epilog = f"example:\n  {module.EXAMPLE}"
@@ -95,8 +96,16 @@ def _dispatch(name: str, rest: Sequence[str]) -> int:
     return int(module.run(parser.parse_args(rest)))
 
 
+def _meant(name: str) -> str:
+    import difflib  # for a slip of the fingers alone
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (see ``core/errors.py``)."""
+    _spell_what_the_terminal_lacks()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = " ".join(["hotspare", *arguments[:1]])
     try:
@@ -104,11 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HotspareError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return error.exit_code
-    except ModuleNotFoundError as error:
-        return _missing_package(command, error)
+    except ImportError as error:
+        return _not_imported(command, error)
     except KeyboardInterrupt:
-        print(f"{command}: interrupted; nothing is half-written, run it again.", file=sys.stderr)
-        return 130
+        return _interrupted(command)
     except BrokenPipeError:
         _drop_output()
         return 141
@@ -138,13 +146,26 @@ def _run(arguments: Sequence[str]) -> int:
     return _dispatch(arguments[0], arguments[1:])
 
 
+def _spell_what_the_terminal_lacks() -> None:
+    """Have output without a place in the terminal's encoding, as file names that are no UTF-8, written as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _interrupted(command: str) -> int:
+    print(f"{command}: interrupted; nothing is half-written, run it again.", file=sys.stderr)
+    return 130
+
+
 def _drop_output() -> None:
     """Send what is still unwritten nowhere, so that it fails no second time at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _missing_package(command: str, error: ModuleNotFoundError) -> int:
-    if error.name is None or error.name.startswith("pipeline"):
+def _not_imported(command: str, error: ImportError) -> int:
+    if isinstance(error.__cause__, KeyboardInterrupt):  # as compiled modules tell of Ctrl-C
+        return _interrupted(command)
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or error.name.startswith("pipeline"):
         raise error
     print(
         f"{command}: the package {error.name!r} is not installed; "

@@ -1,4 +1,4 @@
-"""Standard output that closed early or is full ends in an exit code, never in a traceback."""
+"""Standard output that closed early, is full or knows few letters ends in an exit code, never in a traceback."""
 
 import os
 import subprocess
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.commands.build.console import show_table
 
 COMMANDS = [["--help"], ["verify", "--help"], ["schema"]]
 
 
-def hotspare(arguments: list[str], stdout: int) -> "subprocess.CompletedProcess[str]":
+def hotspare(arguments: list[str], stdout: int, **changes: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | changes
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
 
 
@@ -36,6 +37,31 @@ def test_output_that_cannot_be_written_is_one_sentence(arguments: list[str]) -> 
     assert done.returncode == 41
     assert done.stderr.count("\n") == 1
     assert "No space left" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii:strict", "utf-8:strict"])
+def test_a_name_that_the_terminal_cannot_show_is_spelled_out(tmp_path: Path, encoding: str) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xc3\xbc")
+    done = hotspare(["keys", "new", folder], subprocess.PIPE, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\udcff" in done.stdout
+    assert Path(folder, "signing.pub").exists()
+
+
+def test_ctrl_c_while_a_compiled_module_is_imported_is_ctrl_c(capsys, monkeypatch) -> None:
+    def interrupted(name: str) -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("importlib.import_module", interrupted)
+    assert main(["verify"]) == 130
+    assert capsys.readouterr().err == "hotspare verify: interrupted; nothing is half-written, run it again.\n"
+
+
+def test_a_slip_of_the_fingers_is_understood(capsys) -> None:
+    assert main(["slect"]) == 2
+    assert capsys.readouterr().err == "hotspare slect: There is no command 'slect'; did you mean 'select'?\n"
+    assert main(["xyzzy"]) == 2
+    assert "the commands are verify, " in capsys.readouterr().err
 
 
 def test_a_table_puts_sentences_to_the_left_and_figures_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
