@@ -65,6 +65,16 @@ def node_groups(model: onnx.ModelProto) -> tuple[NodeGroup, ...]:
     return tuple(_group(members, counts, rows) for members in joined.values())
 
 
+def without_constant_inputs(model: onnx.ModelProto) -> None:
+    """Take constants off the graph's inputs, in place: old files list each, and it would be asked for once it goes."""
+    constants = {item.name for item in model.graph.initializer}
+    inputs = [item for item in model.graph.input if item.name not in constants]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, 4)  # until then every constant had to be an input
+
+
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Return the graph's constants by name."""
     return {item.name: item for item in model.graph.initializer}
@@ -75,17 +85,20 @@ def _group(
 ) -> NodeGroup:
     weights = tuple(dict.fromkeys(weight for _, names in members for weight in names))
     first = members[0][0]
+    kind = "Gather" if any(node.op_type == "Gather" for node, _ in members) else first.op_type  # it can do the least
     count = sum(counts[weight] for weight in weights)
-    return NodeGroup(
-        printable(first.name), first.op_type, tuple(node.name for node, _ in members), weights, count, rows[weights[0]]
-    )
+    names = tuple(node.name for node, _ in members)
+    return NodeGroup(printable(first.name), kind, names, weights, count, rows[weights[0]])
 
 
 def _row(weights: onnx.TensorProto, nodes: Sequence[onnx.NodeProto]) -> int:
-    reader = next((node for node in nodes if weights.name in node.input), None)
+    readers = [node for node in nodes if weights.name in node.input]
+    if any(node.op_type == "Gather" and attribute(node, "axis", 0) for node in readers):
+        return 1  # what it looks up are not rows
+    reader = next(iter(readers), None)
     if reader is None or len(weights.dims) != 2:
         return int(weights.dims[-1]) if weights.dims else 1
-    is_transposed = any(item.name == "transB" and item.i for item in reader.attribute)
+    is_transposed = attribute(reader, "transB", 0)
     return int(weights.dims[0 if reader.op_type in ("Gemm", "MatMul") and not is_transposed else 1])
 
 
@@ -115,6 +128,11 @@ def _weights(node: onnx.NodeProto, counts: Mapping[str, int]) -> list[str]:
     places = WEIGHT_INPUTS.get(node.op_type, ())
     names = [node.input[place] for place in places if place < len(node.input)]
     return [name for name in names if counts.get(name, 0) > 1]
+
+
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Return an integer attribute of a node."""
+    return next((int(item.i) for item in node.attribute if item.name == name), default)
 
 
 def elements(tensor: onnx.TensorProto) -> int:
@@ -152,9 +170,9 @@ def sort_nodes(model: onnx.ModelProto) -> None:
     known = {item.name for item in (*graph.input, *graph.initializer)} | {""}
     waiting, ordered = list(graph.node), []
     while waiting:
-        ready = [node for node in waiting if _reads(node) <= known]
+        ready = [node for node in waiting if reads(node) <= known]
         if not ready:
-            missing = sorted(_reads(waiting[0]) - known)[0]
+            missing = sorted(reads(waiting[0]) - known)[0]
             raise ValueError(f"node {waiting[0].name!r} reads {missing!r}, which nothing computes")
         for node in ready:
             ordered.append(node)
@@ -166,7 +184,7 @@ def sort_nodes(model: onnx.ModelProto) -> None:
     graph.node.extend(copies)
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Return the outer tensors that a node reads, itself or in the graphs inside it."""
     found = set(node.input)
     for attribute in node.attribute:
@@ -174,6 +192,6 @@ def _reads(node: onnx.NodeProto) -> set[str]:
             inner = attribute.g
             own = {item.name for item in (*inner.input, *inner.initializer)}
             own.update(name for item in inner.node for name in item.output)
-            found |= {name for item in inner.node for name in _reads(item)} - own
+            found |= {name for item in inner.node for name in reads(item)} - own
             found |= {item.name for item in inner.output} - own
     return found - {""}

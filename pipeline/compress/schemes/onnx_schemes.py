@@ -26,6 +26,7 @@ from pipeline.compress.schemes.onnx_graph import (
     name_nodes,
     node_groups,
     sort_nodes,
+    without_constant_inputs,
 )
 from pipeline.compress.schemes.onnx_opset import has_inner_graphs, has_int4, with_int4
 from pipeline.compress.schemes.onnx_weights import BLOCK, store_weights, table_block
@@ -58,6 +59,7 @@ def prepared_onnx(export: bytes) -> bytes:
         source.write_bytes(export)
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         model = onnx.load(ready)
+    without_constant_inputs(model)
     flatten_biases(model)
     name_nodes(model)
     return bytes(model.SerializeToString())
@@ -83,8 +85,8 @@ def store_onnx(prepared: bytes, scheme: Scheme | Assignment, ranges: Ranges | No
         sort_nodes(stored)
         data = bytes(stored.SerializeToString())
         open_session(Format.ONNX, data)
-    except (ValueError, RuntimeError, KeyError, NotImplementedError, TypeError, ModelError) as error:
-        brief = " ".join(str(error).split())
+    except (ValueError, RuntimeError, KeyError, NotImplementedError, TypeError, AssertionError, ModelError) as error:
+        brief = " ".join(str(error).split()) or type(error).__name__
         title = str(scheme) if isinstance(scheme, Scheme) else "This mix of schemes"
         raise SchemeRefused(f"{title} cannot be applied to this onnx model: {brief[:200]}.") from error
     return data

@@ -1,8 +1,9 @@
 """Weights of ``.onnx`` nodes stored as int8, int4 or float16, and computed with in float.
 
-A matrix goes through DequantizeLinear, which is in the standard. A table is looked up first, and only the rows that
-are looked up become floats: by Cast and Mul rather than by DequantizeLinear, because onnxruntime 1.31 moves
-DequantizeLinear along the graph and ends the process when it meets a loop that reads what it moved.
+A matrix goes through DequantizeLinear, which is in the standard, and so does a table that is a matrix elsewhere in the
+graph. Any other table is looked up first, and only the rows that are looked up become floats: by Cast and Mul rather
+than by DequantizeLinear, because onnxruntime 1.31 moves DequantizeLinear along the graph and ends the process when it
+meets a loop that reads what it moved.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.schemes.onnx_graph import WEIGHT_INPUTS
+from pipeline.compress.schemes.onnx_graph import WEIGHT_INPUTS, attribute, reads
 from pipeline.core.names import Scheme
 from pipeline.core.tensors import Array
 
@@ -37,6 +38,12 @@ def store_weights(model: onnx.ModelProto, nodes: Iterable[str], scheme: Scheme) 
     Nodes that share a weight must be given together.
     """
     wanted = set(nodes)
+    matrices = {
+        node.input[place]
+        for node in model.graph.node
+        for place in WEIGHT_INPUTS.get(node.op_type, ())
+        if node.op_type != "Gather" and place < len(node.input)
+    }
     floats = {item.name: item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT}
     replaced: set[str] = set()
     made: list[onnx.NodeProto] = []
@@ -44,7 +51,8 @@ def store_weights(model: onnx.ModelProto, nodes: Iterable[str], scheme: Scheme) 
         for place in WEIGHT_INPUTS.get(node.op_type, ()) if node.name in wanted else ():
             name = node.input[place] if place < len(node.input) else ""
             if name in floats and len(floats[name].dims) > 1:
-                made += _stored(model, node, place, floats[name], scheme, name in replaced)
+                is_table = node.op_type == "Gather" and name not in matrices
+                made += _stored(model, node, place, floats[name], scheme, name in replaced, is_table)
                 replaced.add(name)
     _drop_unread(model, replaced)
     for node in reversed(made):
@@ -52,14 +60,20 @@ def store_weights(model: onnx.ModelProto, nodes: Iterable[str], scheme: Scheme) 
 
 
 def _stored(
-    model: onnx.ModelProto, node: onnx.NodeProto, place: int, weights: TensorProto, scheme: Scheme, again: bool
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    place: int,
+    weights: TensorProto,
+    scheme: Scheme,
+    again: bool,
+    is_table: bool,
 ) -> list[onnx.NodeProto]:
     values = numpy_helper.to_array(weights)
     name = node.input[place]
     if scheme is Scheme.F16:
         return _as_half(model, node, place, values, again)
     bits = 8 if scheme is Scheme.W8 else 4
-    if node.op_type == "Gather":
+    if is_table:
         return _as_table(model, node, values, bits, again)
     block = BLOCK if scheme is Scheme.W4B32 else 0
     axis, along = channel_axis(node, place, values.ndim), block_axis(node, place, values.ndim)
@@ -78,7 +92,7 @@ def _stored(
 def channel_axis(node: onnx.NodeProto, place: int, rank: int) -> int:
     """Return the axis of a node's weights along which its output channels lie."""
     if node.op_type == "Gemm":
-        is_transposed = _attribute(node, "transB", 0) if place == 1 else not _attribute(node, "transA", 0)
+        is_transposed = attribute(node, "transB", 0) if place == 1 else not attribute(node, "transA", 0)
         return 0 if is_transposed else 1
     if node.op_type in ("MatMul", "FusedMatMul"):
         return rank - 1 if place == 1 else rank - 2
@@ -178,12 +192,8 @@ def _packed(values: Array) -> bytes:
 
 
 def _drop_unread(model: onnx.ModelProto, names: Iterable[str]) -> None:
-    read = {name for node in model.graph.node for name in node.input}
+    read = {name for node in model.graph.node for name in reads(node)}
     unread = set(names) - read - {item.name for item in model.graph.output}
     kept = [item for item in model.graph.initializer if item.name not in unread]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(item.i) for item in node.attribute if item.name == name), default)
