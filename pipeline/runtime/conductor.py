@@ -50,6 +50,7 @@ class Conductor:
         self.state, self._first = first_state(settings, self._now_ms(), terms.last)
         self._events: deque[Event] = deque()
         self._is_pumping = False
+        self._writing: asyncio.Task[None] | None = None
 
     def _now_ms(self) -> int:
         return int(self._loop.time() * 1000)
@@ -105,9 +106,9 @@ class Conductor:
             case Serve(term=term):
                 self._complain(self._terms.use(term))
                 self._crew.tell_term(term)
-                self._loop.call_soon(self._write_down)
+                self._write_soon()
             case Unserve():
-                self._loop.call_soon(self._write_down)
+                self._write_soon()
             case Note(text, kind):
                 self._note(text, kind)
 
@@ -123,8 +124,16 @@ class Conductor:
             setattr(self._journal.tally, name, getattr(self._journal.tally, name) + 1)
         self._journal.note(text, kind=kind)
 
-    def _write_down(self) -> None:
-        self._complain(self._terms.tell(self.state.term, self.state.serving))
+    def _write_soon(self) -> None:
+        if self._writing is None or self._writing.done():
+            self._writing = self._loop.create_task(self._write_down())
+
+    async def _write_down(self) -> None:
+        """Write who serves in another thread: a disk that is stuck holds no request up."""
+        written: tuple[int, Role | None] | None = None
+        while written != (now := (self.state.term, self.state.serving)):
+            self._complain(await asyncio.to_thread(self._terms.tell, *now))
+            written = now
 
     def _complain(self, problem: str | None) -> None:
         if problem is not None:

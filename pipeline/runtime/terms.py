@@ -4,6 +4,9 @@ Terms are reserved in blocks (hi-lo): the file says up to which term everything 
 starts above that. A failover within the block needs no disk, so a full one cannot stop it.
 """
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -56,6 +59,9 @@ class TermsStore(Protocol):
     def write(self, remembered: Remembered) -> None:
         """Remember; raises FileAccess or OutOfSpace."""
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other threads, and the other pair of a swap, out meanwhile; raises FileAccess or OutOfSpace."""
+
 
 @dataclass(frozen=True)
 class TermsFile:
@@ -71,12 +77,23 @@ class TermsFile:
         """Replace the file."""
         write_atomic(self.path, readable_json(plain(remembered)))
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold a lock beside the file."""
+        lock = self.path.with_suffix(".lock")
+        with disk_errors(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with lock.open("w") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                yield
+
 
 def reserve_terms(store: TermsStore, last_used: int) -> Remembered:
     """Reserve the next block above what was reserved or used; raises FileAccess or OutOfSpace."""
-    kept = store.read()
-    reserved = Remembered(1, max(kept.reserved_through, last_used) + BLOCK, last_used, kept.serving)
-    store.write(reserved)
+    with store.alone():
+        kept = store.read()
+        reserved = Remembered(1, max(kept.reserved_through, last_used) + BLOCK, last_used, kept.serving)
+        store.write(reserved)
     return reserved
 
 
@@ -101,11 +118,15 @@ class Terms:
         return None
 
     def tell(self, term: int, serving: Role | None) -> str | None:
-        """Write who serves, for people and for monitoring; returns a sentence when that fails, which harms nothing."""
+        """Write who serves, for people and for monitoring; returns a sentence when that fails, which harms nothing.
+
+        May be called in another thread, one at a time.
+        """
         try:
-            # In a swap two pairs of one model live side by side: neither takes back what the other has reserved.
-            reserved = max(self._reserved, self._store.read().reserved_through)
-            self._store.write(Remembered(1, reserved, term, serving))
+            with self._store.alone():
+                # In a swap two pairs of one model live side by side: neither takes back what the other has reserved.
+                reserved = max(self._reserved, self._store.read().reserved_through)
+                self._store.write(Remembered(1, reserved, term, serving))
         except HotspareError as error:
             return f"Who serves could not be written down: {error}"
         return None

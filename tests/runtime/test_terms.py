@@ -1,3 +1,5 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,16 @@ def test_in_a_swap_neither_side_takes_back_what_the_other_reserved(path: Path) -
     assert Terms(TermsFile(path)).last > new.last
 
 
+def test_who_serves_is_told_by_another_thread_and_takes_back_nothing_that_is_reserved_meanwhile(path: Path) -> None:
+    old = Terms(TermsFile(path))
+    with ThreadPoolExecutor(1) as thread:
+        telling = [thread.submit(old.tell, number, Role.PRIMARY) for number in range(20)]
+        new = [Terms(TermsFile(path)) for _ in range(20)]
+        assert [one.result() for one in telling] == [None] * 20
+    assert [one.last for one in new] == [BLOCK * number for number in range(1, 21)]
+    assert read_terms(path).reserved_through == 21 * BLOCK
+
+
 def test_who_serves_is_written_down_with_the_reservation_kept(path: Path) -> None:
     terms = Terms(TermsFile(path))
     terms.use(1)
@@ -53,8 +65,7 @@ def test_who_serves_is_written_down_with_the_reservation_kept(path: Path) -> Non
 
 def test_without_a_disk_terms_go_on_until_the_block_ends_and_each_use_near_it_says_so(path: Path) -> None:
     terms = Terms(TermsFile(path))
-    path.unlink()
-    path.parent.rmdir()
+    shutil.rmtree(path.parent)
     path.parent.write_text("in the way")
     assert terms.use(1) is None
     assert "could not be written down" in (terms.tell(1, Role.PRIMARY) or "")

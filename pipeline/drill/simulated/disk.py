@@ -5,6 +5,7 @@ Modelled: bytes, signatures and files. Real: the channel's rules (dates, floor, 
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 
 from pipeline.bundle.channel import Channel, check_dates, role_of
@@ -155,6 +156,10 @@ class ServersDisk:
     def terms(self, _release: Release) -> TermsStore:
         """Return where terms are kept."""
         return self
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep nobody out: what is done to this disk is done at once."""
+        return nullcontext()
 
     def read(self) -> Remembered:
         """Return what was remembered of terms."""
