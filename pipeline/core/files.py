@@ -1,11 +1,12 @@
 """The file port's edge: written aside, fsynced and renamed; paths from files are checked before use."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.core.errors import FileAccess, HotspareError, OutOfSpace
@@ -75,36 +76,85 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 def replacing_dir(path: Path) -> Iterator[Path]:
     """Yield an empty folder aside; when the block ends well it takes the place of ``path``, else it is removed.
 
-    Leftovers of killed runs are swept first. Raises OutOfSpace or FileAccess.
+    Who writes the same folder at the same time is waited for: the last one wins, whole. Leftovers of killed runs are
+    swept first. Raises OutOfSpace or FileAccess.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{_ASIDE}{path.name}")
-        for leftover in (aside, path.with_name(f"{_REPLACED}{path.name}")):
+        held = _make_alone(aside)
+        try:
+            leftover = path.with_name(f"{_REPLACED}{path.name}")
             if leftover.exists():
                 shutil.rmtree(leftover)
-        aside.mkdir()
-        try:
             yield aside
             fsync_tree(aside)
             _swap(aside, path)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
+        finally:
+            os.close(held)
+
+
+def _make_alone(folder: Path) -> int:
+    """Make an empty folder that is this run's alone; returns the descriptor that holds it until it is closed."""
+    while True:
+        try:
+            folder.mkdir()
+            is_new = True
+        except FileExistsError:
+            is_new = False
+        held = _held(folder)
+        if held is not None and is_new:
+            return held
+        if held is not None:  # nobody writes there: a killed run left it
+            shutil.rmtree(folder)
+            os.close(held)
+
+
+def _held(folder: Path) -> int | None:
+    """Wait until nobody holds the folder, and hold it; None where it was exchanged or removed meanwhile."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        _hold(descriptor, fcntl.LOCK_EX)
+        is_there = os.path.samestat(os.fstat(descriptor), folder.lstat())
+    except FileNotFoundError:
+        is_there = False
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if not is_there:
+        os.close(descriptor)
+    return descriptor if is_there else None
+
+
+def _hold(descriptor: int, how: int) -> None:
+    with suppress(OSError):  # a file system without locks: two runs at once are then the user's to avoid
+        fcntl.flock(descriptor, how)
 
 
 def _swap(aside: Path, path: Path) -> None:
     replaced = path.with_name(f"{_REPLACED}{path.name}")
-    if path.exists():
+    if not path.exists():
+        aside.replace(path)
+        fsync_dir(path.parent)
+        return
+    old = os.open(path, os.O_RDONLY)
+    try:
+        _hold(old, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it will lie aside until it is removed: not as a leftover
         if _exchange(aside, path):
             replaced = aside
         else:
             path.replace(replaced)
             aside.replace(path)
-    else:
-        aside.replace(path)
-    fsync_dir(path.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+        fsync_dir(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        os.close(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -1,3 +1,6 @@
+import errno
+import multiprocessing
+import os
 import stat
 from pathlib import Path
 
@@ -6,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DataError
-from pipeline.core.files import read_json, write_atomic
+from pipeline.core.files import read_json, replacing_dir, write_atomic
 from pipeline.core.printable import printable, printable_lines
 
 
@@ -25,6 +28,67 @@ def test_what_a_killed_run_left_does_not_lend_its_rights(tmp_path: Path) -> None
     write_atomic(tmp_path / "secret", b"secret", mode=0o600)
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["secret"]
+
+
+def test_what_a_killed_run_left_of_a_folder_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".aside-out/deep").mkdir(parents=True)
+    (tmp_path / ".aside-out").chmod(0o777)
+    (tmp_path / ".replaced-out").mkdir()
+    with replacing_dir(tmp_path / "out") as aside:
+        assert list(aside.iterdir()) == []
+        assert stat.S_IMODE(aside.stat().st_mode) & 0o022 == 0
+        (aside / "a").write_text("a")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_runs_that_write_one_folder_at_once_take_turns_and_each_writes_it_whole(tmp_path: Path) -> None:
+    """Before, one swept what the other was writing, and what was exchanged could be a part of both."""
+    out, writers, rounds = tmp_path / "out", 4, 25
+
+    def write(writer: int) -> None:
+        for number in range(rounds):
+            with replacing_dir(out) as aside:
+                for name in "abc":
+                    (aside / name).write_text(f"{writer} {number}")
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=write, args=(writer,)) for writer in range(writers)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        try:
+            folder = os.open(out, os.O_RDONLY)  # one of them, whatever is exchanged meanwhile
+        except FileNotFoundError:
+            continue
+        found = {_read_in(folder, name) for name in "abc"}
+        os.close(folder)
+        assert len(found) == 1 or None in found, found  # None: it was replaced, and is being removed
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * writers
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out"]
+    assert len({(out / name).read_text() for name in "abc"}) == 1
+
+
+def _read_in(folder: int, name: str) -> str | None:
+    try:
+        file = os.open(name, os.O_RDONLY, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(file) as stream:
+        return stream.read()
+
+
+def test_a_folder_without_locks_is_written_all_the_same(tmp_path: Path, monkeypatch) -> None:
+    def refused(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    for text in ("old", "new"):
+        with replacing_dir(tmp_path / "out") as aside:
+            (aside / "a").write_text(text)
+    assert (tmp_path / "out/a").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"{", b"9" * 5000, b"[" * 100_000])
