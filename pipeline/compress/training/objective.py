@@ -78,11 +78,14 @@ def compiled_loss(library: Any, compiled: Any, width: int) -> Loss | None:
     loss = library.losses.get(compiled)
     call = getattr(loss, "call", loss)  # a Loss averages by itself; its call does not
     name = type(loss).__name__ + getattr(loss, "__name__", "")
-    in_classes = "categorical" in name.lower() and "sparse" not in name.lower()
+    is_sparse = "sparse" in name.lower()
+    in_classes = "categorical" in name.lower() and not is_sparse
 
     def of_batch(labels: Any, answers: Any) -> Any:
         if in_classes and labels.shape[-1] == 1:
-            labels = tf.one_hot(tf.cast(labels[:, 0], tf.int32), width)
+            labels = tf.one_hot(_classes(labels), width)
+        elif is_sparse:
+            labels = _classes(labels)[:, None]
         return call(labels, answers)
 
     return of_batch
@@ -112,13 +115,18 @@ def _squares(wanted: Any, answers: Any) -> Any:
     return tf.square(tf.reshape(wanted, tf.shape(answers)) - answers)
 
 
+def _classes(labels: Any) -> Any:
+    """Return class numbers of labels (rows, 1), or of one-hot ones."""
+    return tf.cast(labels[:, 0], tf.int32) if labels.shape[-1] == 1 else tf.argmax(labels, -1, tf.int32)
+
+
 def _of_class(labels: Any, answers: Any) -> Any:
-    picked = tf.gather(answers, tf.cast(labels[:, 0], tf.int32), axis=1, batch_dims=1)
+    picked = tf.gather(answers, _classes(labels), axis=1, batch_dims=1)
     return -tf.math.log(tf.clip_by_value(picked, _TINY, 1.0))
 
 
 def _of_class_logits(labels: Any, answers: Any) -> Any:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(labels[:, 0], tf.int32), answers)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(_classes(labels), answers)
 
 
 def _of_chance(labels: Any, answers: Any) -> Any:

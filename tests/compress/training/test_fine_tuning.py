@@ -22,6 +22,16 @@ BLEND = {"epochs": 2, "distill_ratio": 0.5}
 JOBS: list[dict[str, Any]] = [
     {"name": "p50", "model": "signal", "variant": "p50", "tuning": SHORT},
     {"name": "p50 resumed", "model": "signal", "variant": "p50", "tuning": SHORT, "stops_at": [6, 15]},
+    {"name": "one hot", "model": "signal", "variant": "p50", "train": "one_hot", "tuning": SHORT},
+    {"name": "bare", "model": "bare", "variant": "p50", "train": "signal", "validation": "signal", "tuning": SHORT},
+    {
+        "name": "bare one hot",
+        "model": "bare",
+        "variant": "p50",
+        "train": "one_hot",
+        "validation": "one_hot",
+        "tuning": SHORT,
+    },
     {"name": "p24", "model": "signal", "variant": "p24", "train": "unlabelled", "tuning": SHORT},
     {"name": "p50b", "model": "signal", "variant": "p50b", "tuning": IMPATIENT},
     {"name": "judged", "model": "signal", "variant": "p50b", "tuning": PATIENT},
@@ -67,6 +77,11 @@ def test_magnitude_pruning_zeroes_half_and_no_weight_is_minus_zero(made: dict[st
     for kernel in found:
         assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.01)
         assert not np.signbit(kernel[kernel == 0]).any() or made["p50"]["library"] == "2"
+
+
+@pytest.mark.parametrize(("name", "as_classes"), [("one hot", "p50"), ("bare one hot", "bare")])
+def test_one_hot_labels_teach_what_class_numbers_teach(made: dict[str, Told], name: str, as_classes: str) -> None:
+    assert made[name]["exports"] == made[as_classes]["exports"]
 
 
 def test_two_of_four_learns_from_answers_where_there_are_no_labels(made: dict[str, Told]) -> None:

@@ -97,6 +97,7 @@ def _save_models(folder: Path, library: str) -> None:
     np.savez(folder / "nine.npz", x=x, y=y + 7)
     np.savez(folder / "unlabelled.npz", x=x)
     np.savez(folder / "turned.npz", x=x, y=2 - y)
+    np.savez(folder / "one_hot.npz", x=x, y=np.eye(3)[y])
     signal = keras.Input((12, 4), name="x")
     hidden = layers.Conv1D(8, 3, activation="relu")(signal)
     hidden = layers.Dropout(0.1)(layers.BatchNormalization()(hidden))
@@ -105,6 +106,7 @@ def _save_models(folder: Path, library: str) -> None:
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(x, y, epochs=12, batch_size=32, verbose=0)
     model.save(folder / "signal.keras")
+    keras.Model(signal, model.output).save(folder / "bare.keras")
 
     flat = rng.normal(size=(640, 8)).astype(np.float32)
     np.savez(folder / "pair.npz", x=flat)
