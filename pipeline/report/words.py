@@ -94,7 +94,10 @@ def sharpening(cards: Sequence[Scorecard]) -> str:
     ratios = [card.task.width_ratio for card in cards if card.task.width_ratio is not None]
     rows = max((card.task.extra_rows or 0 for card in cards), default=0)
     if not ratios:
-        return "No interval would have become narrower by 2 % or more from the calibration rows, so none uses them."
+        return (
+            "No interval uses the calibration rows: it would not have become narrower by 2 % or more, or the file has "
+            "its ranges from them or was chosen by them."
+        )
     return (
         f"{len(ratios)} of {len(cards)} intervals use the {rows:,} calibration rows as well, without their labels "
         f"(prediction-powered inference): they are {percent(1 - max(ratios))} to {percent(1 - min(ratios))} narrower."
