@@ -203,7 +203,7 @@ class Install:
 
 @dataclass(frozen=True)
 class Ship:
-    """Send all records from ``first`` on, if any."""
+    """Send all records from ``first`` on, if any, as fast as the link takes them."""
 
     epoch: int
     first: int

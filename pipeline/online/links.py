@@ -29,8 +29,13 @@ class Peer:
         if self.writer.is_closing():
             return
         self.writer.write(frame)
-        if self.writer.transport.get_write_buffer_size() > _UNSENT_BYTES_MAX:
+        if self.unsent_bytes > _UNSENT_BYTES_MAX:
             self.drop()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how much waits to be sent."""
+        return self.writer.transport.get_write_buffer_size()
 
     def drop(self) -> None:
         """Close the connection now, with what was not sent yet."""
@@ -107,6 +112,11 @@ class Links:
         """Send to the other member, if there is a link to it."""
         if self.other is not None:
             self.other.send(frame)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how much waits to be sent to the other member."""
+        return 0 if self.other is None else self.other.unsent_bytes
 
     def part(self) -> None:
         """Close the link."""

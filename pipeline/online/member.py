@@ -21,13 +21,13 @@ from pipeline.online.links import Links, Peer
 from pipeline.online.place import Keeping, Place, keep_epoch, read_epoch
 from pipeline.online.records import Checked, common_seq
 from pipeline.online.replica import Replica
+from pipeline.online.shipping import Shipping
 from pipeline.online.starts import Start, borrow, lend, state_digest
 from pipeline.online.trunk import Trunk
 from pipeline.online.upkeep import Upkeep
 from pipeline.online.voice import Voice
 from pipeline.online.waiting import Waiting, refuse
 from pipeline.online.wire import (
-    SHIP_BYTES_MAX,
     AnswerHead,
     ConfirmHead,
     Frame,
@@ -68,6 +68,7 @@ class Member:
         self._upkeep = Upkeep(place, self._replica, key, keeping, self._voice)
         self._replica.resume(self._upkeep.resumed())
         self._links = Links(place, self, self._voice)
+        self._shipping = Shipping(log, self._links)
         self._offers: list[tuple[str, bytes, Peer]] = []
         self._batch: list[bytes] = []
         self._shipped: Checked | None = None
@@ -128,6 +129,8 @@ class Member:
                 self._happened(nouns.Welcomed(now, epoch, common, self._replica.has(common, record), sent_at))
             case ConfirmHead(epoch, seq, sent_at):
                 self._happened(nouns.Confirmed(now, epoch, seq, sent_at))
+                if self._state.stand is Stand.LEADS and self._state.joined:
+                    self._shipping.go_on(self._state.epoch, now)
             case HeldHead():
                 self._upkeep.heard(frame.head)
             case LendHead(epoch, sent_at):
@@ -232,27 +235,20 @@ class Member:
             case nouns.Welcome(epoch, common, sent_at):
                 record = self._replica.log.digest_at(common)
                 self._links.tell(pack(Kind.WELCOME, WelcomeHead(epoch, common, record, sent_at)))
+                self._shipping.begin(common)
             case nouns.Lend(epoch, sent_at):
                 start = self._replica.start
                 self._voice.say("lent the checkpoint that the log starts from", seq=start.tip.seq)
                 self._links.tell(pack(Kind.LEND, LendHead(epoch, sent_at), lend(start)))
+                self._shipping.begin(start.tip.seq)
             case nouns.Confirm(epoch, seq, sent_at):
                 self._links.tell(pack(Kind.CONFIRM, ConfirmHead(epoch, seq, sent_at)))
-            case nouns.Ship(epoch, first, sent_at):
-                self._ship(epoch, first, sent_at)
+            case nouns.Ship(epoch, _, sent_at):
+                self._shipping.ship(epoch, sent_at)
 
     def _greeting(self, greet: nouns.Greet) -> GreetHead:
         ends = () if greet.is_bare else tuple(sorted(self._replica.log.ends().items())[-_ENDS_MAX:])
         return GreetHead(self._replica.base.bundle_id, self._state.terms.ahead_max, greet.epoch, greet.leads, ends)
-
-    def _ship(self, epoch: int, first: int, sent_at: float) -> None:
-        log = self._replica.log
-        if first > log.tip.seq:
-            self._links.tell(pack(Kind.SHIP, ShipHead(epoch, first, sent_at)))
-        while first <= log.tip.seq:
-            last = log.fitting(first, SHIP_BYTES_MAX)
-            self._links.tell(pack(Kind.SHIP, ShipHead(epoch, first, sent_at), log.encoded(first, last)))
-            first = last + 1
 
     def _tell_held(self) -> None:
         held = self._replica.held()

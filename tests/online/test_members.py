@@ -16,6 +16,7 @@ from sealed import tiny_rows
 from pipeline.bundle.learning import read_learning
 from pipeline.core.errors import Malformed, Unreachable
 from pipeline.core.tensors import encode_npz
+from pipeline.online import links, shipping
 from pipeline.online.leading_nouns import Terms
 from pipeline.online.learner import Head, admit
 from pipeline.online.member import Member
@@ -217,6 +218,31 @@ def test_senders_that_went_away_are_forgotten_while_there_is_no_follower(
             while (await told(folders[0])).last != 1 or len(pair.members[0]._waiting):
                 await asyncio.sleep(0.02)
         await pair.stop(0)
+
+    asyncio.run(play())
+
+
+def test_a_follower_that_lacks_more_than_a_link_holds_gets_it_all(
+    learning: Learning, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates = 6000
+    what = read_learning(learning.base().files)
+    log = UpdateLog(folders[0] / LOG, learning.base().bundle_id)
+    row = np.ones(what.weights.count, np.float32)
+    log.append(2, [admit(seq.to_bytes(16, "big"), 1.0, row, what) for seq in range(updates)])
+    assert len(log.encoded(1, updates)) > 1 << 20  # what the system keeps of a socket is less
+    log.close()
+    monkeypatch.setattr(links, "_UNSENT_BYTES_MAX", 64 << 10)
+    monkeypatch.setattr(shipping, "_UNSENT_BYTES_MAX", 16 << 10)
+    monkeypatch.setattr(shipping, "SHIP_BYTES_MAX", 16 << 10)
+
+    async def play() -> None:
+        pair = Pair(learning, folders)
+        for seat in (0, 1):
+            pair.start(seat)
+        async with sending(pair):
+            await pair.both(lambda one: one.last == updates)
+            await pair.offer(range(updates, updates + 5))
 
     asyncio.run(play())
 
