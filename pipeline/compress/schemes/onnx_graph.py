@@ -75,6 +75,38 @@ def without_constant_inputs(model: onnx.ModelProto) -> None:
         model.ir_version = max(model.ir_version, 4)  # until then every constant had to be an input
 
 
+# What quantizers add to a tensor is called by its name and one of these.
+_ADDED = ("_scale", "_zero_point", "_quantized", "_float", "_half", "_rows", "_cast")
+
+
+def free_added_names(model: onnx.ModelProto) -> None:
+    """Rename inner tensors that bear a name which a quantizer gives, in place: ``w_scale`` beside ``w``.
+
+    onnxruntime takes the one of two constants of a name for both, without a word.
+    """
+    graph = model.graph
+    outside = {item.name for item in (*graph.input, *graph.output)}
+    names = outside | {item.name for item in graph.initializer} | {name for node in graph.node for name in node.output}
+    new = {}
+    for name in sorted(names - outside):
+        if any(name.endswith(end) and name.removesuffix(end) in names for end in _ADDED):
+            new[name] = f"{name}#"
+            while new[name] in names:
+                new[name] += "#"
+    _rename(graph, new)
+
+
+def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
+    for item in (*graph.initializer, *graph.value_info, *graph.output):
+        item.name = new.get(item.name, item.name)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _rename(attribute.g, new)
+
+
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Return the graph's constants by name."""
     return {item.name: item for item in model.graph.initializer}

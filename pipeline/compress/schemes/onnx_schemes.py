@@ -23,6 +23,7 @@ from pipeline.compress.schemes.onnx_graph import (
     NodeGroup,
     flatten_biases,
     followers,
+    free_added_names,
     name_nodes,
     node_groups,
     sort_nodes,
@@ -60,6 +61,7 @@ def prepared_onnx(export: bytes) -> bytes:
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         model = onnx.load(ready)
     without_constant_inputs(model)
+    free_added_names(model)
     flatten_biases(model)
     name_nodes(model)
     return bytes(model.SerializeToString())

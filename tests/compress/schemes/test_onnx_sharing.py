@@ -22,12 +22,18 @@ POOL = [helper.make_node("ReduceMean", ["rows"], ["mean"], axes=[1], keepdims=0)
 SUM = [helper.make_node("Add", ["out", "mean"], ["y"])]
 
 
-def made(nodes: Sequence[NodeProto], rows: dict[str, Array], ir: int = 8, listed: bool = False) -> bytes:
+def made(
+    nodes: Sequence[NodeProto],
+    rows: dict[str, Array],
+    ir: int = 8,
+    listed: bool = False,
+    more: Sequence[TensorProto] = (),
+) -> bytes:
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in rows.items()}
     inputs = [helper.make_tensor_value_info(name, types[name], ["n", *array.shape[1:]]) for name, array in rows.items()]
     inputs += [helper.make_tensor_value_info("w", TensorProto.FLOAT, TABLE.shape)] if listed else []
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", SIZE])]
-    graph = helper.make_graph(list(nodes), "g", inputs, outputs, [numpy_helper.from_array(TABLE, "w")])
+    graph = helper.make_graph(list(nodes), "g", inputs, outputs, [numpy_helper.from_array(TABLE, "w"), *more])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=ir)
     return bytes(model.SerializeToString())
 
@@ -66,6 +72,20 @@ def test_columns_that_are_looked_up_are_not_taken_for_rows(scheme: Scheme) -> No
 def test_constants_of_old_files_that_are_inputs_too_are_constants(scheme: Scheme) -> None:
     nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], name="dense", transB=1)]
     assert error(made(nodes, {"x": X}, ir=3, listed=True), {"x": X}, scheme) < 0.3
+
+
+@pytest.mark.parametrize("scheme", ["f16", "w8", "w8d", "w8a8", "w4", "w4b32"])
+@pytest.mark.parametrize("name", ["w_scale", "w_zero_point", "w_quantized", "w_float", "w_half", "x_scale"])
+def test_a_constant_called_as_a_quantizer_calls_its_own_is_not_taken_for_that(name: str, scheme: str) -> None:
+    nodes = [helper.make_node("Mul", ["x", name], ["scaled"]), helper.make_node("Gemm", ["scaled", "w"], ["y"])]
+    own = numpy_helper.from_array(np.linspace(1, 2, SIZE, dtype=np.float32), name)
+    assert error(made(nodes, {"x": X}, more=[own]), {"x": X}, Scheme(scheme)) < 0.3
+
+
+@pytest.mark.parametrize("name", ["w_float", "w_half", "w_quantized"])
+def test_a_result_called_as_a_quantizer_calls_its_own_is_told_apart(name: str) -> None:
+    nodes = [helper.make_node("Gemm", ["x", "w"], [name]), helper.make_node("Relu", [name], ["y"])]
+    assert all(error(made(nodes, {"x": X}), {"x": X}, scheme) < 0.02 for scheme in (Scheme.F16, Scheme.W8))
 
 
 def test_a_weight_that_a_branch_reads_too_stays_for_the_branch() -> None:
