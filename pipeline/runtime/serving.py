@@ -100,7 +100,7 @@ def _run(work: Coroutine[None, None, int]) -> int:
 
 
 async def _serve(context: ServerContext, serving: Serving, front_of: Callable[[LogWriter], FrontSettings]) -> int:
-    log = LogWriter(sys.stderr.buffer)
+    log = LogWriter(open(sys.stderr.fileno(), "wb", buffering=0, closefd=False))  # noqa: SIM115 - closed by nobody
     keeper = KeeperClient(context)
     keeper.start()
     server = Server(serving, ThisMachine(keeper), NodeDisk(), lambda model: Journal(model, log.put))

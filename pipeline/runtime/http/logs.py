@@ -11,9 +11,14 @@ import orjson
 
 from pipeline.core.printable import printable
 
+_CLOSE_S = 1.0
+
 
 class LogWriter:
-    """Writes records to a binary stream, in order; when ``lines_max`` wait already, a record is dropped and counted."""
+    """Writes records to a binary stream, in order; when ``lines_max`` wait already, a record is dropped and counted.
+
+    The stream has no buffer of its own: a thread that is stuck in one holds its lock, and nobody else could flush it.
+    """
 
     def __init__(self, stream: BinaryIO, lines_max: int = 10_000) -> None:
         self._stream = stream
@@ -30,9 +35,10 @@ class LogWriter:
             self._dropped += 1
 
     def close(self) -> None:
-        """Write what waits, and end."""
-        self._waiting.put(None)
-        self._thread.join()
+        """Write what waits, and end; whoever does not read it is not waited for long."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=_CLOSE_S)
+        self._thread.join(_CLOSE_S)
 
     def _write(self) -> None:
         while (record := self._waiting.get()) is not None:
@@ -41,8 +47,8 @@ class LogWriter:
                 record = {**record, "dropped_before": dropped}
             line = _line(record)
             with contextlib.suppress(OSError):  # whoever read the log went away; serving goes on
-                self._stream.write(line)
-                self._stream.flush()
+                while line:
+                    line = line[self._stream.write(line) :]
 
 
 def _line(record: Mapping[str, object]) -> bytes:

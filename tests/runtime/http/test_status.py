@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -155,6 +157,18 @@ def test_a_log_that_nobody_reads_holds_nothing_up():
     for _ in range(100):
         writer.put({})
     writer.close()
+
+
+def test_a_reader_that_sleeps_does_not_hold_up_the_end():
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as stream:
+        writer, began_s = LogWriter(stream), time.monotonic()
+        for _ in range(3):
+            writer.put({"path": "x" * 100_000})
+        writer.close()
+        assert time.monotonic() - began_s < 10
+        os.close(reading)
+        writer.close()  # what was stuck is rid of its reader, and ends
 
 
 def test_a_bug_is_a_500_with_an_error_body(client, service):
