@@ -186,6 +186,7 @@ class Crew:
         self.workers: dict[Seat, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
         self._coming: dict[Worker, None] = {}  # asked of the machine, not here yet
+        self._ended_early: dict[int, int | None] = {}  # wait statuses told while some were coming, by pid
         self._machine = machine
         self._spec_of = spec_of
         self._reports = reports
@@ -196,6 +197,8 @@ class Crew:
         worker = Worker(seat, incarnation, self._reports, self._machine)
         if as_member:
             self.workers[seat] = worker
+        if not self._coming:  # what ended before is none that comes now, though it may get the same pid
+            self._ended_early.clear()
         self._coming[worker] = None
         self._run(self._start(worker, self._spec_of(seat, incarnation, then_load)))
         return worker
@@ -213,6 +216,8 @@ class Crew:
         self._by_pid = {pid: one for pid, one in self._by_pid.items() if not one.settled}
         self._by_pid[born.pid] = worker
         worker.link = await born.open(worker)
+        if born.pid in self._ended_early:  # the keeper told its start and its end in one breath
+            self.exited(born.pid, self._ended_early.pop(born.pid))
         if worker.closing:  # it was stopped while it was being started
             worker.kill()
 
@@ -247,6 +252,8 @@ class Crew:
         """Take the keeper's word on how a process ended; its own last words may still wait in its connection."""
         worker = self._by_pid.pop(pid, None)
         if worker is None:
+            if self._coming:
+                self._ended_early[pid] = status
             return
         worker.has_exited, worker.exit_status = True, status
         if worker.closing or worker.link is None:

@@ -71,3 +71,29 @@ def test_how_a_worker_ended_that_was_killed_for_nonsense_tells_nothing_so_its_re
 
     with stand_in() as stand:
         asyncio.run(play(stand))
+
+
+def test_a_worker_that_ended_before_its_start_was_told_is_known_by_how_it_ended() -> None:
+    async def play(stand: StandIn) -> None:
+        done = asyncio.Event()
+        told: list[int | None] = []
+
+        def settled(_worker: Worker, status: int | None) -> None:
+            told.append(status)
+            done.set()
+
+        async def spawn(_spec: object) -> Any:
+            await asyncio.sleep(0)
+            crew.exited(1, signal.SIGSEGV)  # in one read with the word that it was forked
+            stand.connection.close()
+            return SimpleNamespace(pid=1, open=lambda events: WorkerLink.open(stand.spawned, events))
+
+        reports: Any = SimpleNamespace(lost=lambda _: None, settled=settled, ended=lambda *_: None)
+        crew = Crew(SimpleNamespace(spawn=spawn), lambda *_: None, reports)  # type: ignore[arg-type,return-value]
+        crew.start(SEAT, 1, then_load=True)
+        await asyncio.wait_for(done.wait(), 10)
+        assert told == [signal.SIGSEGV]
+        assert not crew._ended_early
+
+    with stand_in() as stand:
+        asyncio.run(play(stand))
