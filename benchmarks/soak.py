@@ -195,10 +195,15 @@ def misses(found: Sequence[Segment], has_faults: bool) -> Iterator[str]:
         alarms = sorted({name for segment in found for name in segment.diagnosed})
         if failovers or alarms:
             yield f"{failovers} failovers without a fault ({', '.join(alarms)})"
-    unnoticed = sorted({f"{one.fault} {one.role}" for one in found if has_faults and not one.diagnosed})
+    unnoticed = sorted({f"{one.fault} {one.role}" for one in found if has_faults and not _is_traced(one)})
     if unnoticed:
         yield f"faults that nobody noticed: {', '.join(unnoticed)}"
     yield from _growth(found)
+
+
+def _is_traced(segment: Segment) -> bool:
+    """Tell whether a fault left a trace; a backup that goes on before anybody asked it something was not at fault."""
+    return bool(segment.diagnosed) or (segment.fault == "resume" and segment.role == Role.BACKUP)
 
 
 def _growth(found: Sequence[Segment]) -> Iterator[str]:

@@ -31,6 +31,11 @@ def test_a_clean_soak_may_not_fail_over_or_cry_wolf():
 def test_a_fault_that_nobody_noticed_is_told_so_that_no_fault_may_fail_to_happen():
     unnoticed = [replace(CLEAN, fault="poison", role="backup")] * 2
     assert list(soak.misses([KILLED, *unnoticed], has_faults=True)) == ["faults that nobody noticed: poison backup"]
+    woken = {role: replace(CLEAN, fault="resume", role=role) for role in ("primary", "backup")}
+    assert list(soak.misses([KILLED, woken["backup"]], has_faults=True)) == []
+    assert list(soak.misses([KILLED, woken["primary"]], has_faults=True)) == [
+        "faults that nobody noticed: resume primary"
+    ]
 
 
 def test_lost_and_wrong_answers_are_told():
