@@ -119,9 +119,9 @@ class Repository:
         return EXPRESSION.sub(lambda match: context.get(match[1], ""), text)
 
     def _machine(self, tag: str) -> dict[str, str]:
-        kept = ("HOME", "LANG", "UV_CACHE_DIR", "PIP_CACHE_DIR")
+        foreign = ("AWS_", "CI", "GITHUB_", "HOTSPARE_", "MLFLOW_", "PYTHON", "VIRTUAL_ENV")
         return {
-            **{name: os.environ[name] for name in kept if name in os.environ},
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "PATH": f"{self.folder / 'bin'}:{Path(sys.base_prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "RELEASES": str(self.folder / "releases"),
             "CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_SERVER_URL": "https://github.com",
@@ -181,7 +181,8 @@ def _accepted(release: Path, policy: Path, room: Path) -> dict[str, int]:
     for model in MODELS:
         for role in ("primary", "backup"):
             channel = str(room / f"{model}-channel")
-            _hotspare("verify", str(room / f"{model}-{role}"), "--trust", str(policy), "--channel", channel, cwd=room)
+            (bundle,) = room.glob(f"{model}-{role}-*")
+            _hotspare("verify", str(bundle), "--trust", str(policy), "--channel", channel, cwd=room)
     return {model: json.loads((room / f"{model}-channel/channel.json").read_text())["seq"] for model in MODELS}
 
 
