@@ -19,7 +19,17 @@ from pipeline.bundle.policy import load_policy
 from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.cli import main
-from pipeline.commands.build import follow, follower, project, promotion_effects, register, status
+from pipeline.commands.build import (
+    follow,
+    follower,
+    follower_memory,
+    follower_rebuild,
+    follower_renewal,
+    project,
+    promotion_effects,
+    register,
+    status,
+)
 from pipeline.commands.build.follower import Follower
 from pipeline.commands.build.project import opened_project
 from pipeline.commands.build.published import depot_channel
@@ -424,10 +434,10 @@ def test_a_refused_pair_is_judged_again_when_something_changes_or_time_has_passe
     for _ in range(3):
         assert one.follow().refused
     assert len(judged) == 1
-    monkeypatch.setattr(follower, "_JUDGED_AGAIN_S", -1.0)
+    monkeypatch.setattr(follower_memory, "JUDGED_AGAIN_S", -1.0)
     assert one.follow().refused
     assert len(judged) == 2
-    monkeypatch.setattr(follower, "_JUDGED_AGAIN_S", 3600.0)
+    monkeypatch.setattr(follower_memory, "JUDGED_AGAIN_S", 3600.0)
     _policy(gates={"latency_p50_max_ratio": 3.0})
     assert one.follow().refused == ()
     assert _channel().seq == 2
@@ -450,10 +460,10 @@ class Killed(BaseException):
 
 # Every place at which something outside the process changes, in the order in which following a retrained primary does.
 _PLACES = [
-    (follower, "place_source"),
+    (follower_rebuild, "place_source"),
     (follow, "replay"),
-    (follower, "load_build"),
-    (follower, "register_build"),
+    (follower_rebuild, "load_build"),
+    (follower_rebuild, "register_build"),
     (follower, "judge_pair"),
     (promotion_effects, "_claim"),
     (promotion_effects, "_write"),
@@ -821,8 +831,8 @@ def test_a_refused_renewal_is_told_once_tried_again_in_a_while_and_alarms_when_t
     told: list[tuple[str, str]] = []
     tries: list[int] = []
     one = Follower("toy", opened_project, follow.replay, lambda level, event, **_: told.append((level, event)))
-    true = follower.renew
-    monkeypatch.setattr(follower, "renew", lambda *given: tries.append(1) or true(*given))
+    true = follower_renewal.renew
+    monkeypatch.setattr(follower_renewal, "renew", lambda *given: tries.append(1) or true(*given))
     monkeypatch.delenv("HOTSPARE_SIGNING_KEY", raising=False)
     away = (layout.KEYS / PRIVATE_KEY).rename("away")
     calendar.go_on(days=31)
@@ -832,7 +842,7 @@ def test_a_refused_renewal_is_told_once_tried_again_in_a_while_and_alarms_when_t
     calendar.go_on(days=60)
     one.follow()
     assert (len(tries), told[1:]) == (1, [("alarm", "not renewed")])
-    monkeypatch.setattr(follower, "_JUDGED_AGAIN_S", -1.0)
+    monkeypatch.setattr(follower_memory, "JUDGED_AGAIN_S", -1.0)
     away.rename(layout.KEYS / PRIVATE_KEY)
     assert one.follow().refused == ()
     assert told[-1] == ("info", "renewed")

@@ -14,7 +14,8 @@ from functools import partial
 from pipeline.bundle.policy import load_policy
 from pipeline.commands.build.console import show_table
 from pipeline.commands.build.evidence import in_words
-from pipeline.commands.build.follower import Fate, Follower, Say
+from pipeline.commands.build.follower import Follower
+from pipeline.commands.build.follower_memory import Fate, Say
 from pipeline.commands.build.project import named_models, opened_project
 from pipeline.commands.build.replaying import Dvc, OnStage, Replayed, replay
 from pipeline.commands.build.webhook import Door, listening, parse_door, require_secret
