@@ -96,7 +96,6 @@ class Flight:
     state: RequestState
     inputs: Mapping[str, Array]
     parts: Sequence[Mapping[str, Array]]  # the requests that it was gathered from
-    arrived_ms: float
     rows: int
     future: "asyncio.Future[Answer | NotAnswered]"
     sent: dict[int, tuple[Seat, int, int]] = field(default_factory=dict)  # request id → seat, incarnation, term
@@ -122,7 +121,7 @@ class Flights:
     ) -> Answer | NotAnswered:
         """Send a request on its way and wait for its one answer or refusal; ``parts``, if it was gathered from some."""
         now = self._ground.now_ms()
-        flight = Flight(state, inputs, parts or (inputs,), now, rows, asyncio.get_running_loop().create_future())
+        flight = Flight(state, inputs, parts or (inputs,), rows, asyncio.get_running_loop().create_future())
         self.flying[flight] = None
         try:
             self._advance(flight, Arrived(now))
