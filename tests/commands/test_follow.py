@@ -565,6 +565,30 @@ def test_the_webhooks_moment_counts_where_it_told_one(folder: Path, registry: Me
     assert next(event for event in told if event["event"] == "promoted")["lag_s"] >= 50
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_the_webhooks_moment_counts_for_one_move_and_not_for_the_next_of_the_same_version(
+    folder: Path, registry: MemoryRegistry, is_followed: bool
+) -> None:
+    promoted: list[dict[str, Any]] = []
+    moved = AliasEvent("toy", "primary", 3, utc_now() - timedelta(days=20))
+    one = Follower(
+        "toy", opened_project, follow.replay,
+        lambda _, event, **facts: promoted.append(facts) if event == "promoted" else None,
+        moments={("toy", "primary", 3): moved},
+    )  # fmt: skip
+    if is_followed:
+        for number in (3, 1):
+            registry.set_alias("toy", "primary", number)
+            one.follow()
+        assert promoted[0]["lag_s"] > 1e6
+    else:
+        one.follow()  # it was taken back before anybody looked
+    registry.set_alias("toy", "primary", 3)
+    one.follow()
+    assert promoted[-1]["lag_s"] < 1e6
+
+
 def test_a_lag_above_the_allowed_is_an_alarm_and_an_exit_code(
     folder: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:

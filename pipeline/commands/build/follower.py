@@ -13,7 +13,7 @@ from functools import partial
 
 from pipeline.commands.build.evidence import in_words, judge_pair, local_build
 from pipeline.commands.build.follower_memory import Fate, Judged, Memory, Say, circumstances, plain
-from pipeline.commands.build.follower_moments import Moments, last_moment, moment_of
+from pipeline.commands.build.follower_moments import Moments, forget_past, last_moment, moment_of
 from pipeline.commands.build.follower_nodes import PROMOTING, Node, have_caught_up
 from pipeline.commands.build.follower_rebuild import Opened, Replay, rebuild, replay_key
 from pipeline.commands.build.follower_renewal import renew_if_due, unrenewed
@@ -131,6 +131,7 @@ class Follower:
         return moment_of(project, self.model, wish, self.moments)
 
     def _agreed(self, project: Project, seen: Seen) -> Fate:
+        forget_past(self.model, self.moments, project.now)
         newest = seen.in_force
         if newest is None:
             return Fate(terms=project.policy.follow)

@@ -21,7 +21,15 @@ def moment_of(project: Project, model: str, wish: Wish, told: Moments) -> dateti
     moment = min(moments, default=project.now)
     if moment != known:
         project.registry.tag_model(model, f"{MOVED_TAG}.{wish.alias}", moved_text(wish.version, moment))
+    told.pop((model, wish.alias, wish.version.number), None)  # the same version may be wished for again
     return moment
+
+
+def forget_past(model: str, told: Moments, looked_at: datetime) -> None:
+    """Forget what was told of moves that were taken back before anybody looked."""
+    for key, event in list(told.items()):
+        if event.model == model and event.at < looked_at - _CLOCKS_APART:
+            told.pop(key, None)
 
 
 def last_moment(project: Project, model: str, issued_at: datetime) -> datetime | None:
