@@ -305,7 +305,8 @@ def _drilled(gates: Gates, facts: Facts) -> Iterator[Gate]:
         days = (facts.now - held.ended_at).total_seconds() / _DAY_SECONDS
         passed = -_CLOCKS_APART_DAYS <= days <= gates.drill_max_age_days
         age = f"it was held {days:.3g} days ago" if days >= 0 else f"it ends {-days:.3g} days after this machine's time"
-        yield Gate("drill age", passed, f"{age}, allowed are {gates.drill_max_age_days:g}; {advice}")
+        allowed = f"allowed are {gates.drill_max_age_days:g}"
+        yield Gate("drill age", passed, f"{age}, {allowed}" if passed else f"{age}, {allowed}; {advice}")
     if gates.drill_rto_ms_max is not None:
         yield _restored(held.rto_ms_p95, gates.drill_rto_ms_max)
 

@@ -102,6 +102,7 @@ def test_a_fresh_live_drill_of_exactly_this_pair_opens_the_gate() -> None:
     verdict = decide(ASKS_FOR_DRILL, replace(FACTS, rehearsal=DRILLED))
     assert isinstance(verdict, Promote)
     assert [gate.name for gate in verdict.gates][-3:] == ["drill", "drill age", "drill RTO"]
+    assert "hotspare drill" not in " ".join(gate.finding for gate in verdict.gates)  # what passed needs no advice
 
 
 @pytest.mark.parametrize(
