@@ -34,22 +34,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", type=Path, required=True, help="the trust policy, e.g. artifacts/trust.yaml")
     parser.add_argument("--channel", type=Path, action="append", help="each pair's channel folder, in the same order")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback unless told")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=8080, help="%(default)s unless told; 0: any that is free")
     _add_pair_arguments(parser.add_argument_group("the pair"))
     _add_front_arguments(parser.add_argument_group("the front"))
 
 
 def _add_pair_arguments(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--replicas", type=int, default=_DEFAULTS.replicas, help="workers a role")
-    group.add_argument("--tier", choices=[tier.value for tier in Tier], default=_DEFAULTS.standby.value)
-    group.add_argument("--verify", choices=[mode.value for mode in VerifyMode], default=_DEFAULTS.verify.value)
-    group.add_argument("--failback", choices=[way.value for way in Failback], default=_DEFAULTS.failback.value)
-    group.add_argument("--deadline-ms", type=int, default=_DEFAULTS.deadline_ms, help="of a request that names none")
-    group.add_argument("--probe-every-ms", type=int, default=_DEFAULTS.probe_every_ms, help="canaries' period")
-    group.add_argument("--scrub-every-s", type=int, default=_DEFAULTS.scrub_every_s, help="hash the loaded bytes again")
-    group.add_argument("--queue", type=int, default=_DEFAULTS.queue_max, help="requests waiting, at most")
-    group.add_argument("--batch-rows", type=int, default=0, help="gather requests up to so many rows; 0: never")
-    group.add_argument("--batch-wait-ms", type=int, default=_DEFAULTS.batch_wait_ms)
+    told = " (default %(default)s)"
+    group.add_argument("--replicas", type=int, default=_DEFAULTS.replicas, help=f"workers a role{told}")
+    words = f"how ready the standby is{told}"
+    group.add_argument("--tier", choices=[tier.value for tier in Tier], default=_DEFAULTS.standby.value, help=words)
+    words = f"what answers are compared with before they leave{told}"
+    group.add_argument(
+        "--verify", choices=[mode.value for mode in VerifyMode], default=_DEFAULTS.verify.value, help=words
+    )
+    words = f"whether the primary takes over again{told}"
+    group.add_argument(
+        "--failback", choices=[way.value for way in Failback], default=_DEFAULTS.failback.value, help=words
+    )
+    for flag, default, words in (
+        ("--deadline-ms", _DEFAULTS.deadline_ms, "of a request that names none"),
+        ("--probe-every-ms", _DEFAULTS.probe_every_ms, "canaries' period"),
+        ("--scrub-every-s", _DEFAULTS.scrub_every_s, "hash the loaded bytes again"),
+        ("--queue", _DEFAULTS.queue_max, "requests waiting, at most"),
+        ("--batch-rows", 0, "gather requests up to so many rows; 0: never"),
+        ("--batch-wait-ms", _DEFAULTS.batch_wait_ms, "gather for so long, at most"),
+    ):
+        group.add_argument(flag, type=int, default=default, help=f"{words}{told}")
     group.add_argument("--worker-memory-mb", type=int, help="what a worker may take on top of its libraries")
 
 
@@ -60,8 +71,8 @@ def _add_front_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--tls-key", type=Path, help="its key, PEM")
     group.add_argument("--tls-client-ca", type=Path, help="only clients with a certificate of this authority")
     group.add_argument("--access-log", action="store_true", help="one JSON line a request on stderr")
-    group.add_argument("--rows-max", type=int, default=65_536, help="rows of a request, at most")
-    group.add_argument("--body-mb", type=int, default=16, help="largest request body")
+    group.add_argument("--rows-max", type=int, default=65_536, help="rows of a request, at most (default %(default)s)")
+    group.add_argument("--body-mb", type=int, default=16, help="largest request body (default %(default)s)")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
