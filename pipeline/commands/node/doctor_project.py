@@ -14,6 +14,7 @@ from pipeline.bundle.policy import KeyUse, TrustPolicy, load_policy
 from pipeline.bundle.verify import load_channel
 from pipeline.core import layout
 from pipeline.core.checks import Finding, Word
+from pipeline.core.environment import for_children
 from pipeline.core.errors import HotspareError
 from pipeline.core.recipe import RECIPES, Recipe, load_recipe
 
@@ -87,7 +88,7 @@ def _commit(root: Path) -> Finding:
     """Tell what the provenance of a bundle could name."""
     command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=for_children(), capture_output=True, text=True, check=False)
     except OSError as error:
         return Finding("git", Word.NOTE, f"cannot be run ({error.strerror}); provenance names no commit")
     lines = done.stdout.splitlines()
