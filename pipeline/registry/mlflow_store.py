@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.core.errors import Malformed, Unreachable
+from pipeline.core.errors import Malformed, OutOfSpace, Unreachable
 from pipeline.core.files import disk_errors
 from pipeline.registry.description import fitting
 from pipeline.registry.pyfunc_package import save_pyfunc
@@ -29,6 +29,7 @@ _PRESENT = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
 _DESCRIPTION_CHARS, _NOTE_CHARS = 5_000, 8_000
 # Whoever registers a version says where it lies: fetching it may need a package that is not here.
 _FAULTS = (MlflowException, SQLAlchemyError, OSError, ImportError)
+_DISK_FULL = ("database or disk is full", "No space left on device")  # SQLite's words, and the system's
 
 
 class MlflowRegistry:
@@ -283,6 +284,10 @@ class MlflowRegistry:
         except _FAULTS as error:
             text = str(error).replace(f"{self._userinfo}@", "") if self._userinfo else str(error)
             first_line = text.strip().partition("\n")[0][:300]
+            if any(words in text for words in _DISK_FULL):
+                raise OutOfSpace(
+                    f"No space is left for MLflow at {self.place}; free some and run the same command again."
+                ) from error
             raise Unreachable(
                 f"MLflow at {self.place} did not {doing} ({first_line}); "
                 "check that it runs, then run the same command again."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.core.errors import Unreachable
+from pipeline.core.errors import OutOfSpace, Unreachable
 from pipeline.registry.access import open_registry
 from pipeline.registry.record import Build, build_draft, version_draft
 from pipeline.registry.registering import register_build
@@ -106,6 +106,17 @@ def test_whatever_mlflow_raises_is_one_sentence(
         store.versions("credit")
     assert "long trace" not in str(caught.value)
     assert "list the versions of credit" in str(caught.value)
+
+
+def test_a_full_disk_is_no_server_that_does_not_run(store: "MlflowRegistry", monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args, **_more):
+        raise MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: …]")
+
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setattr(store._client, "search_model_versions", fails)
+    with pytest.raises(OutOfSpace, match=r"No space is left for MLflow at .*; free some"):
+        store.versions("credit")
 
 
 def test_a_password_in_a_servers_address_is_not_told_when_it_stops_answering(monkeypatch: pytest.MonkeyPatch) -> None:
