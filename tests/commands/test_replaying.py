@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,7 +107,7 @@ def test_a_dvc_that_nobody_needs_any_more_ends(dvc: Path) -> None:
     waiting = one._waiting
     one.close()
     assert waiting is not None
-    assert waiting.returncode == 0
+    assert waiting.returncode == -signal.SIGKILL  # it had begun nothing; its imports alone take seconds
 
 
 @pytest.mark.slow

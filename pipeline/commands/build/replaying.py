@@ -133,9 +133,10 @@ class Dvc:
             raise _failure(model, said)
 
     def close(self) -> None:
-        """End a process that waits."""
+        """End a process that waits; it has begun nothing, and may be seconds into its imports."""
         if self._waiting is not None:
             with self._waiting as process:
+                process.kill()
                 process.communicate()
             self._waiting = None
 
