@@ -5,7 +5,6 @@ Seat 1 dials, seat 0 is dialled. What is heard is carried out where it is unders
 
 import asyncio
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,11 +76,14 @@ class Links:
     async def dial(self) -> None:
         """Keep a link to the other member, until cancelled."""
         while True:
-            with suppress(OSError):
+            try:
                 reader, writer = await asyncio.open_unix_connection(self._place.other / SOCKET)
-                peer = Peer(writer)
-                self.link(peer)
-                await self._listen(reader, peer)
+            except OSError:
+                await asyncio.sleep(_DIAL_S)
+                continue
+            peer = Peer(writer)
+            self.link(peer)
+            await self._listen(reader, peer)
             await asyncio.sleep(_DIAL_S)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -59,7 +59,7 @@ class Member:
         key: ec.EllipticCurvePrivateKey,
         keeping: Keeping,
     ) -> None:
-        self._place, self._voice = place, Voice(base.model, place.seat)
+        self._place, self._window, self._voice = place, keeping.window, Voice(base.model, place.seat)
         self._trunk = Trunk(base.model_file)
         self._replica = Replica(place, base, policy, keeping, self._voice)
         log = self._replica.log
@@ -145,12 +145,19 @@ class Member:
                 self._happened(nouns.Shipped(now, epoch, first, count, sent_at))
 
     def _greeted(self, head: GreetHead, peer: Peer) -> None:
-        if head.base != self._replica.base.bundle_id or head.ahead_max != self._state.terms.ahead_max:
-            raise Malformed("The other member learns on another base, or is as far ahead as other terms allow.")
+        if not self._goes_together(head):
+            raise Malformed(
+                "The other member has not the same settings, and the other seat; mend them, start it again."
+            )
         if peer is not self._links.other:
             self._links.link(peer)
         common = common_seq(self._replica.log.ends(), dict(head.ends))
         self._happened(nouns.Greeted(time.monotonic(), head.epoch, head.leads, common))
+
+    def _goes_together(self, head: GreetHead) -> bool:
+        """Tell whether both learn on one base, keep the same promises, and cannot lead in one epoch."""
+        mine = self._greeting(nouns.Greet(0, leads=False))
+        return head.seat != mine.seat and (head.base, head.terms, head.window) == (mine.base, mine.terms, mine.window)
 
     # Updates.
 
@@ -248,7 +255,8 @@ class Member:
 
     def _greeting(self, greet: nouns.Greet) -> GreetHead:
         ends = () if greet.is_bare else tuple(sorted(self._replica.log.ends().items())[-_ENDS_MAX:])
-        return GreetHead(self._replica.base.bundle_id, self._state.terms.ahead_max, greet.epoch, greet.leads, ends)
+        base, state = self._replica.base.bundle_id, self._state
+        return GreetHead(base, state.seat, state.terms, self._window, greet.epoch, greet.leads, ends)
 
     def _tell_held(self) -> None:
         held = self._replica.held()

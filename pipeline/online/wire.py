@@ -14,6 +14,7 @@ from pipeline.bundle.strict_json import fit, parse_canonical
 from pipeline.core.canonical import canonical_json
 from pipeline.core.errors import Malformed
 from pipeline.core.schema import Rule, plain
+from pipeline.online.leading_nouns import Terms
 
 T = TypeVar("T")
 
@@ -45,10 +46,12 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class GreetHead:
-    """Where a member stands; ``ends`` is (epoch, last record) of each epoch in its log."""
+    """Where a member stands, and what it was told; ``ends`` is (epoch, last record) of each epoch in its log."""
 
     base: str
-    ahead_max: _Number
+    seat: _Number
+    terms: Terms
+    window: _Number
     epoch: _Number
     leads: bool
     ends: tuple[tuple[_Number, _Number], ...]

@@ -17,14 +17,14 @@ from pipeline.bundle.learning import read_learning
 from pipeline.core.errors import Malformed, Unreachable
 from pipeline.core.tensors import encode_npz
 from pipeline.online import links, shipping
-from pipeline.online.leading_nouns import Terms
+from pipeline.online.leading_nouns import Greet, Terms
 from pipeline.online.learner import Head, admit
 from pipeline.online.member import Member
 from pipeline.online.place import LOG, SOCKET, START, Keeping, Place
 from pipeline.online.records import Record, encode, genesis
 from pipeline.online.sending import Acknowledged, Sender, status
 from pipeline.online.update_log import UpdateLog, read_log
-from pipeline.online.wire import Kind, OfferHead, StatusHead, pack
+from pipeline.online.wire import Frame, Kind, OfferHead, StatusHead, pack
 
 ROWS = tiny_rows(400)["features"]
 WINDOW = 40
@@ -245,6 +245,22 @@ def test_a_follower_that_lacks_more_than_a_link_holds_gets_it_all(
             await pair.offer(range(updates, updates + 5))
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("seat", "terms", "window"),
+    [(0, SLOW_LEASES, WINDOW), (1, Terms(0, 3.0, 4.5), WINDOW), (1, Terms(1, 3.0, 5.0), WINDOW), (1, SLOW_LEASES, 9)],
+    ids=["seat", "promise", "ahead", "window"],
+)
+def test_members_that_were_told_what_does_not_go_together_do_not_join(
+    learning: Learning, folders: list[Path], seat: int, terms: Terms, window: int
+) -> None:
+    base, policy, key = learning.base(), learning.policy(), learning.update_key
+    one = Member(Place(0, folders[0], folders[1]), SLOW_LEASES, base, policy, key, Keeping(20, WINDOW))
+    other = Member(Place(seat, folders[1], folders[0]), terms, base, policy, key, Keeping(20, window))
+    frame = Frame(Kind.GREET, other._greeting(Greet(2, leads=True)))
+    with pytest.raises(Malformed, match="same settings"):
+        one.heard(frame, links.Peer(None))
 
 
 def test_a_record_that_is_no_update_is_not_stored(learning: Learning, folders: list[Path]) -> None:
