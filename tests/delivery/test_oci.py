@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depots import NOW, Release, Signer
+from depots import NOW, Release, Signer, trust_file
 from oci_registry import (
     PASSWORD,
     REPOSITORY,
@@ -586,13 +586,11 @@ def test_the_command_stages_from_a_registry_and_says_what_was_wrong(
     attack: str | None,
     code: int,
 ) -> None:
-    from test_transfer import _trust
-
     from pipeline.cli import main
 
     if attack is not None:
         published.twist = ATTACKS[attack][1](published)
     channel = f"{published.address}/channels/tiny"
-    assert main(["stage", channel, "--trust", str(_trust(signer)), "--to", str(tmp_path / "node")]) == code
+    assert main(["stage", channel, "--trust", str(trust_file(signer)), "--to", str(tmp_path / "node")]) == code
     told = capsys.readouterr()
     assert told.err.count("\n") == (code != 0)

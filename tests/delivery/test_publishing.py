@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depots import NOW, Release, Signer
+from depots import NOW, Release, Signer, drilled
 
 from pipeline.bundle.channel import Revocations
 from pipeline.bundle.policy import KeyUse
@@ -193,8 +193,6 @@ def test_after_a_rotation_nothing_of_the_old_key_is_left_that_a_node_would_need(
 
 
 def test_an_attestation_of_another_pair_is_not_published(signer: Signer, depot: MemoryDepot) -> None:
-    from test_staging import drilled
-
     release = signer.release(1, MODEL)
     other = drilled(signer, signer.release(1, MODEL, b"another").channel, signer.policy())
     with pytest.raises(NotAccepted, match="another pair"):

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from attested import DRILL
-from depots import NOW, Release, Signer, payload, reference
+from depots import NOW, Release, Signer, drilled, payload, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bundle.attestation import PREDICATE_TYPE, DrillStatement, Predicate, subjects
 from pipeline.bundle.channel import Channel, Revocations
 from pipeline.bundle.floor import floor_path, raise_floor
 from pipeline.bundle.policy import KeyUse
@@ -41,7 +39,6 @@ from pipeline.core.names import Role
 from pipeline.delivery.depot import bundle_path, channel_path, chunk_path
 from pipeline.delivery.staging import Staged, stage
 from pipeline.delivery.transports.memory import MemoryDepot
-from pipeline.seal.attestation import sign_attestation
 
 CHANNEL = channel_path("tiny")
 
@@ -519,13 +516,6 @@ def test_a_full_disk_says_so_and_the_next_run_goes_on(world: World, monkeypatch:
 
 
 # ---- the drill's attestation comes along where it can be believed
-
-
-def drilled(signer: Signer, channel: Channel, policy: object) -> bytes:
-    ids = {role: channel.ref(role).bundle_id for role in Role}
-    at = "2026-05-30T12:00:00Z"
-    told = Predicate("tiny", "live", at, at, True, (DRILL,), "cd" * 32, "a test", {"processors": "2"}, 31.5)
-    return sign_attestation(DrillStatement(subjects("tiny", ids), PREDICATE_TYPE, told), signer.key, policy)
 
 
 def test_the_attestation_of_this_pair_is_staged(world: World) -> None:

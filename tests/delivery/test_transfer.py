@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depots import NOW, Release, Signer, payload, reference
+from depots import NOW, Release, Signer, payload, reference, trust_file
 
-from pipeline.bundle.public_key import public_pem
 from pipeline.commands.build.publishing import publish_release
 from pipeline.core.names import Role
 from pipeline.delivery.contents import read_contents
@@ -136,16 +135,6 @@ def watched(tmp_path: Path) -> Iterator[tuple[Watched, str]]:
     thread.join()
 
 
-def _trust(signer: Signer) -> Path:
-    pem = "".join(f"      {line}\n" for line in public_pem(signer.key.public_key()).splitlines())
-    path = signer.folder / "trust.yaml"
-    path.write_text(
-        "schema_version: 1\nmodels: [tiny]\nstate_dir: state\n"
-        f"keys:\n  one:\n    uses: [bundle, channel]\n    public_key: |\n{pem}"
-    )
-    return path
-
-
 def _chunks(signer: Signer, release: Release, depot: Path) -> dict[str, list[tuple[Path, int, int]]]:
     """Every chunk of the release, with the places (file below a bundle's folder, offset, size) where it belongs."""
     found: dict[str, list[tuple[Path, int, int]]] = {}
@@ -198,7 +187,7 @@ def test_killed_in_the_middle_the_next_run_moves_only_what_is_lacking(
     chunks = _chunks(signer, release, server.folder)
     to = tmp_path / "node"
     command = [sys.executable, "-m", "pipeline.cli", "stage", f"{address}/channels/tiny", "--json"]
-    command += ["--trust", str(_trust(signer)), "--to", str(to)]
+    command += ["--trust", str(trust_file(signer)), "--to", str(to)]
 
     server.kill_at = len(chunks) // 2
     with server.lock:

@@ -189,7 +189,9 @@ def _scaffolded_recipe() -> str:
 
 
 def test_locks_hold_hashes_and_name_no_host() -> None:
-    for lock in (ROOT / "locks").glob("*.lock"):
+    locks = sorted((ROOT / "locks").glob("*.lock"))
+    assert [lock.stem for lock in locks] == ["bootstrap", "build", "node"]
+    for lock in locks:
         text = lock.read_text()
         assert "://" not in text
         pins = re.findall(r"^[a-z0-9][\w.-]*==", text, re.MULTILINE)
