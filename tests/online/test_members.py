@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -53,6 +54,11 @@ class Pair:
         self._tasks: dict[int, asyncio.Task] = {}
         self.acknowledged: dict[str, Acknowledged] = {}
         self.sender: Sender
+        self._use_new_threads()
+
+    def _use_new_threads(self) -> None:
+        self._threads = ThreadPoolExecutor()
+        asyncio.get_running_loop().set_default_executor(self._threads)
 
     def start(self, seat: int) -> None:
         place = Place(seat, self.folders[seat], self.folders[1 - seat])
@@ -69,6 +75,8 @@ class Pair:
 
     async def restart(self) -> None:
         """Go on, once both are stopped, with new members on copies of their disks: no file is shared with the old."""
+        self._threads.shutdown()  # as with a process, nothing of a stopped member writes on
+        self._use_new_threads()
         for seat in (0, 1):
             after = self.folders[seat].with_name(f"again-{seat}")
             shutil.copytree(self.folders[seat], after, ignore=shutil.ignore_patterns("*.sock", ".*"))
