@@ -29,14 +29,14 @@ repro: env artifacts/trust.yaml ## real data, three trained models, candidates, 
 rehearse: env ## pack each pair twice, verify by two verifiers, archive; nothing is kept or promoted
 	hotspare release --dry-run
 
-test: env ## every test a contributor needs: 13 minutes on two processors
+test: env ## every test a contributor needs: 11 minutes on two processors
 	ruff check .
 	ruff format --check --quiet .
 	mypy
 	lint-imports --no-cache
 	pytest -n 2 -m "not long"
 
-test-fast: env ## the tests that start nothing heavy: two or three minutes
+test-fast: env ## the tests that start nothing heavy: a minute or two
 	pytest -n 2 -m "not slow and not long"
 
 soak: env ## three minutes of load with a fault every quarter of a minute: nothing lost, nothing wrong
