@@ -168,6 +168,10 @@ def _kill_dvc(root: Path) -> None:
     (root / ".dvc/tmp/rwlock").write_text('{"/a/b": {"wri')
 
 
+def _kill_dvc_at_its_end(root: Path) -> None:
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages:\n  prune@toy:\n")
+
+
 def _no_dvc(root: Path) -> None:
     (root / ".dvc").rename(root / ".dvcs")
 
@@ -198,7 +202,8 @@ def _state_is_a_file(root: Path) -> None:
         (_forget_variant, "params.yaml", "toy-p50"),
         (_garble_params, "params.yaml", "cannot be read"),
         (_list_params, "params.yaml", "hotspare init"),
-        (_kill_dvc, "dvc", "remove it"),
+        (_kill_dvc, ".dvc/tmp/rwlock", "remove it"),
+        (_kill_dvc_at_its_end, "dvc.lock", "git checkout"),
         (_no_dvc, "dvc", "dvc init"),
         (_another_model, "trust policy", "toy"),
         (_break_policy, "trust policy", "keys"),
@@ -237,7 +242,7 @@ def test_the_command_tells_a_person_and_a_machine_and_its_exit_code_says_whether
     assert main(["doctor", "--json"]) == Unfit.exit_code == 44
     told = json.loads(capsys.readouterr().out)
     assert set(told) == {"installation", "machine", "project"}
-    assert [one["what"] for one in told["project"] if one["word"] == "FAIL"] == ["dvc"]
+    assert [one["what"] for one in told["project"] if one["word"] == "FAIL"] == [".dvc/tmp/rwlock"]
 
 
 def test_a_node_without_a_project_is_well(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """Whether a project's files fit one another: recipes, stage parameters, trust policy, channels, dvc, git."""
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ import yaml
 from pipeline.bundle.channel import Standing
 from pipeline.bundle.policy import KeyUse, TrustPolicy, load_policy
 from pipeline.bundle.verify import load_channel
+from pipeline.commands.node.doctor_dvc import dvc
 from pipeline.core import layout
 from pipeline.core.checks import Finding, Word
 from pipeline.core.environment import for_children
@@ -19,7 +19,6 @@ from pipeline.core.errors import HotspareError
 from pipeline.core.recipe import RECIPES, Recipe, load_recipe
 
 _PARAMS = Path("params.yaml")
-_DVC_LOCK = Path(".dvc/tmp/rwlock")
 
 
 def project(root: Path, now: datetime) -> Iterator[Finding]:
@@ -31,7 +30,7 @@ def project(root: Path, now: datetime) -> Iterator[Finding]:
             yield _recipe(name, root, recipes)
         if len(recipes) == len(names):
             yield _params(root / _PARAMS, recipes)
-        yield from _dvc(root)
+        yield from dvc(root)
         yield _commit(root)
     else:
         yield Finding("recipes", Word.NOTE, f"no {RECIPES} here; `hotspare init` makes a project")
@@ -67,21 +66,6 @@ def _params(path: Path, recipes: Mapping[str, Recipe]) -> Finding:
         text = f"does not say what the recipes say of {', '.join(wrong)}: dvc would leave stages out, or fail in them"
         return Finding(str(_PARAMS), Word.FAIL, text)
     return Finding(str(_PARAMS), Word.PASS, f"{len(wanted)} variants, as the recipes say")
-
-
-def _dvc(root: Path) -> Iterator[Finding]:
-    if not (root / ".dvc").is_dir():
-        yield Finding("dvc", Word.FAIL, "there is no .dvc here; run `dvc init`")
-        return
-    lock = root / _DVC_LOCK
-    try:
-        json.loads(lock.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError):
-        yield Finding("dvc", Word.FAIL, f"{_DVC_LOCK} was half written by a dvc that was killed; remove it")
-        return
-    yield Finding("dvc", Word.PASS, "initialized")
 
 
 def _commit(root: Path) -> Finding:
