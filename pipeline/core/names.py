@@ -8,7 +8,8 @@ MODEL_NAME = r"[a-z][a-z0-9_-]{0,62}"
 DRILL_NAME = r"[a-z][a-z0-9-]{0,62}"
 # [pruning][clustering][quantization-aware], at least one of them: p50, p24, p50s, p50b, c16, p50c16, qat, p50c16qat …
 VARIANT = r"dense|(?=[pcq])(?:p24|p[1-9][05][sb]?)?(?:c(?:4|8|16|32|64|128))?(?:qat)?"
-MIXED = r"mixed-[1-9][0-9]{0,2}"
+_MIXED = "mixed-"
+MIXED = _MIXED + "[1-9][0-9]{0,2}"
 
 
 class Scheme(enum.StrEnum):
@@ -35,6 +36,16 @@ class Scheme(enum.StrEnum):
 
 
 SCHEME = "|".join([*Scheme, MIXED])
+
+
+def mixed(number: int) -> str:
+    """Return the scheme of the n-th file (from 1) of a search, whose layers differ."""
+    return f"{_MIXED}{number}"
+
+
+def is_mixed(scheme: str) -> bool:
+    """Tell whether a scheme is of a file that a search made."""
+    return scheme.startswith(_MIXED)
 
 
 class Format(enum.StrEnum):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import DataError, ModelError
-from pipeline.core.names import Scheme
+from pipeline.core.names import Scheme, is_mixed
 from pipeline.core.recipe import Metric, Recipe
 from pipeline.core.records import CandidateRecord, Candidates, RefusedCandidate
 from pipeline.core.tensors import Array, cast_tensors
@@ -114,7 +114,7 @@ def session_score(recipe: Recipe, judged: Judged, session: Session) -> TaskScore
 
 def judged_for(judged: Judged, scheme: str) -> Judged:
     """Return what a candidate is judged by: without the calibration rows where they gave its ranges or chose it."""
-    is_fitted = scheme.startswith("mixed-") or Scheme(scheme).needs_ranges
+    is_fitted = is_mixed(scheme) or Scheme(scheme).needs_ranges
     return judged.alone if is_fitted else judged
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pipeline.core.names import Role
+from pipeline.core.names import Role, is_mixed
 from pipeline.core.recipe import Budgets, Diversity, Preference, Recipe
 from pipeline.core.records import RefusedCandidate
 from pipeline.core.schema import Rule
@@ -153,7 +153,7 @@ def _shared(primary: Scorecard, backup: Scorecard, diverse: Sequence[Diversity])
 
 
 def _family(card: Scorecard) -> str:
-    return "mixed" if card.scheme.startswith("mixed-") else card.scheme
+    return "mixed" if is_mixed(card.scheme) else card.scheme
 
 
 def _cost(card: Scorecard, prefer: Preference) -> float:

@@ -7,7 +7,7 @@ from pipeline.compress.search.certifying import Certificate
 from pipeline.compress.search.families import Family
 from pipeline.compress.search.pool import Point
 from pipeline.compress.search.proposing import Cost
-from pipeline.core.names import CandidateName
+from pipeline.core.names import CandidateName, mixed
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,6 @@ def _named(chosen: Sequence[_Certified], existing: Mapping[str, CandidateName]) 
         if known is None:
             number += 1
         export = one.family.export
-        name = known or CandidateName(export.variant, f"mixed-{number}", export.format)
+        name = known or CandidateName(export.variant, mixed(number), export.format)
         kept.append(Kept(name, one.family, one.point, known is None))
     return tuple(kept)
