@@ -1,6 +1,7 @@
 """What a pair remembers for people: a timeline, counters, and recent answer times."""
 
 import json
+import math
 import sys
 import time
 from collections import Counter, deque
@@ -101,8 +102,8 @@ class Journal:
 
 
 def quantile(ordered: list[float], share: float) -> float:
-    """Return the nearest-rank quantile of a sorted list that is not empty."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    """Return the nearest-rank quantile, ``share`` over 0 and at most 1, of a sorted list that is not empty."""
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 def _told(diagnosis: Diagnosis) -> dict[str, object]:
