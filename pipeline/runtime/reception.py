@@ -85,17 +85,20 @@ class Reception:
         return outcome
 
     def _is_like_a_suspect(self, parts: Parts) -> bool:
-        suspects = self._suspects()
-        return bool(suspects) and not suspects.isdisjoint(map(_digest, parts))
+        return self._has_suspects() and self._is_suspect(set(map(_digest, parts)))
 
     def like_suspects(self, request_ids: Sequence[int]) -> set[int]:
         """Return those of some requests in flight that ask, with others or alone, the same as a suspect."""
-        suspects = self._suspects()
-        flights = ((one, self._flights.by_id.get(one)) for one in request_ids if suspects)
-        return {one for one, flight in flights if flight is not None and not suspects.isdisjoint(_digests(flight))}
+        flights = ((one, self._flights.by_id.get(one)) for one in request_ids if self._has_suspects())
+        return {one for one, flight in flights if flight is not None and self._is_suspect(set(_digests(flight)))}
 
-    def _suspects(self) -> set[str]:
-        return {digest for flight in self._flights.suspected for digest in _digests(flight)}.union(self._doubted)
+    def _has_suspects(self) -> bool:
+        return bool(self._doubted or self._flights.suspected)
+
+    def _is_suspect(self, digests: set[str]) -> bool:
+        if not self._doubted.keys().isdisjoint(digests):  # looks up the few: doubts are many
+            return True
+        return any(not digests.isdisjoint(_digests(flight)) for flight in self._flights.suspected)
 
     def doubt(self, flight: Flight) -> None:
         """Remember a suspect that nobody waits for: a client of little patience may ask it again and again."""

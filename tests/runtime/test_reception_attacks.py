@@ -100,6 +100,23 @@ def test_doubts_without_end_are_bounded() -> None:
     assert len(desk._doubted) <= 1024
 
 
+class Unwalked(dict[str, None]):
+    """Digests that may be looked up, and not gone through."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("an arrival went through all that is remembered")
+
+
+def test_a_thousand_doubts_are_looked_up_and_not_gone_through_at_every_arrival() -> None:
+    desk = receiving([suspect(5000)])
+    for number in range(1000):
+        desk.doubt(suspect(number))
+    desk._doubted = Unwalked(desk._doubted)
+    desk._flights.by_id = {1: suspect(7), 2: suspect(2000, 999), 3: suspect(2000)}
+    assert [desk._is_like_a_suspect([row(number)]) for number in (0, 999, 5000, 1000)] == [True, True, True, False]
+    assert desk.like_suspects([1, 2, 3]) == {1, 2}
+
+
 def test_each_request_of_a_suspect_batch_is_known_alone_and_gets_into_no_other_batch() -> None:
     sky = Sky()
     desk = receiving([], sky, batch_rows_max=8)
