@@ -11,7 +11,7 @@ from datetime import datetime
 from pipeline.bundle.channel import Channel, Revocations
 from pipeline.core.names import Role
 from pipeline.registry.history import DONE_TAG, Held, History, all_revoked, place_of_tag
-from pipeline.registry.promotion import Pair
+from pipeline.registry.pair import Pair
 from pipeline.registry.store import Version, version_of
 
 CANDIDATE, PREVIOUS = "candidate", "previous_primary"

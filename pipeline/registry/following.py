@@ -11,7 +11,8 @@ from pipeline.core.names import Role
 from pipeline.registry.agreement import CANDIDATE, Seen
 from pipeline.registry.follow_terms import FollowTerms
 from pipeline.registry.history import taken_back
-from pipeline.registry.promotion import Mode, Pair
+from pipeline.registry.pair import Pair
+from pipeline.registry.promotion_policy import Mode
 from pipeline.registry.registered import is_registered_pair, pair_of
 from pipeline.registry.store import Version, version_of
 

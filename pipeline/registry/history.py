@@ -12,7 +12,8 @@ from pipeline.bundle.policy import TrustPolicy
 from pipeline.bundle.verify import read_channel
 from pipeline.core.errors import Malformed, SignatureInvalid
 from pipeline.core.names import Role
-from pipeline.registry.promotion import Pair, Standard
+from pipeline.registry.channel_plan import Standard
+from pipeline.registry.pair import Pair
 
 CLAIM_TAG = "channel_seq_begun"
 DONE_TAG = "channel_seq"

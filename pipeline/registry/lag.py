@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pipeline.core.names import Role
-from pipeline.registry.promotion import Pair
+from pipeline.registry.pair import Pair
 from pipeline.registry.store import Version
 
 MOVED_TAG = "alias_moved"

@@ -14,7 +14,8 @@ from pipeline.core.recipe import Recipe
 from pipeline.core.schema import plain
 from pipeline.engines.base import TensorSpec
 from pipeline.registry.description import describe_build, describe_candidate, describe_drill, describe_version
-from pipeline.registry.promotion import Facts, Pair, Rehearsal, Standing
+from pipeline.registry.gates import Facts, Rehearsal, Standing
+from pipeline.registry.pair import Pair
 from pipeline.registry.registered import standing_tags
 from pipeline.registry.store import BUNDLE_TAG, RunDraft, VersionDraft
 from pipeline.score.scorecard import Scorecard, card_file

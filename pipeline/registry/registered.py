@@ -12,7 +12,8 @@ from pipeline.core.errors import MissingStageError
 from pipeline.core.names import CandidateName, Role
 from pipeline.core.printable import printable
 from pipeline.core.recipe import Recipe
-from pipeline.registry.promotion import Facts, Pair, Provenance, Rehearsal, Standing
+from pipeline.registry.gates import Facts, Provenance, Rehearsal, Standing
+from pipeline.registry.pair import Pair
 from pipeline.registry.store import Version, version_of
 
 LATEST_TAG = "latest_build"

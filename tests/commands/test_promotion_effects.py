@@ -25,9 +25,10 @@ from pipeline.core import layout
 from pipeline.core.errors import Malformed, PromotionRefused, Unreachable
 from pipeline.core.names import Role
 from pipeline.registry.agreement import find_drift
+from pipeline.registry.channel_plan import Issue, Keep
 from pipeline.registry.history import Held
 from pipeline.registry.memory import MemoryRegistry
-from pipeline.registry.promotion import Issue, Keep, Pair
+from pipeline.registry.pair import Pair
 
 
 class Killed(BaseException):

@@ -5,7 +5,7 @@ import pytest
 from pipeline.bundle.policy import parse_policy
 from pipeline.core.errors import InputError
 from pipeline.core.recipe import parse_recipe
-from pipeline.registry.promotion import parse_policy as parse_promotion_policy
+from pipeline.registry.promotion_policy import parse_policy as parse_promotion_policy
 
 
 def bomb(levels: int = 12) -> str:

@@ -30,7 +30,7 @@ from pipeline.drill.simulated import explore
 from pipeline.drill.simulated.world import simulate
 from pipeline.drill.transcript import transcript
 from pipeline.drill.verdict import judge
-from pipeline.registry.promotion import Gates
+from pipeline.registry.promotion_policy import Gates
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/drills.md"

@@ -25,7 +25,8 @@ from pipeline.registry.following import (
     versions_behind,
 )
 from pipeline.registry.history import Held, History
-from pipeline.registry.promotion import Mode, Pair
+from pipeline.registry.pair import Pair
+from pipeline.registry.promotion_policy import Mode
 from pipeline.registry.store import Version
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)

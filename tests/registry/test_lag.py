@@ -17,7 +17,7 @@ from pipeline.registry.lag import (
     moved_text,
     read_node,
 )
-from pipeline.registry.promotion import Pair
+from pipeline.registry.pair import Pair
 from pipeline.registry.store import Version
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 250_000, tzinfo=UTC)

@@ -18,8 +18,9 @@ from pipeline.core.recipe import load_recipe
 from pipeline.drill.results import due_scripts
 from pipeline.drill.script import SCRIPTS, load_script
 from pipeline.registry.agreement import Seen
+from pipeline.registry.gates import Facts, Gate, Promote, Refuse, Rehearsal, decide
 from pipeline.registry.loading import load_build, read_drill, read_lineage
-from pipeline.registry.promotion import Facts, Gate, Pair, Promote, Refuse, Rehearsal, decide
+from pipeline.registry.pair import Pair
 from pipeline.registry.record import Build
 from pipeline.registry.registered import Vouched, facts_of, is_registered_pair
 from pipeline.registry.store import Version, version_of

@@ -39,8 +39,8 @@ from pipeline.registry.following import (
     next_step,
     versions_behind,
 )
+from pipeline.registry.gates import Refuse
 from pipeline.registry.lag import measure_lag
-from pipeline.registry.promotion import Refuse
 from pipeline.registry.record import Build
 
 _STEPS_MAX = 10

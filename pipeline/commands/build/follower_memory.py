@@ -13,7 +13,7 @@ from pipeline.core.recipe import RECIPES
 from pipeline.registry.agreement import Seen
 from pipeline.registry.follow_terms import DEFAULT_FOLLOW_TERMS, FollowTerms
 from pipeline.registry.lag import Lag
-from pipeline.registry.promotion import Pair
+from pipeline.registry.pair import Pair
 
 T = TypeVar("T")
 JUDGED_AGAIN_S = 60.0

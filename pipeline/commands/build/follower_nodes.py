@@ -7,7 +7,7 @@ from pipeline.commands.build.follower_memory import Fate, Memory, Say, stages_s
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError
 from pipeline.registry.lag import Lag, measure_lag, read_node
-from pipeline.registry.promotion import Pair
+from pipeline.registry.pair import Pair
 
 PROMOTING = "promote and publish"
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pipeline.drill.results import due_scripts
 from pipeline.drill.script import SCRIPTS, load_script
 from pipeline.registry.agreement import Seen
-from pipeline.registry.promotion import Promote, PromotionPolicy, Refuse, decide
+from pipeline.registry.gates import Promote, Refuse, decide
+from pipeline.registry.promotion_policy import PromotionPolicy
 from pipeline.registry.record import Build
 from pipeline.registry.registered import provenance_of
 

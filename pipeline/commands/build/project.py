@@ -18,8 +18,8 @@ from pipeline.registry.access import open_registry
 from pipeline.registry.agreement import Seen
 from pipeline.registry.history import Held
 from pipeline.registry.loading import experiment_name, project_root
-from pipeline.registry.promotion import PromotionPolicy
-from pipeline.registry.promotion import load_policy as load_promotion_policy
+from pipeline.registry.promotion_policy import PromotionPolicy
+from pipeline.registry.promotion_policy import load_policy as load_promotion_policy
 from pipeline.registry.store import Registry
 
 

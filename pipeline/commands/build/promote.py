@@ -12,8 +12,9 @@ from pipeline.commands.build.promotion_effects import build_refs
 from pipeline.commands.build.reissuing import Reissued, add_output_arguments, reissue
 from pipeline.core.errors import MissingStageError, PromotionRefused
 from pipeline.registry.agreement import Seen
+from pipeline.registry.channel_plan import Keep
+from pipeline.registry.gates import Gate, Refuse
 from pipeline.registry.loading import acting_person, load_build, read_lineage
-from pipeline.registry.promotion import Gate, Keep, Refuse
 from pipeline.registry.record import Build
 from pipeline.registry.store import version_of
 

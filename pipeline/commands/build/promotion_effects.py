@@ -44,8 +44,10 @@ from pipeline.registry.agreement import (
     unheeded_in_words,
     unsaid,
 )
+from pipeline.registry.channel_plan import Issue, Keep, plan_channel
 from pipeline.registry.history import DONE_TAG, Held, claim_tag, history_tags, read_history, tag_beyond
-from pipeline.registry.promotion import ChannelTerms, Issue, Keep, Pair, plan_channel
+from pipeline.registry.pair import Pair
+from pipeline.registry.promotion_policy import ChannelTerms
 from pipeline.registry.record import Build
 from pipeline.registry.registered import is_registered_pair, latest_pair
 from pipeline.registry.store import Registry, version_of

@@ -14,6 +14,8 @@ from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, PromotionRefused, SurroundingsError
 from pipeline.registry.access import open_registry
+from pipeline.registry.channel_plan import Issue
+from pipeline.registry.gates import Refuse
 from pipeline.registry.history import taken_back
 from pipeline.registry.loading import (
     acting_person,
@@ -23,8 +25,8 @@ from pipeline.registry.loading import (
     project_root,
     read_lineage,
 )
-from pipeline.registry.promotion import Issue, Mode, Refuse
-from pipeline.registry.promotion import load_policy as load_promotion_policy
+from pipeline.registry.promotion_policy import Mode
+from pipeline.registry.promotion_policy import load_policy as load_promotion_policy
 from pipeline.registry.record import Build
 from pipeline.registry.registering import Registered, log_build, log_drill, register_build
 from pipeline.registry.store import Registry

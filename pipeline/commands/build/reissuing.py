@@ -16,8 +16,8 @@ from pipeline.commands.build.published import find_bundle
 from pipeline.core.errors import PromotionRefused
 from pipeline.core.names import Role
 from pipeline.registry.agreement import Seen
+from pipeline.registry.channel_plan import Issue, Keep
 from pipeline.registry.history import Held
-from pipeline.registry.promotion import Issue, Keep
 
 
 @dataclass(frozen=True)

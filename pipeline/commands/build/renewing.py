@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.commands.build.project import Project
 from pipeline.commands.build.reissuing import reissue, require_sound
-from pipeline.registry.promotion import Issue
+from pipeline.registry.channel_plan import Issue
 
 
 @dataclass(frozen=True)

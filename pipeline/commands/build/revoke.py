@@ -12,8 +12,8 @@ from pipeline.commands.build.reissuing import add_output_arguments, reissue, sho
 from pipeline.core.errors import PromotionRefused, UsageError
 from pipeline.core.names import Role
 from pipeline.registry.agreement import Seen
+from pipeline.registry.channel_plan import Keep
 from pipeline.registry.history import Held
-from pipeline.registry.promotion import Keep
 
 EXAMPLE = "hotspare revoke credit --bundle ID --dry-run"
 _ID_CHARS = 64

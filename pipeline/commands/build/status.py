@@ -24,8 +24,8 @@ from pipeline.registry.history import Held
 from pipeline.registry.lag import read_node
 from pipeline.registry.loading import project_root
 from pipeline.registry.memory import MemoryRegistry
-from pipeline.registry.promotion import Pair
-from pipeline.registry.promotion import load_policy as load_promotion_policy
+from pipeline.registry.pair import Pair
+from pipeline.registry.promotion_policy import load_policy as load_promotion_policy
 from pipeline.registry.store import Registry
 
 EXAMPLE = "hotspare status credit --node http://localhost:8080"

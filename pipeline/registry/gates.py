@@ -1,99 +1,18 @@
-"""Promotion, pure: a policy and measured facts in; promote, or refuse with every reason, out."""
+"""The gates of promotion, pure: a policy and measured facts in; promote, or refuse with every reason, out."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from datetime import datetime
 
-from pipeline.bundle.channel import Channel
-from pipeline.core.clock import from_text, to_text
-from pipeline.core.errors import RecipeError
-from pipeline.core.files import read_bytes
+from pipeline.core.clock import to_text
 from pipeline.core.names import Format, Role
 from pipeline.core.recipe import Diversity
-from pipeline.core.schema import Rule
-from pipeline.core.strict_yaml import read_yaml
-from pipeline.registry.follow_terms import DEFAULT_FOLLOW_TERMS, FollowTerms
 from pipeline.registry.freezing import Freeze
+from pipeline.registry.pair import Pair
+from pipeline.registry.promotion_policy import Gates, Origin, PromotionPolicy
 
-POLICY = Path("mlflow/promotion.yaml")
 _DAY_SECONDS = 86_400
 _CLOCKS_APART_DAYS = 300 / _DAY_SECONDS  # two machines' clocks may differ by so much
-
-
-class Mode(StrEnum):
-    """Who promotes: ``register`` by itself, or a person with ``hotspare promote``."""
-
-    AUTOMATIC = "automatic"
-    MANUAL = "manual"
-
-
-class Origin(StrEnum):
-    """Something that tells where a bundle comes from."""
-
-    GIT_COMMIT = "git_commit"
-    DVC_LOCK = "dvc_lock"
-
-
-@dataclass(frozen=True)
-class Gates:
-    """What both bundles of a pair must meet, beyond the recipe's own budgets."""
-
-    loss_high_max_ratio_of_budget: Annotated[
-        float, Rule("Upper end of the loss interval over the recipe's budgets.loss_max_abs.", minimum=0, maximum=1)
-    ] = 1.0
-    latency_p50_max_ratio: Annotated[
-        float, Rule("Median latency over the float reference's, measured interleaved.", minimum=0)
-    ] = 3.0
-    drill_max_age_days: Annotated[
-        float | None, Rule("This pair passed a live drill, attested, at most so long ago.", minimum=0)
-    ] = None
-    drill_rto_ms_max: Annotated[
-        float | None, Rule("Time to restore service in that drill, its 95th percentile.", minimum=0)
-    ] = None
-
-    provenance: Annotated[
-        tuple[Origin, ...], Rule("What must be known of where a bundle comes from: git_commit, dvc_lock.")
-    ] = ()
-    separate_duties: Annotated[bool, Rule("Whoever built a bundle may not be the one who promotes it.")] = False
-
-    @property
-    def ask_for_drill(self) -> bool:
-        """Tell whether a pair must have been drilled."""
-        return self.drill_max_age_days is not None or self.drill_rto_ms_max is not None
-
-
-@dataclass(frozen=True)
-class ChannelTerms:
-    """What a new channel says of itself."""
-
-    epoch: Annotated[int, Rule("Raise it only after the channel's and the registry's history are lost.", minimum=1)] = 1
-    refresh_days: Annotated[float, Rule("Days until register or follow renews the channel.", minimum=0.01)] = 30.0
-    valid_days: Annotated[float, Rule("Days until nodes refuse the channel.", minimum=0.01)] = 90.0
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong across fields."""
-        if self.valid_days <= self.refresh_days:
-            yield "valid_days: must be larger than refresh_days, or the channel expires before it is renewed"
-
-
-@dataclass(frozen=True)
-class PromotionPolicy:
-    """``mlflow/promotion.yaml``."""
-
-    mode: Mode
-    gates: Gates = Gates()
-    channel: ChannelTerms = ChannelTerms()
-    freeze: Annotated[tuple[Freeze, ...], Rule("When the pair in force is not changed, except by a rollback.")] = ()
-    depot: Annotated[str | None, Rule("Where promoted releases are published for nodes: a folder, or s3://….")] = None
-    follow: FollowTerms = DEFAULT_FOLLOW_TERMS
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong across fields."""
-        if self.gates.separate_duties and self.mode is Mode.AUTOMATIC:
-            yield "gates.separate_duties: with `mode: automatic` whoever builds would promote, too; use `mode: manual`"
 
 
 @dataclass(frozen=True)
@@ -108,14 +27,6 @@ class Standing:
     io_contract_sha256: str
     loss_high: float
     latency_ratio_p50: float
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The bundle ids of a primary and its backup."""
-
-    primary: str
-    backup: str
 
 
 @dataclass(frozen=True)
@@ -318,76 +229,3 @@ def _restored(rto_ms: float | None, most: float) -> Gate:
         )
     finding = f"service was restored after {rto_ms:.4g} ms, allowed are {most:g} ms"
     return Gate("drill RTO", rto_ms <= most, finding)
-
-
-@dataclass(frozen=True)
-class Standard:
-    """What a channel says now: the pair, its place in the order and when it wants renewal."""
-
-    pair: Pair
-    epoch: int
-    seq: int
-    refresh_by: datetime
-
-    @staticmethod
-    def of(channel: Channel) -> "Standard":
-        """Return what a channel says."""
-        pair = Pair(channel.primary.bundle_id, channel.backup.bundle_id)
-        return Standard(pair, channel.epoch, channel.seq, from_text(channel.refresh_by))
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The channel already names this pair and is not due."""
-
-
-@dataclass(frozen=True)
-class Issue:
-    """A new channel is to be signed."""
-
-    epoch: int
-    seq: int
-    issued_at: datetime
-    refresh_by: datetime
-    not_after: datetime
-    why: str
-
-
-def plan_channel(
-    terms: ChannelTerms, current: Standard | None, registry_seq: int, pair: Pair, now: datetime, why: str | None = None
-) -> Keep | Issue:
-    """Decide whether a pair needs a new channel, and which sequence number it takes.
-
-    ``registry_seq`` is the highest number that the registry knows to have been begun (0 for none): a number is
-    never used twice, even when the channel file was lost or a promotion was killed half-way. ``why`` is a reason of
-    the caller's to sign one in any case.
-    """
-    why = why or _why_issue(terms, current, pair, now)
-    if why is None:
-        return Keep()
-    seq = max(current.seq if current else 0, registry_seq) + 1
-    epoch = max(current.epoch if current else 0, terms.epoch)
-    refresh_by = now + timedelta(days=terms.refresh_days)
-    return Issue(epoch, seq, now, refresh_by, now + timedelta(days=terms.valid_days), why)
-
-
-def _why_issue(terms: ChannelTerms, current: Standard | None, pair: Pair, now: datetime) -> str | None:
-    if current is None:
-        return "promoted"
-    if current.pair != pair:
-        swapped = current.pair == Pair(pair.backup, pair.primary)
-        return "roles swapped" if swapped else "promoted"
-    if current.epoch < terms.epoch:
-        return "new epoch"
-    return "renewed" if now >= current.refresh_by else None
-
-
-def parse_policy(text: str | bytes, place: str) -> PromotionPolicy:
-    """Read a promotion policy from YAML text; raises RecipeError with every problem found."""
-    return read_yaml(PromotionPolicy, text, place, RecipeError)
-
-
-def load_policy(path: Path = POLICY) -> PromotionPolicy:
-    """Load ``mlflow/promotion.yaml``; raises RecipeError when it is missing or malformed."""
-    text = read_bytes(path, RecipeError, "copy it from the hotspare project, or run `hotspare init`")
-    return parse_policy(text, str(path))
