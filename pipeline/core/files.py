@@ -4,7 +4,9 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -50,26 +52,60 @@ def read_json(path: Path, malformed: type[HotspareError], advice: str = "check t
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write ``data`` so that a reader, or a crash, sees the old file or the new one and never a part.
 
-    Creates missing parent folders. Raises OutOfSpace or FileAccess and leaves no partial file.
+    Who writes the same file at the same time has a file aside of its own: the last one wins, whole. Creates missing
+    parent folders. Raises OutOfSpace or FileAccess and leaves no partial file.
     """
     if path.is_dir():
         raise FileAccess(f"{path} is a folder; name a file to write.")
-    aside = path.with_name(f"{_ASIDE}{path.name}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_asides(path)
+        aside, descriptor = _new_aside(path, mode)
         try:
-            # Never into a file that is there: it could be a link, or be open to others where ``mode`` is not.
-            aside.unlink(missing_ok=True)
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            aside.replace(path)
+                aside.replace(path)  # while it is held: until then nobody may sweep it
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
         fsync_dir(path.parent)
+
+
+def _new_aside(path: Path, mode: int) -> tuple[Path, int]:
+    """Make a file that is this write's alone; returns it with the descriptor that holds it until it is closed.
+
+    Never one that is there: it could be a link, another writer's, or be open to others where ``mode`` is not.
+    """
+    while True:
+        aside = path.with_name(f"{_ASIDE}{path.name}.{os.urandom(4).hex()}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            is_there = os.fstat(descriptor).st_nlink > 0
+        except BlockingIOError:  # it is being swept, before it was held
+            is_there = False
+        except OSError:  # a file system without locks: nobody sweeps there
+            is_there = True
+        if is_there:
+            return aside, descriptor
+        os.close(descriptor)
+        aside.unlink(missing_ok=True)
+
+
+def _sweep_asides(path: Path) -> None:
+    """Remove what killed writers of this file left; who still writes it holds his."""
+    name = re.compile(rf"{re.escape(_ASIDE + path.name)}\.[0-9a-f]{{8}}")
+    for leftover in (path.with_name(one) for one in os.listdir(path.parent) if name.fullmatch(one)):  # noqa: PTH208
+        with suppress(OSError):  # a link, a stranger's, somebody's who writes, or gone by now
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    leftover.unlink()
+            finally:
+                os.close(descriptor)
 
 
 @contextmanager

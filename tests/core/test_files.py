@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import multiprocessing
 import os
 import stat
@@ -23,11 +24,48 @@ def test_a_link_laid_where_the_file_is_prepared_is_not_followed(tmp_path: Path) 
 
 
 def test_what_a_killed_run_left_does_not_lend_its_rights(tmp_path: Path) -> None:
-    (tmp_path / ".aside-secret").write_text("half")
-    (tmp_path / ".aside-secret").chmod(0o666)
+    (tmp_path / ".aside-secret.0123abcd").write_text("half")
+    (tmp_path / ".aside-secret.0123abcd").chmod(0o666)
     write_atomic(tmp_path / "secret", b"secret", mode=0o600)
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["secret"]
+
+
+def test_runs_that_write_one_file_at_once_all_write_it_whole(tmp_path: Path) -> None:
+    """Before, they shared the file aside: one removed the other's, which then failed, or published a part of this."""
+    file, bodies = tmp_path / "floor.json", [bytes([writer]) * (1 << 20) for writer in range(4)]
+
+    def write(body: bytes) -> None:
+        for _ in range(25):
+            write_atomic(file, body)
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=write, args=(body,)) for body in bodies]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        assert not file.exists() or file.read_bytes() in bodies
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(bodies)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["floor.json"]
+
+
+def test_only_what_nobody_writes_any_more_is_swept(tmp_path: Path) -> None:
+    names = [".aside-a.0123abcd", ".aside-a.89abcdef", ".aside-ab.0123abcd", ".aside-a.txt"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    with (tmp_path / names[1]).open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        write_atomic(tmp_path / "a", b"whole")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*names[1:], "a"])
+
+
+def test_a_folder_of_many_users_in_which_somebody_laid_a_file_is_written_all_the_same(tmp_path: Path) -> None:
+    """Where a folder is sticky nobody removes what another laid there; here a folder stands for that."""
+    (tmp_path / ".aside-answers.npz/in").mkdir(parents=True)
+    write_atomic(tmp_path / "answers.npz", b"answers")
+    assert (tmp_path / "answers.npz").read_bytes() == b"answers"
 
 
 def test_what_a_killed_run_left_of_a_folder_is_swept(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def _require_own(work: Path, digest: Path) -> None:
     if not os.path.lexists(work):
         return
     is_own = not work.is_symlink() and work.is_dir() and work.stat().st_uid == os.geteuid()
-    if not is_own or not (digest.is_file() or all(item.name == f".aside-{digest.name}" for item in work.iterdir())):
+    aside = f".aside-{digest.name}."
+    if not is_own or not (digest.is_file() or all(item.name.startswith(aside) for item in work.iterdir())):
         raise UsageError(f"{work} is in the way and is no unfinished work of yours; move it, or name another --out.")
 
 
