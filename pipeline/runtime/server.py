@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
-from pipeline.core.errors import HotspareError, Refusal, SurroundingsError, Untrusted
+from pipeline.core.errors import HotspareError, KeyFileError, Refusal, SurroundingsError, Untrusted
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array
 from pipeline.runtime.disk import Disk
@@ -32,12 +32,15 @@ class Server:
     """Several pairs, each of another model."""
 
     def __init__(
-        self, serving: Serving, machine: Machine, disk: Disk, journal_of: Callable[[str], Journal] = Journal
-    ) -> None:
+        self, serving: Serving, machine: Machine, disk: Disk, journal_of: Callable[[str], Journal] = Journal,
+        renew_tls: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        """``renew_tls`` has the front read its TLS files again; it raises KeyFileError when they cannot be used."""
         self._serving = serving
         self._machine = machine
         self._disk = disk
         self._journal_of = journal_of
+        self._renew_tls = renew_tls
         self._pairs: dict[str, Pair] = {}
         self._leaving: list[Pair] = []
         self._swaps: dict[str, asyncio.Lock] = {}
@@ -135,6 +138,26 @@ class Server:
     # Swap and end.
 
     async def swap(self, model: str) -> str:
+        """Read the TLS files again, and move to what the model's bundles are now; returns what came of both."""
+        self._pair(model)
+        renewed = self._tls_renewed()
+        return " ".join([await self._swap(model), *renewed])
+
+    def _tls_renewed(self) -> tuple[str, ...]:
+        """Renew the front's certificate, if it has one; every model's timeline tells what came of it."""
+        if self._renew_tls is None:
+            return ()
+        try:
+            self._renew_tls()
+        except KeyFileError as error:
+            told = f"New connections still get the old certificate: {error}"
+        else:
+            told = "New connections get what the TLS files hold now."
+        for pair in self._pairs.values():
+            pair.journal.note(told)
+        return (told,)
+
+    async def _swap(self, model: str) -> str:
         """Verify the model's bundles again and move to them: new workers beside the old, then one step over.
 
         What the old release accepted it answers. The same bundles under a renewed channel need no new workers, unless
@@ -184,7 +207,8 @@ class Server:
             self._leaving.remove(pair)
 
     def swap_soon(self) -> None:
-        """Swap every model in the background (SIGHUP)."""
+        """Read the TLS files again, and swap every model in the background (SIGHUP)."""
+        self._tls_renewed()
         self._do(self._swap_all())
 
     def _do(self, work: Coroutine[None, None, None]) -> None:
@@ -199,7 +223,7 @@ class Server:
     async def _swap_noted(self, model: str) -> None:
         """Swap a model; what goes wrong is noted and leaves the old release in place."""
         try:
-            await self.swap(model)
+            await self._swap(model)
         except HotspareError as error:
             self._pairs[model].journal.note(f"Not swapped: {error}")
 

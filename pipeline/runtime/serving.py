@@ -7,8 +7,9 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from pipeline.core.errors import SurroundingsError
+from pipeline.core.errors import HotspareError, KeyFileError, SurroundingsError
 from pipeline.core.names import Role
 from pipeline.engines.open import open_session as engines
 from pipeline.runtime.disk import NodeDisk
@@ -31,6 +32,7 @@ __all__ = ["Door", "bind", "engines", "run_service"]
 
 BACKLOG = 1024
 OPEN_AGAIN_S = 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,33 +105,39 @@ async def _serve(context: ServerContext, serving: Serving, front_of: Callable[[L
     log = LogWriter(open(sys.stderr.fileno(), "wb", buffering=0, closefd=False))  # noqa: SIM115 - closed by nobody
     keeper = KeeperClient(context)
     keeper.start()
-    server = Server(serving, ThisMachine(keeper), NodeDisk(), lambda model: Journal(model, log.put))
     try:
-        await _open(server, context, log)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.swap_soon)
-        ready = asyncio.create_task(_tell_ready(server, context, log))
-        front = front_of(log)
-        await serve_app(build_app(server, front), context.listening, front, server.end)
-        ready.cancel()
+        front = await _opened(lambda: front_of(log), KeyFileError, context, log)
+        renew_tls = None if front.tls is None else front.tls.renew
+        machine = ThisMachine(keeper)
+        server = Server(serving, machine, NodeDisk(), lambda model: Journal(model, log.put), renew_tls)
+        await _answer(server, front, context, log)
     finally:
-        server.close()
         keeper.close()
         log.close()
     return 0
 
 
-async def _open(server: Server, context: ServerContext, log: LogWriter) -> None:
-    """Open the bundles; a restarted server waits for what is short (a full disk), where a first start gives up."""
+async def _answer(server: Server, front: FrontSettings, context: ServerContext, log: LogWriter) -> None:
+    try:
+        await _opened(lambda: server.open(strict=context.restarts == 0), SurroundingsError, context, log)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.swap_soon)
+        ready = asyncio.create_task(_tell_ready(server, context, log))
+        await serve_app(build_app(server, front), context.listening, front, server.end)
+        ready.cancel()
+    finally:
+        server.close()
+
+
+async def _opened(what: Callable[[], T], waits_for: type[HotspareError], context: ServerContext, log: LogWriter) -> T:
+    """Open something; a restarted server waits (a full disk, half a certificate), where a first start gives up."""
     while True:
         try:
-            server.open(strict=context.restarts == 0)
-        except SurroundingsError as error:
+            return what()
+        except waits_for as error:
             if context.restarts == 0:
                 raise
             log.put({"event": f"Not opened yet: {error}"})
             await asyncio.sleep(OPEN_AGAIN_S)
-        else:
-            return
 
 
 async def _tell_ready(server: Server, context: ServerContext, log: LogWriter) -> None:

@@ -119,7 +119,7 @@ def places_of(args: argparse.Namespace) -> tuple[Places, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the bundles again."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the bundles and the TLS files again."""
     return serve(args, [sys.executable, "-m", "pipeline.cli", *sys.argv[1:]])
 
 
@@ -136,7 +136,8 @@ def serve(
         os.execve(take_over_argv[0], list(take_over_argv), for_children())  # noqa: S606 - no shell is wanted
     one_thread()  # before numpy is imported: the keeper forks
     try:
-        from pipeline.runtime.http.settings import FrontSettings, Limits, Tls
+        from pipeline.runtime.http.certificate import Certificate, Tls
+        from pipeline.runtime.http.settings import FrontSettings, Limits
         from pipeline.runtime.http.tokens import Tokens, load_tokens
         from pipeline.runtime.server import Serving
         from pipeline.runtime.serving import Door, engines, run_service
@@ -145,7 +146,7 @@ def serve(
             raise
         raise MissingExtra(f"Serving needs the package {error.name!r}: pip install 'hotspare[serve]'.") from error
     tokens = Tokens() if args.tokens is None else load_tokens(args.tokens)
-    tls = None if args.tls_cert is None else Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
+    tls = Tls(args.tls_cert, args.tls_key, args.tls_client_ca) if args.tls_cert else None
     limits = Limits(
         body_bytes_max=args.body_mb << 20,
         rows_max=args.rows_max,
@@ -156,7 +157,11 @@ def serve(
         Door(args.host, args.port),
         Serving(places_of(args), settings),
         lambda log: FrontSettings(
-            tuple(args.name), tokens, tls, limits, access_log=log.put if args.access_log else None
+            tuple(args.name),
+            tokens,
+            None if tls is None else Certificate(tls),
+            limits,
+            access_log=log.put if args.access_log else None,
         ),
         take_over_argv,
         open_session or engines,

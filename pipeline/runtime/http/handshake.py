@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
 from typing import Any
 
+from pipeline.runtime.http.certificate import Certificate
 from pipeline.runtime.http.connection import Connection
 from pipeline.runtime.http.settings import Limits
 
@@ -18,8 +18,8 @@ class Handshake(asyncio.Protocol):
     says nothing would take every descriptor, and no worker could be started any more.
     """
 
-    def __init__(self, context: ssl.SSLContext, limits: Limits, **settings: Any) -> None:
-        self._context = context
+    def __init__(self, certificate: Certificate, limits: Limits, **settings: Any) -> None:
+        self._certificate = certificate
         self._limits = limits
         self._settings = settings
         self._places: set[Any] = settings["server_state"].connections
@@ -44,7 +44,7 @@ class Handshake(asyncio.Protocol):
         try:
             with contextlib.suppress(OSError):  # SSLError is one; what a client does wrong is no event here
                 await asyncio.get_running_loop().connect_accepted_socket(
-                    self._made, sock, ssl=self._context, ssl_handshake_timeout=self._limits.head_s_max
+                    self._made, sock, ssl=self._certificate.context, ssl_handshake_timeout=self._limits.head_s_max
                 )
         finally:
             self._places.discard(self)

@@ -5,16 +5,14 @@ import contextlib
 import functools
 import signal
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from pipeline.core.errors import KeyFileError
 from pipeline.runtime.http.connection import Connection
 from pipeline.runtime.http.handshake import Handshake
-from pipeline.runtime.http.settings import FrontSettings, Tls
+from pipeline.runtime.http.settings import FrontSettings
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,8 +31,8 @@ async def serve_app(
     """Serve until SIGTERM, SIGINT or cancellation; then end in order.
 
     ``on_shutdown`` is awaited first, while new requests still get their answer (503, not ready): what it sets makes the
-    service draining. Then the sockets close, requests in flight get ``drain_s_max``, and the call returns. Raises
-    KeyFileError when the TLS files cannot be read. The event loop is the caller's choice (uvloop is the quickest).
+    service draining. Then the sockets close, requests in flight get ``drain_s_max``, and the call returns. The
+    event loop is the caller's choice (uvloop is the quickest).
     """
     server = _Server(_config(app, front))
     stopped = asyncio.Event()
@@ -53,7 +51,7 @@ async def serve_app(
 def _config(app: ASGIApp, front: FrontSettings) -> uvicorn.Config:
     client: Callable[..., asyncio.Protocol] = functools.partial(Connection, front.limits)
     if front.tls is not None:
-        client = functools.partial(Handshake, tls_context(front.tls), front.limits)
+        client = functools.partial(Handshake, front.tls, front.limits)
     config = uvicorn.Config(
         app,
         http=client,  # type: ignore[arg-type]
@@ -69,21 +67,6 @@ def _config(app: ASGIApp, front: FrontSettings) -> uvicorn.Config:
     )
     config.load()
     return config
-
-
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Make the server's side of TLS 1.2 or newer; with a client authority, clients must show a certificate of it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-        if tls.client_ca is not None:
-            context.load_verify_locations(tls.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(str(path) for path in (tls.certificate, tls.key, tls.client_ca) if path is not None)
-        raise KeyFileError(f"TLS cannot start from {files} ({error}); give PEM files that belong together.") from error
-    return context
 
 
 @contextlib.contextmanager

@@ -2,18 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
+from pipeline.runtime.http.certificate import Certificate
 from pipeline.runtime.http.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Certificate chain and key, PEM; with ``client_ca`` only clients with a certificate of that authority connect."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class FrontSettings:
 
     hosts: tuple[str, ...] = ()
     tokens: Tokens = field(default_factory=Tokens)
-    tls: Tls | None = None
+    tls: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
     drain_s_max: float = 30.0  # at the end: time for requests in flight
     access_log: Callable[[Mapping[str, object]], None] | None = None  # a record a request, e.g. LogWriter.put

@@ -2,48 +2,24 @@
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import time
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import certificate, client_context
+from cryptography.hazmat.primitives import serialization
 from fake_service import FakeService, free_socket
 
 from pipeline.core.errors import KeyFileError
 from pipeline.runtime.http.app import build_app
-from pipeline.runtime.http.server import serve_app, tls_context
-from pipeline.runtime.http.settings import FrontSettings, Limits, Tls
+from pipeline.runtime.http.certificate import Certificate, Tls, tls_context
+from pipeline.runtime.http.server import serve_app
+from pipeline.runtime.http.settings import FrontSettings, Limits
 
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-
-
-def certificate(folder, name, issuer=None):
-    """Write ``name``.pem and ``name``.key; self-signed without an issuer. Returns (name, key)."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer[0] if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(issuer[1] if issuer else key, hashes.SHA256())
-    )
-    (folder / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / f"{name}.key").write_bytes(key.private_bytes(*form))
-    return subject, key
 
 
 @pytest.fixture
@@ -60,16 +36,9 @@ def loop(request):
     return request.param
 
 
-def client_context(folder, name=None):
-    context = ssl.create_default_context(cafile=folder / "authority.pem")
-    if name is not None:
-        context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
-    return context
-
-
 @contextlib.asynccontextmanager
 async def serving(tls, **limits):
-    sock, front = free_socket(), FrontSettings(tls=tls, limits=Limits(**limits))
+    sock, front = free_socket(), FrontSettings(tls=Certificate(tls), limits=Limits(**limits))
 
     async def drain():
         pass
@@ -181,3 +150,27 @@ def test_an_idle_client_that_is_asleep_does_not_hold_up_the_end(folder, loop):
         return took_s
 
     assert loop(run()) < 10  # asyncio waits for half a minute for the goodbye
+
+
+def test_a_renewed_certificate_is_shown_to_new_clients_and_what_cannot_be_used_is_not(folder):
+    certificate(folder, "renewed", certificate(folder, "authority"))
+    shown = Certificate(tls(folder))
+    first = shown.context
+    whole = (folder / "renewed.pem").read_bytes()
+    for broken in (whole, whole[:-40], whole + whole[:90], b""):
+        (folder / "server.pem").write_bytes(broken)  # the old key lies beside it
+        with pytest.raises(KeyFileError, match=r"server\.key .*belong together"):
+            shown.renew()
+        assert shown.context is first
+    (folder / "server.pem").write_bytes(whole)
+    shutil.copyfile(folder / "renewed.key", folder / "server.key")
+    shown.renew()
+    assert shown.context is not first
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(folder):
+    key = serialization.load_pem_private_key((folder / "server.key").read_bytes(), None)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    (folder / "server.key").write_bytes(key.private_bytes(*form, serialization.BestAvailableEncryption(b"secret")))
+    with pytest.raises(KeyFileError, match="without a password"):
+        tls_context(tls(folder))
