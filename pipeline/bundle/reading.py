@@ -97,10 +97,13 @@ def _read_regular(path: Path, bytes_max: int, too_large: type[HotspareError] = T
             if path.is_symlink():
                 raise Tampered(f"{path} is a link, which no signature covers; fetch it again.") from error
             raise
-        with os.fdopen(descriptor, "rb") as stream:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise Tampered(f"{path} is not a regular file; fetch it again.")
-            data = stream.read(bytes_max + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
+                data = stream.read(bytes_max + 1)
+        finally:
+            os.close(descriptor)  # here, for whatever it was: a stream of a folder is never made, and closes nothing
     if len(data) > bytes_max:
         raise too_large(f"{path} is larger than {bytes_max} bytes; fetch it again.")
     return data

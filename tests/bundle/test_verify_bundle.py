@@ -237,6 +237,16 @@ def test_a_changed_tree_is_tampered(pair: Sealed, policy, attack: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_in_the_place_of_a_signature_is_refused_and_costs_no_descriptor(pair: Sealed, policy) -> None:
+    """Who follows a depot or a disk looks again for weeks: each look kept a descriptor open, until none was left."""
+    (pair.primary / "bundle.sig").unlink()
+    (pair.primary / "bundle.sig").mkdir()
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(Tampered, match=r"bundle\.sig is not a regular file"):
+        verify_bundle(pair.primary, policy, NOW)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_a_folder_that_is_not_there_is_no_forgery(pair: Sealed, policy) -> None:
     with pytest.raises(FileAccess):
         verify_bundle(pair.folder / "nowhere", policy, NOW)

@@ -208,6 +208,15 @@ def test_a_pipe_in_a_folder_keeps_nobody_waiting(tmp_path: Path) -> None:
         FolderDepot(tmp_path).read(PATH, 100)
 
 
+def test_a_folder_in_the_place_of_a_file_is_refused_and_costs_no_descriptor(tmp_path: Path) -> None:
+    """Who follows a depot asks for weeks: each look kept a descriptor open, until none was left."""
+    (tmp_path / PATH).mkdir(parents=True)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(FileAccess, match="not a regular file"):
+        FolderDepot(tmp_path).read(PATH, 100)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
     depot = FolderDepot(tmp_path)
     depot.write("a", b"old")

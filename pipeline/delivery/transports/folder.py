@@ -35,10 +35,13 @@ class FolderDepot:
                 descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             except FileNotFoundError:
                 return None
-            with os.fdopen(descriptor, "rb") as stream:
+            try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise FileAccess(f"{place} is not a regular file; publish again.")
-                data = stream.read(bytes_max + 1)
+                with os.fdopen(descriptor, "rb", closefd=False) as stream:
+                    data = stream.read(bytes_max + 1)
+            finally:
+                os.close(descriptor)  # here: a stream of a folder is never made, and closes nothing
         if len(data) > bytes_max:
             raise Malformed(f"{place} is larger than {bytes_max} bytes; publish it again.")
         return data
