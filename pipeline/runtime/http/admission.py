@@ -1,7 +1,7 @@
 """Who may speak to the front: names in the Host header, bearer tokens."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipeline.runtime.http.reply import Reply, error_reply
 from pipeline.runtime.http.tokens import Tokens, TokenUse
@@ -13,11 +13,21 @@ _BEARER = b"bearer "
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 
+def has_one_host(fields: Sequence[tuple[bytes, bytes]], headers: Mapping[bytes, bytes], http_version: str) -> bool:
+    """Tell whether a request has one Host header, as RFC 9112, 3.2 wants: of two, a proxy may believe the other one.
+
+    ``headers`` are the ``fields`` by name. HTTP/1.0 does without.
+    """
+    if len(headers) == len(fields):  # no name stands there twice
+        return b"host" in headers or http_version == "1.0"
+    return sum(name == b"host" for name, _ in fields) == 1 or (b"host" not in headers and http_version == "1.0")
+
+
 def host_admitted(host: bytes | None, names: frozenset[bytes]) -> bool:
     """Tell whether a Host header names this server: loopback, an IP address, or a configured name.
 
     A page can make its own site's name point at this machine, but not an address: only names have to be known. A
-    request without the header comes from no browser.
+    request without the header (HTTP/1.0) comes from no browser.
     """
     return host is None or host in names or _name(host) in names or _is_address(_name(host))
 

@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.core.errors import UsageError
 from pipeline.core.printable import printable
 from pipeline.runtime.http.admin import Admin
-from pipeline.runtime.http.admission import host_admitted, origin_admitted
+from pipeline.runtime.http.admission import has_one_host, host_admitted, origin_admitted
 from pipeline.runtime.http.connection import WHOLE, answer_at_once
 from pipeline.runtime.http.infer import Inference
 from pipeline.runtime.http.metadata import Metadata
 from pipeline.runtime.http.metrics import HttpCounts
 from pipeline.runtime.http.openapi import OpenApi
-from pipeline.runtime.http.reply import Reply, error_reply
+from pipeline.runtime.http.reply import CLOSE, Reply, error_reply
 from pipeline.runtime.http.responses import error
 from pipeline.runtime.http.settings import FrontSettings
 from pipeline.runtime.http.status import Status
@@ -68,9 +68,12 @@ class Front:
             return
         started_s = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if not host_admitted(headers.get(b"host"), self._names):
+        if not has_one_host(scope["headers"], headers, scope["http_version"]):
+            sentence = "A request needs one Host header, which names this server; send it once."
+            reply: Reply | None = error_reply(400, sentence, (CLOSE,))
+        elif not host_admitted(headers.get(b"host"), self._names):
             sentence = "This server is not known under that Host name; name it with --name, or use its address."
-            reply: Reply | None = error_reply(421, sentence)
+            reply = error_reply(421, sentence)
         elif scope["method"] == "POST" and not origin_admitted(headers, self._names):
             reply = error_reply(403, "A page of another site may not ask this; serve it under a --name of this server.")
         elif (parts := _model_parts(scope["path"])) is None:

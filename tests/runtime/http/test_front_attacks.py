@@ -331,3 +331,30 @@ def test_as_many_rows_as_a_body_can_hold_do_not_hold_the_others_up(service):
     assert client.infer({"inputs": [tensor(shape=(8, 4), data=[1] * 32)]}).status == 200
     reply = client.infer({"inputs": [tensor(shape=(9, 4), data=[1] * 36)]})
     assert reply.status == 400 and "9 rows" in reply.json["error"]
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        b"",
+        b"host: localhost\r\nhost: localhost\r\n",
+        b"host: evil.example\r\nHOST: localhost\r\n",
+        b"host: localhost\r\nx: y\r\nx: y\r\nHost: evil.example\r\n",
+    ],
+)
+@pytest.mark.parametrize("path", [b"GET /v2", b"POST /v2/models/tiny/infer"])
+def test_a_request_without_one_host_is_refused_and_nothing_behind_it_is_answered(hosts, path):
+    head = path + b" HTTP/1.1\r\n" + hosts + b"content-length: %d\r\n\r\n" % len(BODY)
+    answer = asyncio.run(_said(head + BODY + LAST))
+    assert answer.startswith(b"HTTP/1.1 400") and b"one Host header" in answer and answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("hosts", [b"", b"host: localhost\r\n"])
+def test_http_1_0_needs_no_host_but_has_at_most_one(hosts):
+    assert asyncio.run(_said(b"GET /v2 HTTP/1.0\r\n" + hosts + b"\r\n")).startswith(b"HTTP/1.1 200")
+    assert b" 400 " in asyncio.run(_said(b"GET /v2 HTTP/1.0\r\nhost: a\r\nhost: localhost\r\n\r\n"))
+
+
+def test_other_headers_may_come_twice():
+    twice = b"accept: */*\r\naccept: text/html\r\n"
+    assert asyncio.run(_said(LAST.replace(b"host", twice + b"host", 1))).startswith(b"HTTP/1.1 200")
