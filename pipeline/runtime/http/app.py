@@ -68,16 +68,10 @@ class Front:
             return
         started_s = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if not has_one_host(scope["headers"], headers, scope["http_version"]):
-            sentence = "A request needs one Host header, which names this server; send it once."
-            reply: Reply | None = error_reply(400, sentence, (CLOSE,))
-        elif not host_admitted(headers.get(b"host"), self._names):
-            sentence = "This server is not known under that Host name; name it with --name, or use its address."
-            reply = error_reply(421, sentence)
-        elif scope["method"] == "POST" and not origin_admitted(headers, self._names):
-            reply = error_reply(403, "A page of another site may not ask this; serve it under a --name of this server.")
+        reply = self._turned_away(scope, headers)
+        if reply is not None:
+            pass
         elif (parts := _model_parts(scope["path"])) is None:
-            reply = None
             scope.pop(WHOLE, None)
             await self._cold_reply(scope, receive, send, started_s)
         elif scope["method"] == "POST":
@@ -89,6 +83,19 @@ class Front:
             if cycle is None or self._service.draining() or not answer_at_once(cycle, reply):
                 await self._send(reply, send)
             self._done(scope, reply.status, started_s, reply)
+
+    def _turned_away(self, scope: Scope, headers: dict[bytes, bytes]) -> Reply | None:
+        """Return the refusal of a request that is not for this server, or that another site's page makes."""
+        if not has_one_host(scope["headers"], headers, scope["http_version"]):
+            sentence = "A request needs one Host header, which names this server; send it once."
+            return error_reply(400, sentence, (CLOSE,))
+        if not host_admitted(headers.get(b"host"), self._names):
+            sentence = "This server is not known under that Host name; name it with --name, or use its address."
+            return error_reply(421, sentence)
+        if scope["method"] == "POST" and not origin_admitted(headers, self._names):
+            sentence = "A page of another site may not ask this; serve it under a --name of this server."
+            return error_reply(403, sentence)
+        return None
 
     async def _cold_reply(self, scope: Scope, receive: Receive, send: Send, started_s: float) -> None:
         async def watched(message: Message) -> None:
