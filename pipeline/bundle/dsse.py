@@ -18,6 +18,7 @@ from pipeline.bundle.strict_json import fit, parse_canonical
 from pipeline.core.errors import Malformed, SignatureInvalid
 
 IN_TOTO = "application/vnd.in-toto+json"
+_TYPE_CHARS_TOLD = 80
 
 PinnedKeys = Mapping[str, ec.EllipticCurvePublicKey]
 
@@ -93,7 +94,8 @@ def open_envelope(data: bytes, payload_type: str, keys: PinnedKeys, what: str) -
 
 def _verify(envelope: _Envelope, hint: str, payload_type: str, keys: PinnedKeys, what: str) -> Signed:
     if envelope.payloadType != payload_type:
-        raise Malformed(f"{what} holds {envelope.payloadType!r} where {payload_type!r} belongs.")
+        found = envelope.payloadType[:_TYPE_CHARS_TOLD]
+        raise Malformed(f"{what} holds {found!r} where {payload_type!r} belongs.")
     if len(envelope.signatures) != 1:
         raise Malformed(f"{what} holds {len(envelope.signatures)} signatures where one belongs.")
     payload = _base64(envelope.payload, what)

@@ -24,6 +24,7 @@ from pipeline.core.printable import printable
 T = TypeVar("T")
 
 _PROBLEM_CHARS_MAX = 60
+_KEY_CHARS_MAX = 200
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _at(path: str, key: object) -> str:
-    name = printable(str(key))
+    text = str(key)
+    name = printable(text if len(text) <= _KEY_CHARS_MAX else f"{text[: _KEY_CHARS_MAX - 3]}...")
     return f"{path}.{name}" if path else name
 
 
@@ -189,7 +191,7 @@ def _across_fields(value: object) -> Iterator[str]:
 
 def _read_scalar(base: Any, rule: Rule, value: object, path: str, problems: list[str]) -> object:
     if base is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = _nearest_float(value)
     if type(value) is not base:
         problems.append(f"{path}: expected {_NAMES.get(base, base)}, found {_show(value)}")
         return None
@@ -197,14 +199,21 @@ def _read_scalar(base: Any, rule: Rule, value: object, path: str, problems: list
     return value
 
 
+def _nearest_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _limits(rule: Rule, value: object) -> Iterator[str]:
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{value} is not a finite number"
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if rule.minimum is not None and value < rule.minimum:
-            yield f"{value} is below {rule.minimum:g}"
+            yield f"{_show(value)} is below {rule.minimum:g}"
         if rule.maximum is not None and value > rule.maximum:
-            yield f"{value} is above {rule.maximum:g}"
+            yield f"{_show(value)} is above {rule.maximum:g}"
     if isinstance(value, str) and rule.pattern is not None and not re.fullmatch(rule.pattern, value):
         yield f"{_show(value)} does not have the form {rule.pattern}"
 

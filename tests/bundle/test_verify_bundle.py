@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import pickle
 from pathlib import Path
@@ -103,6 +104,16 @@ def test_nesting_just_below_what_python_can_bear_is_refused_too(pair: Sealed, po
 def test_a_flood_of_unknown_keys_is_told_in_short(pair: Sealed, policy) -> None:
     (pair.backup / "bundle.sig").write_bytes(canonical_json({f"key{number:05}": 0 for number in range(50_000)}))
     with pytest.raises(Malformed, match="more") as caught:
+        verify_bundle(pair.backup, policy, NOW)
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("odd", [{"payloadType": "\x01" * 100_000}, {"\x01" * 100_000: 0}], ids=["type", "key"])
+def test_a_long_text_in_what_nobody_signed_is_told_in_short(pair: Sealed, policy, odd: dict[str, object]) -> None:
+    outer = json.loads((pair.backup / "bundle.sig").read_bytes())
+    outer["dsseEnvelope"] |= odd
+    (pair.backup / "bundle.sig").write_bytes(canonical_json(outer))
+    with pytest.raises(Malformed) as caught:
         verify_bundle(pair.backup, policy, NOW)
     assert len(str(caught.value)) < 2000
 

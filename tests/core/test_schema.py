@@ -157,8 +157,27 @@ def test_rules_across_fields_are_checked_once_the_fields_are_right():
 
 
 def test_a_long_value_is_shortened_in_the_message():
-    (text,) = problems({**GOOD, "colour": "x" * 10_000})
+    for value in ("x" * 10_000, ["\x01" * 10_000]):
+        (text,) = problems({**GOOD, "colour": value})
+        assert len(text) < 200
+    (text,) = problems({**GOOD, "price": -(10**4_000)})
     assert len(text) < 200
+
+
+@pytest.mark.parametrize("key", ["x" * 1_000_000, "\x01" * 1_000_000], ids=["plain", "control"])
+def test_a_long_key_is_shortened_in_the_message(key):
+    """A depot's files are read before anybody's signature is: each look of a watching node wrote megabytes of log."""
+    (text,) = problems({**GOOD, key: 1})
+    (other,) = problems({**GOOD, "parts": {key: "much"}})[-1:]
+    assert len(text) < 2000
+    assert len(other) < 2000
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)], ids=["above", "below"])
+def test_a_number_beyond_all_numbers_is_a_problem(number):
+    (text,) = problems({**GOOD, "weight_kg": number})
+    assert text.startswith("weight_kg: ")
+    assert "not a finite number" in text
 
 
 @given(

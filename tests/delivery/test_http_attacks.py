@@ -65,6 +65,13 @@ def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body
 
 
+def test_a_line_of_a_stranger_is_told_in_short(serve: Serve) -> None:
+    """It stands in the log of a node that asks again and again."""
+    with pytest.raises(Unreachable) as caught:
+        serve(b"\x01" * 60_000 + b"\r\n\r\n").read("channel.sig", 100)
+    assert len(str(caught.value)) < 2000
+
+
 def test_a_redirect_is_not_followed_to_any_scheme(serve: Serve) -> None:
     for target in ("file:///etc/passwd", "ftp://host/x", "http://127.0.0.1:1/x"):
         depot = serve(answer(b"", f"Location: {target}", "Content-Length: 0", status="302 Found"))

@@ -21,6 +21,7 @@ _ANSWER_S = 60.0
 _BYTES_PER_S_MIN = 8_192  # slower than any link that a node lives on: this is a server that stalls
 _PIECE = 1 << 16
 _SHORT_BYTES_MAX = 1 << 12
+_SAID_CHARS_MAX = 200  # of what a server said instead of HTTP
 _BUSY = {408, 425, 429}
 _DROPPED = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -70,7 +71,7 @@ class WebServer:
                 # None is idle, or the server had closed it meanwhile.
                 return self._ask(self._connection(), method, target, place, bytes_max, sent, body)
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of names, whoever gave them
-            said = str(error) or type(error).__name__
+            said = str(error)[:_SAID_CHARS_MAX] or type(error).__name__
             raise Unreachable(f"{place} does not answer ({said}); check the address, or try later.") from error
 
     def close(self) -> None:
