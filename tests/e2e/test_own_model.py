@@ -86,7 +86,7 @@ def test_a_process_killed_in_any_stage_leaves_a_tree_in_which_repro_finishes(pro
         )  # fmt: skip
         _await_stage(running, stage)
         time.sleep(chance.uniform(0, 2.0))  # the moment of the kill, not a wait for a state
-        os.killpg(running.pid, signal.SIGKILL)
+        os.killpg(running.pid, signal.SIGKILL)  # its leader, dead or alive, is not reaped yet
         running.wait()
         _do_as_the_doctor_says(shell, project, committed)
         shell(["dvc", "repro", stage], project)
@@ -109,7 +109,7 @@ def _do_as_the_doctor_says(shell, project: Path, committed: bytes | None) -> Non
 
 def _await_stage(running: "subprocess.Popen[bytes]", stage: str) -> None:
     """Wait until a process of dvc's session runs ``hotspare <stage>`` (or dvc is through)."""
-    while running.poll() is None:
+    while not _is_through(running):
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
@@ -117,6 +117,12 @@ def _await_stage(running: "subprocess.Popen[bytes]", stage: str) -> None:
                     session = (entry / "stat").read_text().rsplit(")", 1)[1].split()[3]
                 except (FileNotFoundError, ProcessLookupError):
                     continue
-                if session == str(running.pid) and stage.encode() in words and any(b"hotspare" in w for w in words):
+                is_hotspare = any(Path(os.fsdecode(word)).name == "hotspare" for word in words)
+                if session == str(running.pid) and stage.encode() in words and is_hotspare:
                     return
         time.sleep(0.01)
+
+
+def _is_through(running: "subprocess.Popen[bytes]") -> bool:
+    """Tell whether it has ended, and leave it unreaped: until then its group is there to be killed."""
+    return os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

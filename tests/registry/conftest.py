@@ -145,7 +145,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, store_template: Path
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 @pytest.fixture(

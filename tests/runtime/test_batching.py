@@ -36,7 +36,7 @@ def together(
     async def run() -> list[Answer | NotAnswered | BaseException]:
         batcher = Batcher(infer, rows_max, wait_ms=1)
         asking = (batcher.infer({"x": one}, 1000) for one in requests)
-        return await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 5)
+        return await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 30)
 
     return asyncio.run(run())
 
@@ -144,7 +144,7 @@ def test_an_idle_pair_keeps_nobody_waiting() -> None:
         one = asyncio.ensure_future(batcher.infer({"x": rows(1.0)}, 1000))
         await turns(4)
         engine.free.set()
-        await asyncio.wait_for(one, 5)
+        await asyncio.wait_for(one, 30)
         return engine.asked
 
     assert asyncio.run(run()) == [1]
@@ -160,7 +160,7 @@ def test_who_comes_while_a_batch_is_computed_leaves_together_when_it_is_done() -
             await turns(4)
         before = list(engine.asked)
         engine.free.set()
-        await asyncio.wait_for(asyncio.gather(*asking), 5)
+        await asyncio.wait_for(asyncio.gather(*asking), 30)
         return before, engine.asked
 
     assert asyncio.run(run()) == ([1], [1, 3])
@@ -173,7 +173,7 @@ def test_a_batch_that_hangs_holds_the_next_up_for_the_wait_and_no_longer() -> No
         asking = [asyncio.ensure_future(batcher.infer({"x": rows(0.0)}, 1000))]
         await turns(4)
         asking += [asyncio.ensure_future(batcher.infer({"x": rows(number)}, 1000)) for number in (1.0, 2.0)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(engine.asked) == 1:
                 await turns(1)
         engine.free.set()

@@ -41,9 +41,9 @@ def test_a_worker_that_was_staged_before_anybody_listened_can_be_told_to_load(ru
 
         crew = crew_of(stand, SimpleNamespace(staged=load))
         worker = crew.start(SEAT, 1, then_load=False)
-        await asyncio.wait_for(staged.wait(), 10)
+        await asyncio.wait_for(staged.wait(), 30)
         await asyncio.sleep(0)  # what is sent in one turn of the loop leaves at its end
-        stand.connection.settimeout(5)
+        stand.connection.settimeout(30)
         assert stand.hear().kind is Kind.LOAD
         worker.kill()
 
@@ -63,7 +63,7 @@ def test_how_a_worker_ended_that_was_killed_for_nonsense_tells_nothing_so_its_re
         crew = crew_of(stand, reports)
         crew.start(SEAT, 1, then_load=True)
         stand.connection.sendall(b"\xff" * 64)
-        await asyncio.wait_for(lost.wait(), 10)
+        await asyncio.wait_for(lost.wait(), 30)
         crew.exited(1, signal.SIGKILL)
         assert told[0] == ("settled", None)
         assert told[1][:2] == ("ended", None)  # type: ignore[index]
@@ -91,7 +91,7 @@ def test_a_worker_that_ended_before_its_start_was_told_is_known_by_how_it_ended(
         reports: Any = SimpleNamespace(lost=lambda _: None, settled=settled, ended=lambda *_: None)
         crew = Crew(SimpleNamespace(spawn=spawn), lambda *_: None, reports)  # type: ignore[arg-type,return-value]
         crew.start(SEAT, 1, then_load=True)
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 30)
         assert told == [signal.SIGSEGV]
         assert not crew._ended_early
 

@@ -42,7 +42,7 @@ class Scene:
 def scene(play: Callable[[Scene], Awaitable[None]]) -> None:
     async def run() -> None:
         stage = Scene()
-        await asyncio.wait_for(play(stage), 10)
+        await asyncio.wait_for(play(stage), 30)
         assert stage.is_empty()
 
     asyncio.run(run())

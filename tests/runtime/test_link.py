@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -49,7 +50,7 @@ class Heard:
     async def until(self, count: int) -> list[tuple[object, ...]]:
         while len(self.told) < count:
             self._more.clear()
-            await asyncio.wait_for(self._more.wait(), 10)
+            await asyncio.wait_for(self._more.wait(), 30)
         return self.told
 
 
@@ -80,7 +81,7 @@ async def settled() -> None:
 
 
 def died_of(worker: StandIn) -> int:
-    return -worker.process.wait(timeout=10)
+    return -worker.process.wait(timeout=30)
 
 
 def test_a_workers_life_is_told_in_order(linked: Callable[[Body], None]) -> None:
@@ -224,7 +225,7 @@ def test_scrubs_are_answered_in_the_order_they_were_asked(linked: Callable[[Body
         link.scrub(lambda *told: (results.append(("second", *told)), done.set()))
         worker.say(Kind.SCRUBBED, payload=encode_failure(Failure("", "")))
         worker.say(Kind.SCRUBBED, payload=encode_failure(Failure("Tampered", "Other bytes.")))
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 30)
         assert results == [("first", True, ""), ("second", False, "Other bytes.")]
 
     linked(body)
@@ -252,6 +253,7 @@ def test_links_leave_no_descriptor_behind() -> None:
     async def many() -> tuple[int, int]:
         await one()
         await settled()
+        gc.collect()  # what other tests left is closed now, not meanwhile
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         for _ in range(5):
             await one()

@@ -85,7 +85,7 @@ class Stage(Ground):
 def scene(play: Callable[[Stage], Awaitable[None]]) -> None:
     async def run() -> None:
         stage = Stage()
-        await asyncio.wait_for(play(stage), 10)
+        await asyncio.wait_for(play(stage), 30)
         stage.taster.close()
         assert not stage.flights.flying
         assert all(spare.closing for spare in stage.spares)

@@ -80,13 +80,13 @@ def heard_of(*frames: tuple[Kind, bytes]) -> tuple[list[tuple[object, ...]], int
         for kind, payload in frames:
             worker.say(kind, payload=payload)
         worker.connection.close()
-        await asyncio.wait_for(heard.lost.wait(), 10)
+        await asyncio.wait_for(heard.lost.wait(), 30)
         link.kill()
         return heard.told
 
     with stand_in() as worker:
         told = asyncio.run(run(worker))
-        return told, -worker.process.wait(10)
+        return told, -worker.process.wait(30)
 
 
 def test_an_arena_that_is_cut_off_does_not_end_the_server() -> None:

@@ -43,7 +43,7 @@ def test_the_ratio_is_of_the_medians_of_one_run(fixture_models):
 @pytest.mark.parametrize(("file", "model_format"), [("tiny_dense.tflite", "tflite"), ("tiny_embedding.onnx", "onnx")])
 def test_a_fresh_process_reports_its_load_time_and_memory(fixture_models, file, model_format):
     load_ms, rss_mb = probe(fixture_models / file, Format(model_format), 3, 1)
-    assert 0 < load_ms < 5_000
+    assert 0 < load_ms < 60_000
     assert 15 < rss_mb < 500
 
 

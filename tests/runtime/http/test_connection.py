@@ -47,7 +47,7 @@ async def say(port, data, end=True):
     writer.write(data)
     if end:
         writer.write_eof()
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     return answer
 
@@ -97,7 +97,7 @@ def test_a_request_that_never_arrives_is_ended(data):
 )
 def test_a_body_that_never_arrives_is_ended(path, status):
     async def run():
-        async with serving(head_s_max=0.05, body_s_max=0.1) as (port, _):
+        async with serving(head_s_max=0.5, body_s_max=0.1) as (port, _):
             return await say(
                 port, b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n{" % path, end=False
             )
@@ -206,7 +206,7 @@ def mutated(chance):
 
 @pytest.mark.slow
 def test_garbage_gets_no_5xx_and_leaves_nothing(served):
-    fds, started_s = Path(f"/proc/{served.process.pid}/fd"), time.monotonic()
+    fds = Path(f"/proc/{served.process.pid}/fd")
     assert served.say(REQUEST).startswith(b"HTTP/1.1 200")
     before, rss = len(list(fds.iterdir())), resident_kb(served)
     for seed in range(3000):
@@ -215,7 +215,8 @@ def test_garbage_gets_no_5xx_and_leaves_nothing(served):
         answer = served.say(data)
         assert answer == b"" or 200 <= int(answer.split()[1]) < 500, (seed, data, answer)
     assert served.say(REQUEST).startswith(b"HTTP/1.1 200") and served.process.poll() is None
-    while len(list(fds.iterdir())) > before and time.monotonic() - started_s < 60:
+    ended_s = time.monotonic()
+    while len(list(fds.iterdir())) > before and time.monotonic() - ended_s < 60:
         pass
     assert len(list(fds.iterdir())) <= before
     assert resident_kb(served) - rss < 8_000
@@ -229,13 +230,14 @@ def resident_kb(served):
 @pytest.mark.slow
 def test_clients_that_vanish_leave_nothing(served):
     fds = Path(f"/proc/{served.process.pid}/fd")
-    before, started_s = len(list(fds.iterdir())), time.monotonic()
+    before = len(list(fds.iterdir()))
     for seed in range(300):
         sock = served.connect()
         sock.sendall(REQUEST[: random.Random(seed).randrange(len(REQUEST) + 1)])
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an orderly end
         sock.close()
-    while len(list(fds.iterdir())) > before and time.monotonic() - started_s < 30:
+    ended_s = time.monotonic()
+    while len(list(fds.iterdir())) > before and time.monotonic() - ended_s < 60:
         pass
     assert len(list(fds.iterdir())) <= before
     with contextlib.closing(served.connect()) as sock:

@@ -54,7 +54,7 @@ async def held_front(**limits):
 
 async def ended(reader):
     with contextlib.suppress(ConnectionResetError):
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 30)
     return b""
 
 
@@ -208,6 +208,14 @@ def test_a_client_that_never_reads_loses_its_connection():
     asyncio.run(run())
 
 
+async def until_done(tasks, count):
+    """Wait until so many have ended; returns those, and the others."""
+    async with asyncio.timeout(30):
+        while sum(task.done() for task in tasks) < count:
+            await asyncio.sleep(0.005)
+    return await asyncio.wait(tasks, timeout=0.1)
+
+
 def test_a_thousand_large_bodies_at_once_have_a_bound_together():
     front = FrontSettings(limits=Limits(body_bytes_max=1000, bodies_bytes_max=5000))
     inference = Inference(FakeService(), front)
@@ -228,7 +236,7 @@ def test_a_thousand_large_bodies_at_once_have_a_bound_together():
             return receive
 
         tasks = [asyncio.create_task(inference.reply(path, headers, uploading())) for _ in range(50)]
-        done, waiting = await asyncio.wait(tasks, timeout=0.5)
+        done, waiting = await until_done(tasks, 44)
 
         async def small():
             return {"type": "http.request", "body": BODY, "more_body": False}
