@@ -26,6 +26,7 @@ from pipeline.runtime.pair_nouns import (
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.terms import Terms
 
+_WRITE_AGAIN_MS = 1000
 _COUNTED = {NoteKind.FAILOVER: "failovers", NoteKind.FAILBACK: "failbacks", NoteKind.RESTART: "restarts"}
 
 
@@ -47,10 +48,12 @@ class Conductor:
         self._give_back = give_back
         self._changed = changed
         self.state: PairState
-        self.state, self._first = first_state(settings, self._now_ms(), terms.last)
+        self.state, self._first = first_state(settings, self._now_ms(), terms.last, terms.granted)
         self._events: deque[Event] = deque()
         self._is_pumping = False
         self._writing: asyncio.Task[None] | None = None
+        self._write_again_ms = 0
+        self._complained: tuple[int, Role | None, str] | None = None
 
     def _now_ms(self) -> int:
         return int(self._loop.time() * 1000)
@@ -76,6 +79,9 @@ class Conductor:
         """Let time go on; while all is well it changes nothing, and whatever happens tells its own time."""
         if not is_calm(self.state):
             self.tell(Tick(self._now_ms()))
+        if self.state.next_term is None and self._now_ms() >= self._write_again_ms:
+            self._write_again_ms = self._now_ms() + _WRITE_AGAIN_MS
+            self._write_soon()
 
     def is_whole(self) -> bool:
         """Tell whether the primary serves and everybody who is needed is ready."""
@@ -104,7 +110,6 @@ class Conductor:
             case Stop(seat, incarnation, drain):
                 self._stop(seat, incarnation, drain)
             case Serve(term=term):
-                self._complain(self._terms.use(term))
                 self._crew.tell_term(term)
                 self._write_soon()
             case Unserve():
@@ -129,12 +134,13 @@ class Conductor:
             self._writing = self._loop.create_task(self._write_down())
 
     async def _write_down(self) -> None:
-        """Write who serves in another thread: a disk that is stuck holds no request up."""
+        """Write who serves in another thread, and get the next terms: a disk that is stuck holds no request up."""
         written: tuple[int, Role | None] | None = None
         while written != (now := (self.state.term, self.state.serving)):
-            self._complain(await asyncio.to_thread(self._terms.tell, *now))
+            problem = await asyncio.to_thread(self._terms.tell, *now)
+            if problem is not None and (*now, problem) != self._complained:  # said once, however often it is tried
+                self._complained = (*now, problem)
+                self._journal.note(problem, diagnose(None, Evidence(fault=Fault.SHORT, errors=(problem,))))
             written = now
-
-    def _complain(self, problem: str | None) -> None:
-        if problem is not None:
-            self._journal.note(problem, diagnose(None, Evidence(fault=Fault.SHORT, errors=(problem,))))
+            if self._terms.granted != self.state.granted:
+                self.tell(self._terms.granted)

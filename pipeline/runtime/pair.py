@@ -1,9 +1,9 @@
 """The pair machine, pure: (state, event) → (state, actions). No clock, no IO, no randomness.
 
 Time arrives as ticks. One loop carries the actions out, in their order; what it cannot carry out it reports as
-:class:`Failed`. Only :class:`Serve` makes a role answer, each time under a higher term, which the loop has reserved on
-disk before. A loop that dies at any point starts again with :func:`first_state` and the highest term that was
-reserved: nothing else needs to be remembered.
+:class:`Failed`. Only :class:`Serve` makes a role answer, each time under a higher term, one of those that the loop has
+reserved on disk before (:class:`Granted`). A loop that dies at any point starts again with :func:`first_state` and the
+highest term that was reserved: nothing else needs to be remembered.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,14 @@ from dataclasses import replace
 from pipeline.core.names import Role
 from pipeline.runtime.members import MemberState, Seat, Tier
 from pipeline.runtime.pair_nouns import (
+    EVERY_TERM,
     Action,
     Asked,
     DrainAsked,
     Event,
     Excused,
     Failed,
+    Granted,
     HoldAsked,
     Load,
     Member,
@@ -38,21 +40,24 @@ from pipeline.runtime.pair_nouns import (
     other,
 )
 from pipeline.runtime.pair_seats import LIVE, OUT, excused, held, of_worker, released, seats, tended, timed_out
-from pipeline.runtime.pair_serving import probes_needed, redundancy_noted, replaced, served
+from pipeline.runtime.pair_serving import NO_TERM_LEFT, probes_needed, redundancy_noted, replaced, served
 from pipeline.runtime.settings import Failback, Settings, VerifyMode
 
 __all__ = [
-    "Action", "DrainAsked", "Event", "Excused", "Failed", "HoldAsked", "Load", "Member", "Note", "NoteKind",
+    "Action", "DrainAsked", "Event", "Excused", "Failed", "Granted", "HoldAsked", "Load", "Member", "Note", "NoteKind",
     "PairState", "ProbePassed", "Ready", "ReleaseAsked", "Serve", "Staged", "Start", "Stop", "SwitchAsked", "Tick",
     "Unserve", "first_state", "is_calm", "probes_needed", "refusal", "step",
 ]  # fmt: skip
 
 
-def first_state(settings: Settings, now_ms: int, term: int) -> tuple[PairState, tuple[Action, ...]]:
-    """Return a new pair and its first actions; ``term`` is the highest that was ever used or reserved."""
+def first_state(
+    settings: Settings, now_ms: int, term: int, granted: Granted = EVERY_TERM
+) -> tuple[PairState, tuple[Action, ...]]:
+    """Return a new pair and its first actions; ``term`` is the highest that was ever used, or reserved for others."""
     state = PairState(
-        settings, now_ms, term, None, seats(settings, now_ms), draining=False, failovers_ms=(), started_ms=now_ms
-    )
+        settings, now_ms, term, None, seats(settings, now_ms), draining=False, failovers_ms=(), started_ms=now_ms,
+        granted=granted,
+    )  # fmt: skip
     return _settled(state, Tick(now_ms))
 
 
@@ -99,6 +104,8 @@ def _taken(state: PairState, event: Event) -> Moved:
             return _ticked(state, event.now_ms)
         case Excused():
             return excused(state, state.member(event.seat)), ()
+        case Granted():
+            return replace(state, granted=event), ()
         case SwitchAsked():
             return replace(state, switching_to=event.to), ()
         case HoldAsked():
@@ -138,6 +145,8 @@ def refusal(state: PairState, event: Event) -> str | None:
 def _why_not_switch(state: PairState, to: Role) -> str | None:
     if to is state.serving:
         return f"the {to} serves already"
+    if state.next_term is None:
+        return f"the {to} cannot take over: {NO_TERM_LEFT}"
     if to is Role.PRIMARY and state.settings.failback is Failback.NEVER and not state.pinned and state.has_served:
         return "failback is set to never: the primary serves again after a swap or a restart"
     if state.staying(to) or any(_can_be_woken(state, member) for member in state.members if member.seat.role is to):
@@ -157,6 +166,8 @@ def _why_not_hold(state: PairState, seat: Seat) -> str | None:
     left = [member for member in ready if member.seat != seat]
     if not left:
         return f"holding {seat} would end the service: no other member is ready; switch to the {other(seat.role)} first"
+    if state.next_term is None and all(member.seat.role is not state.serving for member in left):
+        return f"holding {seat} would end the service: {NO_TERM_LEFT}"
     verify = state.settings.verify
     if _can_agree(ready, verify) and not _can_agree(left, verify):
         return f"holding {seat} would end the service: too few would be left to agree, as verify mode {verify} wants"

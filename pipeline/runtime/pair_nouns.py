@@ -1,5 +1,6 @@
 """The nouns of the pair machine: members and their pair, what can happen to them, what is to be done."""
 
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +30,17 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Granted:
+    """Terms from ``first`` to ``through`` are this pair's own from now on: it begins none that is not among them."""
+
+    first: int
+    through: int
+
+
+EVERY_TERM = Granted(1, sys.maxsize)  # of a pair that nobody else shares numbers with
+
+
+@dataclass(frozen=True)
 class PairState:
     """One pair. ``serving`` is the role that answers, under ``term``; None: nobody does."""
 
@@ -43,6 +55,13 @@ class PairState:
     has_served: bool = False
     pinned: bool = False  # an operator chose the backup: no failback by itself
     switching_to: Role | None = None  # asked for by an operator; waits for that role to be ready
+    granted: Granted = EVERY_TERM
+
+    @property
+    def next_term(self) -> int | None:
+        """Return the term that the next change of who serves begins; None: there is none, so nobody may take over."""
+        term = max(self.term + 1, self.granted.first)
+        return term if term <= self.granted.through else None
 
     def member(self, seat: Seat) -> Member:
         """Return the member of a seat; raises KeyError for a seat that this pair does not have."""
@@ -156,7 +175,7 @@ class DrainAsked:
 
 Asked = SwitchAsked | HoldAsked | ReleaseAsked | DrainAsked
 OfWorker = Staged | Ready | Failed | ProbePassed
-Event = Tick | OfWorker | Excused | Asked
+Event = Tick | OfWorker | Excused | Granted | Asked
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pipeline.runtime.settings import Failback
 
 FAILOVER_MEMORY_WINDOWS = 10  # a primary that fails once a minute must wait longer each time too
 DOUBLINGS_MAX = 6
+NO_TERM_LEFT = "no reserved term is left, and the disk takes no more; free space where the state directory is"
 
 
 def probes_needed(state: PairState) -> int:
@@ -63,6 +64,8 @@ def _newly_chosen(state: PairState) -> Role | None:
 def served(state: PairState, event: Event) -> Moved:
     """Let the chosen role serve, under a new term where it is another than before."""
     role = chosen(state)
+    if role is not state.serving and state.next_term is None:  # another pair may use any other: nobody may take over
+        role = state.serving if state.serving is not None and state.ready(state.serving) else None
     if role is state.serving:
         return state, ()
     kind = _kind(state, role, event)
@@ -70,14 +73,14 @@ def served(state: PairState, event: Event) -> Moved:
     moved = replace(
         state,
         serving=role,
-        term=state.term + (role is not None),
+        term=state.term if role is None or state.next_term is None else state.next_term,
         has_served=state.has_served or role is not None,
         failovers_ms=(*_recent_failovers(state), state.now_ms) if by_fault else state.failovers_ms,
         pinned=role is not Role.PRIMARY and (state.pinned or state.switching_to is role is not None),
         switching_to=None if state.switching_to is role else state.switching_to,
     )
     act: Action = Unserve(state.term) if role is None else Serve(role, moved.term)
-    return moved, (act, Note(_sentence(kind, role, moved.term), kind))
+    return moved, (act, Note(_sentence(kind, moved), kind))
 
 
 def _kind(state: PairState, role: Role | None, event: Event) -> NoteKind:
@@ -90,16 +93,16 @@ def _kind(state: PairState, role: Role | None, event: Event) -> NoteKind:
     return NoteKind.FAILBACK if state.staying(state.serving) else NoteKind.FAILOVER
 
 
-def _sentence(kind: NoteKind, role: Role | None, term: int) -> str:
-    if role is None:
-        return "nobody serves: no member is ready"
+def _sentence(kind: NoteKind, moved: PairState) -> str:
+    if moved.serving is None:
+        return f"nobody serves: {NO_TERM_LEFT if any(map(moved.ready, Role)) else 'no member is ready'}"
     verb = {
         NoteKind.STARTED: "serves",
         NoteKind.FAILOVER: "takes over",
         NoteKind.FAILBACK: "serves again: it stayed sound long enough",
         NoteKind.SWITCHOVER: "serves, as an operator asked",
     }.get(kind, "ends the outage")
-    return f"the {role} {verb} (term {term})"
+    return f"the {moved.serving} {verb} (term {moved.term})"
 
 
 def replaced(state: PairState) -> Moved:

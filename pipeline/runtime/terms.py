@@ -1,7 +1,8 @@
 """Terms: numbers that only grow, over restarts too, without a disk write at a failover.
 
 Terms are reserved in blocks (hi-lo): the file says up to which term everything may have been used, and a new process
-starts above that. A failover within the block needs no disk, so a full one cannot stop it.
+starts above that. A failover within the block needs no disk, so a full one cannot stop it; beyond its block a pair
+serves nobody anew, since another may count there.
 """
 
 import fcntl
@@ -16,8 +17,10 @@ from pipeline.core.errors import FileAccess, HotspareError
 from pipeline.core.files import disk_errors, read_json, write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import Rule, SchemaProblems, plain, read
+from pipeline.runtime.pair_nouns import Granted
 
 BLOCK = 1000
+_FEW, _VERY_FEW = BLOCK // 2, BLOCK // 10  # left of a block
 
 
 @dataclass(frozen=True)
@@ -88,45 +91,47 @@ class TermsFile:
                 yield
 
 
-def reserve_terms(store: TermsStore, last_used: int) -> Remembered:
-    """Reserve the next block above what was reserved or used; raises FileAccess or OutOfSpace."""
-    with store.alone():
-        kept = store.read()
-        reserved = Remembered(1, max(kept.reserved_through, last_used) + BLOCK, last_used, kept.serving)
-        store.write(reserved)
-    return reserved
-
-
 class Terms:
-    """The terms of one pair while it runs: written down at the start, and again far ahead of the block's end."""
+    """The terms of one pair while it runs: a block of its own, and more of them long before it ends."""
 
     def __init__(self, store: TermsStore) -> None:
         """Reserve the first block; raises FileAccess or OutOfSpace."""
         self._store = store
-        self.last = store.read().reserved_through
-        self._reserved = reserve_terms(store, self.last).reserved_through
+        with store.alone():
+            kept = store.read()
+            self.granted = _block_after(kept.reserved_through)
+            store.write(Remembered(1, self.granted.through, kept.reserved_through, kept.serving))
 
-    def use(self, term: int) -> str | None:
-        """Count a term as used; returns a sentence when the next block is needed soon and cannot be reserved."""
-        self.last = term
-        if self._reserved - term > BLOCK // 2:
-            return None
-        try:
-            self._reserved = reserve_terms(self._store, term).reserved_through
-        except HotspareError as error:
-            return f"The next terms could not be reserved, {self._reserved - term} are left: {error}"
-        return None
+    @property
+    def last(self) -> int:
+        """Return the highest term that somebody else may have used."""
+        return self.granted.first - 1
 
     def tell(self, term: int, serving: Role | None) -> str | None:
-        """Write who serves, for people and for monitoring; returns a sentence when that fails, which harms nothing.
+        """Write who serves, for people and for monitoring, and reserve terms; returns a sentence when that fails.
 
-        May be called in another thread, one at a time.
+        Without a disk the terms that are left go on. May be called in another thread, one at a time.
         """
+        left = self.granted.through - max(term, self.last)
         try:
             with self._store.alone():
-                # In a swap two pairs of one model live side by side: neither takes back what the other has reserved.
-                reserved = max(self._reserved, self._store.read().reserved_through)
-                self._store.write(Remembered(1, reserved, term, serving))
+                # In a swap two pairs of one model live side by side: neither takes what the other has reserved.
+                kept = self._store.read().reserved_through
+                granted = self._renewed(kept, left)
+                self._store.write(Remembered(1, max(kept, granted.through), term, serving))
         except HotspareError as error:
+            if left <= _FEW:
+                return f"The next terms could not be reserved, {left} are left: {error}"
             return f"Who serves could not be written down: {error}"
+        self.granted = granted
         return None
+
+    def _renewed(self, kept: int, left: int) -> Granted:
+        if kept <= self.granted.through:
+            return self.granted if left > _FEW else Granted(self.granted.first, self.granted.through + BLOCK)
+        # Those between are another pair's. Late: one that takes over in a swap is to begin above what this one used.
+        return self.granted if left > _VERY_FEW else _block_after(kept)
+
+
+def _block_after(term: int) -> Granted:
+    return Granted(term + 1, term + BLOCK)

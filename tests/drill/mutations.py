@@ -21,7 +21,7 @@ from pipeline.drill.simulated.world import simulate
 from pipeline.runtime.debts import Debts
 from pipeline.runtime.flights import Flight, Flights
 from pipeline.runtime.pace import Paces
-from pipeline.runtime.pair_nouns import PairState
+from pipeline.runtime.pair_nouns import Granted, PairState
 from pipeline.runtime.supervisor import Pair
 from pipeline.runtime.terms import BLOCK, Terms, TermsStore
 from pipeline.runtime.watch import Watch
@@ -82,7 +82,7 @@ def _first_term(flight_term: Callable[..., None]) -> Callable[..., None]:
 
 
 def _anew(kept: Terms, store: TermsStore) -> None:
-    kept._store, kept.last, kept._reserved = store, 0, BLOCK
+    kept._store, kept.granted = store, Granted(1, BLOCK)
 
 
 MUTATIONS = (

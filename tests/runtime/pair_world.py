@@ -1,14 +1,17 @@
 """A small world around the pair machine: workers that live and die, a disk that keeps the reserved term."""
 
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+from pipeline.core.errors import OutOfSpace
 from pipeline.core.names import Role
 from pipeline.runtime import pair
 from pipeline.runtime.members import Seat
 from pipeline.runtime.pair import (
     Action,
     Event,
+    Granted,
     Load,
     Note,
     NoteKind,
@@ -22,6 +25,7 @@ from pipeline.runtime.pair import (
     step,
 )
 from pipeline.runtime.settings import Settings
+from pipeline.runtime.terms import Remembered
 
 P, B = Seat(Role.PRIMARY), Seat(Role.BACKUP)
 BLOCK = 4  # terms reserved at once
@@ -34,6 +38,7 @@ class World:
     settings: Settings
     now_ms: int = 0
     reserved: int = 0  # on disk
+    is_full: bool = False  # the disk: nothing is reserved any more
     alive: dict[Seat, int] = field(default_factory=dict)  # seat → incarnation of the one that is no longer to go
     draining: set[tuple[Seat, int]] = field(default_factory=set)
     starting: dict[Seat, bool] = field(default_factory=dict)  # alive and on its way: does it load?
@@ -47,7 +52,9 @@ class World:
         self.boot()
 
     def boot(self) -> None:
-        self.state, actions = first_state(self.settings, self.now_ms, self.reserved)
+        self.reserved += BLOCK
+        granted = Granted(self.reserved - BLOCK + 1, self.reserved)
+        self.state, actions = first_state(self.settings, self.now_ms, granted.first - 1, granted)
         self.todo = deque(actions)
 
     def crash(self) -> None:
@@ -64,17 +71,20 @@ class World:
         return actions
 
     def act(self) -> None:
-        """Carry out one action; a term is reserved first, in a step of its own."""
-        action = self.todo[0]
-        if isinstance(action, Serve) and action.term > self.reserved:
-            self.reserved = action.term + BLOCK
-            return
-        self.todo.popleft()
-        self._perform(action)
+        """Carry out one action."""
+        self._perform(self.todo.popleft())
 
     def act_all(self) -> None:
-        while self.todo:
-            self.act()
+        while self.todo or (self.state.next_term is None and not self.is_full):
+            if self.todo:
+                self.act()
+            else:
+                self.grant()
+
+    def grant(self) -> None:
+        """Reserve more, above what others have reserved meanwhile."""
+        self.reserved += BLOCK
+        self.feed(Granted(self.reserved - BLOCK + 1, self.reserved))
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -89,6 +99,7 @@ class World:
                 self._stop(seat, incarnation, drain)
             case Serve(role, term):
                 assert not self.terms or term > self.terms[-1], "a term that was used before, or is lower"
+                assert self.state.granted.first <= term <= self.state.granted.through, "another pair's term"
                 self.terms.append(term)
                 self.serving = (role, term)
             case Unserve(term):
@@ -106,3 +117,22 @@ class World:
 
     def kinds(self) -> list[NoteKind]:
         return [note.kind for note in self.notes]
+
+
+@dataclass
+class Shelf:
+    """A disk of terms that fills and is emptied."""
+
+    remembered: Remembered = field(default_factory=lambda: Remembered(1, 0))
+    is_full: bool = False
+
+    def read(self) -> Remembered:
+        return self.remembered
+
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def write(self, remembered: Remembered) -> None:
+        if self.is_full:
+            raise OutOfSpace("No space is left.")
+        self.remembered = remembered

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pair_world import B, P, World
+from pair_world import BLOCK, B, P, World
 
 from pipeline.core.names import Role
 from pipeline.runtime.members import Fault, MemberState, Seat, Tier
@@ -378,8 +378,42 @@ def test_a_draining_pair_fails_over_but_starts_nothing() -> None:
     assert refusal(world.state, HoldAsked(B)) is not None
 
 
+def worn_out() -> World:
+    """A pair whose disk is full, and whose backup serves under the last reserved term."""
+    world = whole()
+    world.is_full = True
+    for to in (Role.BACKUP, Role.PRIMARY, Role.BACKUP):
+        world.feed(SwitchAsked(to))
+        world.act_all()
+    assert (world.terms, world.state.next_term) == ([1, 2, 3, BLOCK], None)
+    return world
+
+
+def test_without_a_reserved_term_left_nobody_takes_over_until_there_is_one() -> None:
+    world = worn_out()
+    assert fail(world, B) == [Unserve(BLOCK), Stop(B, 1, drain=False)]
+    assert any("no reserved term is left" in note.text for note in world.notes if note.kind is NoteKind.OUTAGE)
+    assert world.state.ready(Role.PRIMARY)
+    world.reserved += 2 * BLOCK  # others have reserved meanwhile
+    world.is_full = False
+    world.act_all()
+    assert world.serving == (Role.PRIMARY, 3 * BLOCK + 1)
+
+
+def test_without_a_reserved_term_left_who_is_to_be_replaced_goes_on_and_operators_are_refused() -> None:
+    world = worn_out()
+    assert fail(world, B, Fault.SLOW) == []
+    assert world.serving == (Role.BACKUP, BLOCK)
+    for event in (SwitchAsked(Role.PRIMARY), HoldAsked(B)):
+        assert "no reserved term is left" in (refusal(world.state, event) or "")
+    assert refusal(world.state, HoldAsked(P)) is None
+    world.is_full = False
+    world.act_all()
+    assert world.serving == (Role.PRIMARY, BLOCK + 1)
+
+
 def test_a_new_life_serves_above_every_reserved_term() -> None:
     world = whole()
     world.crash()
     world.act_all()
-    assert ready(world, P) == [Serve(Role.PRIMARY, world.terms[0] + 5)]  # four more were reserved with the first
+    assert ready(world, P) == [Serve(Role.PRIMARY, world.terms[0] + BLOCK)]

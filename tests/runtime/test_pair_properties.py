@@ -150,6 +150,18 @@ class Pairs(RuleBasedStateMachine):
     def the_server_ends(self) -> None:
         self.happens(DrainAsked(), None)
 
+    @rule(is_full=st.booleans(), others=NEXT)
+    def the_disk_fills_or_others_reserve_terms_on_it(self, is_full: bool, others: int) -> None:
+        self.world.is_full = is_full
+        self.world.reserved += others
+        self.world.act_all()
+
+    @rule()
+    def terms_are_granted_early(self) -> None:
+        if not self.world.is_full:
+            self.world.grant()
+            self.world.act_all()
+
     @invariant()
     def who_serves_is_ready(self) -> None:
         state = self.world.state
@@ -160,7 +172,7 @@ class Pairs(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_somebody_could_serve(self) -> None:
         state = self.world.state
-        if state.serving is None and (state.has_served or not state.primary_is_on_its_way()):
+        if state.serving is None and state.next_term and (state.has_served or not state.primary_is_on_its_way()):
             assert not any(state.ready(role) for role in Role)
 
     @invariant()
@@ -182,6 +194,7 @@ class Pairs(RuleBasedStateMachine):
         """Whatever happened: once faults end and operators release what they held, the pair is whole again."""
         if not hasattr(self, "world"):
             return
+        self.world.is_full = False
         if self.world.state.draining:
             self.world.crash()
             self.world.act_all()
