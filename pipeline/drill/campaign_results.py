@@ -122,7 +122,7 @@ def cell_result(cell: Cell, repeats: Sequence[Repeat]) -> CellResult:
         for number, one in enumerate(repeats, 1)
         for miss in one.verdict.misses
     )
-    claims = over_repeats(cell.script.objectives, measures)
+    claims = over_repeats([(one.measures, one.verdict) for one in repeats])
     return CellResult(
         name=cell.name,
         drill=cell.drill,

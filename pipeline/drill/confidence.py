@@ -11,8 +11,7 @@ from scipy.special import betaincinv  # type: ignore[import-untyped]  # it ships
 
 from pipeline.core.errors import UsageError
 from pipeline.drill.measures import Measures
-from pipeline.drill.nouns import Objectives
-from pipeline.drill.verdict import judge
+from pipeline.drill.verdict import Verdict, never_came
 
 CONFIDENCE = 0.95
 _TIMES = ("mttd_ms", "switch_ms", "rto_ms", "redundancy_ms", "worst_ms", "p99_ms")
@@ -113,14 +112,18 @@ def _ranks_below_median(count: int, confidence: float) -> int | None:
     return left_out
 
 
-def over_repeats(objectives: Objectives, plays: Sequence[Measures], confidence: float = CONFIDENCE) -> Repeats:
-    """Return what several plays of one script claim together; those that could not be played are left out."""
-    played = [one for one in plays if not one.left_out]
-    count = len(played)
-    known = {name: [value for one in played if (value := getattr(one, name)) is not None] for name in _TIMES}
+def over_repeats(plays: Sequence[tuple[Measures, Verdict]], confidence: float = CONFIDENCE) -> Repeats:
+    """Return what several plays of one script claim together; those that could not be played are left out.
+
+    Of a time that a play never came to nothing is claimed: it is longer than all that were seen.
+    """
+    played = [(one, verdict) for one, verdict in plays if not one.left_out]
+    measures, count = [one for one, _ in played], len(played)
+    whole = [name for name in _TIMES if not any(never_came(f"{name}_max", one) for one in measures)]
+    known = {name: [value for one in measures if (value := getattr(one, name)) is not None] for name in whole}
     found = {name: times(values, confidence) for name, values in known.items()}
     return Repeats(
-        passed=share(sum(judge(objectives, one).passed for one in played), count, confidence),
-        events={name: share(sum(getattr(one, name) > 0 for one in played), count, confidence) for name in _EVENTS},
+        passed=share(sum(verdict.passed for _, verdict in played), count, confidence),
+        events={name: share(sum(getattr(one, name) > 0 for one in measures), count, confidence) for name in _EVENTS},
         times={name: one for name, one in found.items() if one is not None},
     )

@@ -178,7 +178,7 @@ def summed_up(script: Script, plays: Sequence[tuple[Repeat, Observed]]) -> Drill
     worst = max(range(len(plays)), key=lambda number: _badness(plays[number][0]))
     repeats, observed = tuple(repeat for repeat, _ in plays), plays[worst][1]
     measures = [one.measures for one in repeats]
-    claims = over_repeats(script.objectives, measures)
+    claims = over_repeats([(one.measures, one.verdict) for one in repeats])
     return DrillResult(script, repeats, worst, observed, claims, advise(script, measures[worst], observed))
 
 

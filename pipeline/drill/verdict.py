@@ -51,9 +51,13 @@ def figure_of(objective: str, measures: Measures) -> float | None:
     if objective == "localisation_min":
         return measures.localisation
     name = {**_COUNTS, **_SHARES, **_TIMES, "accuracy_loss_max": "accuracy_loss"}[objective]
-    is_never = objective in _NEVER and getattr(measures, _NEVER[objective][0])
     figure: float | None = getattr(measures, name)
-    return None if is_never else figure
+    return None if never_came(objective, measures) else figure
+
+
+def never_came(objective: str, measures: Measures) -> bool:
+    """Tell whether what an objective bounds never came to be after some strike: a time without an end."""
+    return objective in _NEVER and getattr(measures, _NEVER[objective][0]) > 0
 
 
 def _misses(objectives: Objectives, measures: Measures) -> Iterator[str]:

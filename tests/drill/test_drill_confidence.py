@@ -11,7 +11,9 @@ from scipy.special import bdtr, bdtrc
 from pipeline.core.errors import UsageError
 from pipeline.drill.confidence import over_repeats, share, times
 from pipeline.drill.measures import measure
+from pipeline.drill.verdict import Verdict, judge
 
+PASSED = Verdict(True)
 SOME_MS = st.lists(st.floats(0, 1e4), min_size=1, max_size=60)
 
 
@@ -70,7 +72,8 @@ def test_how_far_the_worst_of_some_plays_reaches() -> None:
 def test_repeats_count_plays_and_not_requests() -> None:
     good, bad = measure(script(), killed()), measure(script(), killed(requests={60: lost(60), 61: lost(61)}))
     left_out = replace(good, left_out="it needs root")
-    found = over_repeats(script().objectives, [good, bad, good, left_out])
+    plays = [(one, judge(script().objectives, one)) for one in (good, bad, good, left_out)]
+    found = over_repeats(plays)
     assert (found.passed.hits, found.passed.of) == (2, 3)
     assert (found.events["lost"].hits, found.events["wrong"].hits) == (1, 0)
     assert found.times["mttd_ms"].of == 3
@@ -80,4 +83,23 @@ def test_repeats_count_plays_and_not_requests() -> None:
 
 def test_times_that_no_play_has_are_left_out() -> None:
     quiet = measure(script("# r\nload constant 100/s for 2s"), killed(moments=()))
-    assert "mttd_ms" not in over_repeats(script().objectives, [quiet]).times
+    assert "mttd_ms" not in over_repeats([(quiet, PASSED)]).times
+
+
+def test_a_time_that_one_play_never_came_to_is_claimed_of_none() -> None:
+    """It counted as 0 ms, or not at all: the median of three plays was better for the one that failed."""
+    good = measure(script(), killed())
+    requests = {number: lost(number) for number in range(60, len(killed().requests))}
+    never = measure(script(), killed(requests=requests))
+    assert never.unrestored == 1
+    found = over_repeats([(good, PASSED), (never, PASSED), (good, PASSED)])
+    assert "rto_ms" not in found.times
+    assert found.events["unrestored"].hits == 1
+    unnoticed = replace(good, unnoticed=1, mttd_ms=None)
+    assert "mttd_ms" not in over_repeats([(good, PASSED), (unnoticed, PASSED)]).times
+
+
+def test_a_play_that_failed_by_its_transcript_is_not_claimed_to_have_passed() -> None:
+    good = measure(script(), killed())
+    found = over_repeats([(good, PASSED), (good, Verdict(False, ("transcript: line 1 differs",)))])
+    assert (found.passed.hits, found.passed.of) == (1, 2)
