@@ -83,6 +83,11 @@ def test_downtime_is_the_longest_stretch_without_a_right_answer():
     assert judging.downtime_ms(exchanges, verdicts) == 30.0
 
 
+def test_downtime_that_never_ends_lasts_as_long_as_anybody_asked():
+    exchanges = [replace(answer(0.1), scheduled_ms=10.0 * n) for n in range(8)]
+    assert judging.downtime_ms(exchanges, [Outcome.RIGHT, *[Outcome.LOST] * 7]) == 60.0
+
+
 def run(case: str = "kill", system: str = "hotspare", worst_ms: float = 20.0, **changes: object) -> runs.Run:
     tally = judging.tally([answer(0.1, done_ms=worst_ms)], [Outcome.RIGHT])
     named = () if case == "control" else ("process",)

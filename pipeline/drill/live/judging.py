@@ -227,14 +227,18 @@ def _error(exchange: Exchange) -> str:
 
 
 def downtime_ms(exchanges: Iterable[Exchange], outcomes: Iterable[Outcome]) -> float:
-    """Return the longest stretch without a right answer, by when its first request and the next right one were due."""
-    longest, since = 0.0, None
+    """Return the longest stretch without a right answer, by when its first request and the next right one were due.
+
+    One that nothing right follows lasts until the last request was due.
+    """
+    longest, since, due_ms = 0.0, None, 0.0
     for exchange, one in sorted(zip(exchanges, outcomes, strict=True), key=lambda pair: pair[0].scheduled_ms):
+        due_ms = exchange.scheduled_ms
         if one is Outcome.RIGHT and since is not None:
-            longest, since = max(longest, exchange.scheduled_ms - since), None
+            longest, since = max(longest, due_ms - since), None
         elif one is not Outcome.RIGHT and since is None:
-            since = exchange.scheduled_ms
-    return longest
+            since = due_ms
+    return longest if since is None else max(longest, due_ms - since)
 
 
 def stale(answered: Sequence[Exchange]) -> int:
