@@ -1,7 +1,9 @@
 """Shortages that a drill makes: how they begin, how they end."""
 
 import contextlib
+import multiprocessing
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -78,7 +80,7 @@ def test_a_memory_group_that_somebody_is_in_is_said(monkeypatch):
     group.rmdir()
 
 
-def test_idle_connections_are_open_until_the_end_and_fewer_where_nobody_listens():
+def test_idle_connections_are_open_until_the_end():
     with socket.create_server(("127.0.0.1", 0)) as server:
         with idle_connections(server.getsockname()[1], 20) as opened:
             assert opened == 20
@@ -86,9 +88,28 @@ def test_idle_connections_are_open_until_the_end_and_fewer_where_nobody_listens(
         assert [one.recv(1) for one in accepted] == [b""] * 20
         for one in accepted:
             one.close()
+
+
+def test_idle_connections_that_nobody_took_use_nothing_up():
+    with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with idle_connections(port, 20) as opened:
-        assert opened == 0
+    with pytest.raises(InternalError, match="took no connection"), idle_connections(port, 20):
+        pass
+
+
+def test_a_drill_that_runs_out_of_descriptors_itself_has_used_up_nobody_elses():
+    """Its own limit ended it long before the server's: the drill passed, and nothing had been tried."""
+
+    def few(port: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with pytest.raises(InternalError, match="ulimit -n"), idle_connections(port, 300):
+            pass
+
+    with socket.create_server(("127.0.0.1", 0), backlog=300) as server:
+        process = multiprocessing.get_context("fork").Process(target=few, args=(server.getsockname()[1],))
+        process.start()
+        process.join()
+    assert process.exitcode == 0
 
 
 def test_busy_processes_have_no_signing_key_and_end_with_a_drill_that_is_killed():

@@ -1,6 +1,7 @@
 """Real shortages for one run: a tiny disk, a memory limit, a dependency that goes away. Most need root."""
 
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -100,7 +101,10 @@ def busy_processes(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def idle_connections(port: int, most: int) -> Iterator[int]:
-    """Open connections that ask nothing, and keep them; yields how many there are, fewer than ``most`` when refused."""
+    """Open connections that ask nothing, and keep them; yields how many there are, fewer than ``most`` when refused.
+
+    Raises InternalError where nobody takes one, or where this process's own limit ends it: nobody is short of any then.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most + _OWN_FILES
     if soft < wanted:
@@ -108,11 +112,16 @@ def idle_connections(port: int, most: int) -> Iterator[int]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_allowed, hard))
     with contextlib.ExitStack() as stack:
         opened = 0
-        with contextlib.suppress(OSError):
+        try:
             for _ in range(most):
                 connection = socket.create_connection(("127.0.0.1", port), timeout=1.0)
                 stack.callback(connection.close)
                 opened += 1
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise InternalError(f"The drill itself may open {opened} at most; raise its `ulimit -n`.") from error
+        if not opened:
+            raise InternalError(f"Port {port} took no connection; see whether the server still runs.")
         yield opened
 
 
