@@ -120,9 +120,7 @@ def replacing_dir(path: Path) -> Iterator[Path]:
         aside = path.with_name(f"{_ASIDE}{path.name}")
         held = _make_alone(aside)
         try:
-            leftover = path.with_name(f"{_REPLACED}{path.name}")
-            if leftover.exists():
-                shutil.rmtree(leftover)
+            _clear_replaced(path)
             yield aside
             fsync_tree(aside)
             _swap(aside, path)
@@ -131,6 +129,17 @@ def replacing_dir(path: Path) -> Iterator[Path]:
             raise
         finally:
             os.close(held)
+
+
+def _clear_replaced(path: Path) -> None:
+    """Remove what a killed run had replaced, or put it back where the run had put nothing in its place yet."""
+    replaced = path.with_name(f"{_REPLACED}{path.name}")
+    if not replaced.exists():
+        return
+    if path.exists():
+        shutil.rmtree(replaced)
+    else:
+        replaced.replace(path)
 
 
 def _make_alone(folder: Path) -> int:

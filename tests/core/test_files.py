@@ -117,6 +117,38 @@ def _read_in(folder: int, name: str) -> str | None:
         return stream.read()
 
 
+def test_where_folders_cannot_be_exchanged_a_run_that_was_killed_between_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """The old folder lay aside, where the next run swept it before it had anything to put in its place."""
+    monkeypatch.setattr("pipeline.core.files._exchange", lambda *_: False)
+    out, replace = tmp_path / "out", Path.replace
+    with replacing_dir(out) as aside:
+        (aside / "a").write_text("old")
+
+    def killed(path: Path, target: Path) -> None:
+        replace(path, target)
+        if path == out:
+            os._exit(9)
+
+    def write() -> None:
+        monkeypatch.setattr(Path, "replace", killed)
+        with replacing_dir(out) as aside:
+            (aside / "a").write_text("new")
+
+    process = multiprocessing.get_context("fork").Process(target=write)
+    process.start()
+    process.join()
+    assert (process.exitcode, out.exists()) == (9, False)
+    with pytest.raises(ValueError, match="nothing new"), replacing_dir(out):
+        raise ValueError("nothing new")
+    assert (out / "a").read_text() == "old"
+    with replacing_dir(out) as aside:
+        (aside / "a").write_text("new")
+    assert (out / "a").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_folder_without_locks_is_written_all_the_same(tmp_path: Path, monkeypatch) -> None:
     def refused(descriptor: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
