@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.bundle.reading import PAYLOAD
-from pipeline.core.errors import FileAccess
 from pipeline.core.files import disk_errors
 from pipeline.delivery.chunking import average_bits, chunk_stream
 from pipeline.delivery.contents import Contents, FileContents, Piece
@@ -64,11 +63,11 @@ def write_chunk(places: Sequence[Place], data: bytes) -> None:
         with disk_errors(place.path):
             descriptor = os.open(place.path, os.O_WRONLY | _SAFE)
             try:
-                written = os.pwrite(descriptor, data, place.offset)
+                written = 0
+                while written < len(data):  # a disk that fills up takes a part, and says so when it is given the rest
+                    written += os.pwrite(descriptor, data[written:], place.offset + written)
             finally:
                 os.close(descriptor)
-        if written != len(data):
-            raise FileAccess(f"{place.path} took {written} of {len(data)} bytes; check the disk.")
 
 
 def reuse(wanted: Wanted, contents: Contents, sources: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """A node stages what its depot offers: only what it lacks, all of it or nothing, and nothing that was not signed."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -36,6 +37,7 @@ from pipeline.core.errors import (
     Untrusted,
 )
 from pipeline.core.names import Role
+from pipeline.delivery.assembling import Place, write_chunk
 from pipeline.delivery.depot import bundle_path, channel_path, chunk_path
 from pipeline.delivery.staging import Staged, stage
 from pipeline.delivery.transports.memory import MemoryDepot
@@ -494,6 +496,24 @@ def test_a_link_planted_for_a_partial_file_is_not_written_through(world: World, 
     with pytest.raises(FileAccess):
         world.stage()
     assert victim.read_bytes() == b"precious"
+
+
+def test_a_disk_that_takes_a_part_of_a_chunk_before_it_is_full_is_full(tmp_path: Path, monkeypatch) -> None:
+    """A disk that fills up takes what still fits, and says that it is full when it is asked to take the rest."""
+    room = [1000, 500]
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(descriptor, bytes(data)[: room.pop()])
+
+    (tmp_path / "model").write_bytes(b"")
+    monkeypatch.setattr("pipeline.delivery.assembling.os.pwrite", pwrite)
+    with pytest.raises(OutOfSpace):
+        write_chunk([Place(tmp_path / "model", 0)], b"x" * 4096)
+    room[:] = [3000, 1096]
+    write_chunk([Place(tmp_path / "model", 0)], b"y" * 4096)
+    assert (tmp_path / "model").read_bytes() == b"y" * 4096
 
 
 def test_a_full_disk_says_so_and_the_next_run_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
