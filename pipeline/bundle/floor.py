@@ -70,6 +70,6 @@ def _locked(path: Path) -> Iterator[None]:
     lock = path.with_suffix(".lock")
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as stream:
+        with lock.open("a") as stream:  # emptying nothing, wherever a link leads
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield

@@ -221,6 +221,13 @@ def test_of_two_runs_with_forks_of_one_channel_only_the_first_becomes_ready(pair
     assert read_floor(path) == first.floor
 
 
+def test_a_link_laid_where_the_floor_is_locked_empties_nothing(tmp_path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "tiny.floor.lock").symlink_to(tmp_path / "precious")
+    raise_floor(floor_path(tmp_path, "tiny"), Floor(0, 1, "a" * 64))
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"epoch": 0, "seq": 0, "digest": "x"}', b"\xff"])
 def test_a_damaged_floor_is_not_forgotten(pair: Sealed, policy: TrustPolicy, damage: bytes) -> None:
     path = floor_path(policy.state_dir, "tiny")
