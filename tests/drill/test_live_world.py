@@ -192,6 +192,17 @@ def test_of_a_server_too_busy_to_say_the_workers_are_those_that_it_named_last_an
 
 
 @pytest.mark.slow
+def test_of_a_server_too_busy_to_say_no_worker_is_struck_in_its_place(tmp_path, monkeypatch):
+    """A death of the server that was a worker's would pass every drill of it."""
+    system = Hotspare(PairFiles(tmp_path, tmp_path, tmp_path), tmp_path)
+    members = [{"seat": {"role": role}, "pid": pid} for role, pid in (("primary", 11), ("backup", 12))]
+    monkeypatch.setattr(Hotspare, "keeper_pid", 10)
+    monkeypatch.setattr(launching, "descendants", lambda _: [11, 12, 13])  # the server was started anew, last of all
+    for status in ({"members": members}, {}):
+        monkeypatch.setattr(system, "status", lambda _timeout_s=1.0, told=status: told)
+        assert system.answering_pid() == 13
+
+
 def test_a_server_that_does_not_start_is_told_and_leaves_nothing(pair, folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(folder))
     folder.mkdir()

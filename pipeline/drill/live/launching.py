@@ -219,8 +219,11 @@ class Hotspare:
         return tuple(one.at_s for one in self.seen if one.facts.get("seat") == f"{Role.PRIMARY}-0")
 
     def answering_pid(self) -> int:
-        """Return the process that answers HTTP: the one below the first that is no worker."""
-        workers = {member["pid"] for member in self.members()}
+        """Return the process that answers HTTP: the one below the first that is no worker.
+
+        A server too busy to say who is one is not waited for: those that it named last are taken.
+        """
+        workers = {member["pid"] for member in self.members() or self._known}
         below = [pid for pid in descendants(self.keeper_pid) if pid not in workers]
         return below[0] if below else self.keeper_pid
 
