@@ -20,6 +20,15 @@ class _NotTaken(Exception):
     """The parser is to stop at this request."""
 
 
+class _StillArriving:
+    """A request's transport while its body arrives: who closes it then only says the last word."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.linger
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection.
 
@@ -35,6 +44,8 @@ class Connection(HttpToolsProtocol):
         self._timer: TimerHandle | None = None
         self._in_head = self._in_message = False
         self._head_bytes = 0
+        self._lingers = False  # the last word is said
+        self._thrown_away_max = limits.linger_bytes_max
         self._unread: tuple[TimerHandle, int] | None = None  # while the client does not read: how much it left
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -56,11 +67,19 @@ class Connection(HttpToolsProtocol):
         """Parse, then see to the limits."""
         if self.transport.is_closing():
             return
+        if self._lingers:
+            self._throw_away(len(data))
+        else:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         if self._in_message:
             self._head_bytes += len(data)
         if (self._in_head or not self._in_message) and (b"pgrade:" in data or b"PGRADE:" in data):
             data = _without_upgrade(data)
         super().data_received(data)
+        if self._lingers:
+            return
         if self.transport.is_closing():
             self._disarm()
         elif self._in_message:
@@ -107,14 +126,36 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is whole: nobody need wait for its body."""
         self._in_message = False
+        self.cycle.transport = self.transport
         self.scope[WHOLE] = self.cycle  # type: ignore[literal-required]
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, unless nobody can tell where it begins: the body may come or not any more."""
         super().on_response_complete()
-        if self.expect_100_continue and self._in_message and not self._in_head and self.cycle.response_complete:
-            self.transport.close()
+        if self._lingers:
+            self._unset_keepalive_if_required()
+        elif self.expect_100_continue and self._in_message and not self._in_head and self.cycle.response_complete:
+            self.linger()
+
+    def linger(self) -> None:
+        """End after the last word: what still arrives is read and thrown away, for a while.
+
+        The kernel answers with a reset what comes to a closed socket, and the reset would overtake the last word.
+        """
+        if self._lingers or self.transport.is_closing():
+            return
+        self._lingers = True
+        self._disarm()
+        self._timer = self.loop.call_later(self._limits.linger_s_max, self.transport.abort)
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _throw_away(self, received: int) -> None:
+        self._thrown_away_max -= received
+        if self._thrown_away_max < 0:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
@@ -167,6 +208,8 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > self._limits.head_bytes_max:
             self._refuse(error_reply(431, f"The headers are longer than {self._limits.head_bytes_max} bytes."))
             return
+        if not self._in_head and self.cycle.transport is self.transport:
+            self.cycle.transport = _StillArriving(self)  # type: ignore[assignment]
         if self._timer is None:
             # The application's own limit on bodies answers 408 before this one, which covers bodies nobody reads.
             self._arm(self._limits.head_s_max + (0 if self._in_head else self._limits.body_s_max))
@@ -208,7 +251,13 @@ class Connection(HttpToolsProtocol):
         lines = [b"%s: %s\r\n" % pair for pair in (*self.server_state.default_headers, *reply.headers)]
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(reply.body)
         self.transport.write(b"".join([STATUS_LINE[reply.status], *lines, length, reply.body]))
-        self.transport.close()
+        if not self._in_message:
+            self.transport.close()
+            return
+        if not self._in_head:
+            self.cycle.disconnected = True  # who reads its body is not to answer it, too
+            self.cycle.message_event.set()
+        self.linger()
 
 
 def answer_at_once(cycle: RequestResponseCycle, reply: Reply) -> bool:

@@ -19,6 +19,8 @@ class Limits:
     pipelined_max: int = 64  # requests of one connection that wait for the one before them
     head_s_max: float = 10.0  # from the first byte of a request to the end of its headers
     body_s_max: float = 30.0  # from the end of the headers to the end of the body
+    linger_s_max: float = 5.0  # after a refusal in the middle of a body: the rest of it is read and thrown away
+    linger_bytes_max: int = 64 << 20
     idle_s_max: float = 75.0  # an open connection that asks nothing
     connections_max: int = 1000
     deadline_ms: float = 1000.0  # for a request that names none

@@ -167,7 +167,7 @@ def test_trailers_without_end_are_not_kept():
             writer.close()
             return answer
 
-    assert asyncio.run(run())[:12] in (b"", b"HTTP/1.1 431")  # the client may still be sending when it is refused
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 431")
 
 
 @pytest.mark.parametrize(
