@@ -21,6 +21,7 @@ from pipeline.runtime.control import ForkFailed, Leaving, Line, Message, Replace
 from pipeline.runtime.forking import close_all, fork_child, preload, say, thread_count
 from pipeline.runtime.loading import OpenSession
 from pipeline.runtime.restarts import restart_delay_ms
+from pipeline.runtime.systemd import notify, take_watchdog
 from pipeline.runtime.titles import set_title
 from pipeline.runtime.worker import rehearse
 from pipeline.runtime.worker_spec import WorkerSpec
@@ -53,6 +54,7 @@ def keep(
     if not hasattr(os, "pidfd_open"):
         raise SurroundingsError("Serving a pair needs Linux 5.3 or newer; elsewhere use `hotspare run --pair`.")
     inherited = os.environ.pop(TAKE_OVER, None)
+    take_watchdog(os.environ, os.getpid())
     listening = () if inherited else tuple(bind())  # first of all: connections can queue while libraries are imported
     if rehearsal is not None:
         rehearse(rehearsal)
@@ -69,6 +71,7 @@ def keep(
         raise SurroundingsError(f"{TAKE_OVER} is for a server's next keeper alone ({error}); unset it.") from error
     keeper = _Keeper(tuple(taken), serve, tuple(take_over_argv), open_session)
     keeper.take_over(line, pidfd)
+    notify(f"MAINPID={os.getpid()}")  # the one that systemd started is no more, or is not to be waited for
     return keeper.run()
 
 

@@ -147,7 +147,7 @@ async def _tell_ready(server: Server, context: ServerContext, log: LogWriter) ->
     where = [f"{host}:{port}" for host, port, *_ in (sock.getsockname() for sock in context.listening)]
     log.put({"event": "ready", "listening": where, "models": [model.name for model in server.models()]})
     notify("READY=1")
-    every = watchdog_s(os.environ, os.getppid())
+    every = watchdog_s(os.environ)
     while every is not None:
         notify("WATCHDOG=1")
         await asyncio.sleep(every)

@@ -5,7 +5,7 @@ Sources: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 from pipeline.core.errors import UsageError
 
@@ -28,13 +28,22 @@ def listen_fds(environment: Mapping[str, str], pid: int) -> tuple[int, ...]:
     return tuple(range(_FIRST_FD, _FIRST_FD + int(count)))
 
 
-def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
+def take_watchdog(environment: MutableMapping[str, str], pid: int) -> None:
+    """Take a watchdog over for all that is started here; one that is another process's is none of ours.
+
+    Whoever feeds it is another process than systemd started, be it that the one it started is dead by then.
+    """
+    if environment.pop("WATCHDOG_PID", str(pid)) != str(pid):
+        environment.pop("WATCHDOG_USEC", None)
+
+
+def watchdog_s(environment: Mapping[str, str]) -> float | None:
     """Return how often to call ``notify("WATCHDOG=1")``: half of what systemd allows, or None when it does not watch.
 
     Raises UsageError when the variable is no number.
     """
     microseconds = environment.get("WATCHDOG_USEC")
-    if microseconds is None or environment.get("WATCHDOG_PID", str(pid)) != str(pid):
+    if microseconds is None:
         return None
     if not microseconds.isdecimal():
         raise UsageError(f"WATCHDOG_USEC is {microseconds!r}, not a number; start the server by systemd, or unset it.")
@@ -44,7 +53,7 @@ def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
 def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Send a state such as ``READY=1`` to systemd; False where nobody listens, which is no error.
 
-    ``MAINPID=<pid>`` tells of a server that another process watches; the unit needs ``NotifyAccess=all`` then.
+    The unit needs ``NotifyAccess=all``: of ours, only the first process is one that systemd started itself.
     """
     address = environment.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):

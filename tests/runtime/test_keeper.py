@@ -100,13 +100,13 @@ def watched(pids: list[int]) -> dict[int, int]:
 def keep(pair: Sealed, tmp_path: Path) -> Iterator[Callable[..., Kept]]:
     kept: list[Kept] = []
 
-    def start(loop: str = "uvloop") -> Kept:
+    def start(loop: str = "uvloop", **variables: str) -> Kept:
         spec = WorkerSpec(
             str(pair.backup), str(pair.trust), Seat(Role.BACKUP), 0, 1, True, "tiny", channel=str(pair.channel)
         )
         (tmp_path / "spec.json").write_text(json.dumps(plain(spec)))
         command = [sys.executable, kept_service.__file__, "spec.json", "socket", loop]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **variables}
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
         kept.append(Kept(tmp_path, process))
         until = time.monotonic() + 30
@@ -232,6 +232,24 @@ def test_a_dead_keeper_is_replaced_without_a_word_of_the_service_changing(keep: 
     family = watched(list(kept.family()))
     os.kill(next(pid for pid, title in kept.family().items() if title == "hotspare keeper"), signal.SIGTERM)
     assert gone(family)
+
+
+def test_systemd_is_told_of_a_keepers_successor_whose_servers_feed_its_watchdog(
+    keep: Callable[..., Kept], tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        kept = keep(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="3000000")
+        server, keeper = kept.server, kept.keeper.pid
+        for _ in range(2):
+            os.kill(keeper, signal.SIGKILL)
+            word, _, pid = systemd.recv(100).decode().partition("=")
+            keeper = int(pid)
+            assert (word, kept.family()[keeper]) == ("MAINPID", "hotspare keeper")
+        os.kill(server, signal.SIGKILL)
+        assert kept.server != server
+        assert kept.ask("watchdog") == 1.5
 
 
 def test_when_keeper_and_server_die_together_nothing_is_left(keep: Callable[..., Kept]) -> None:

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from pipeline.core.errors import UsageError
-from pipeline.runtime.systemd import listen_fds, notify, watchdog_s
+from pipeline.runtime.systemd import listen_fds, notify, take_watchdog, watchdog_s
 
 
 def test_inherited_sockets_are_those_of_this_process():
@@ -18,12 +18,20 @@ def test_inherited_sockets_are_those_of_this_process():
 
 
 def test_the_watchdog_is_told_twice_in_its_time():
-    assert watchdog_s({"WATCHDOG_USEC": "3000000"}, 42) == 1.5
-    assert watchdog_s({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "42"}, 42) == 1.5
-    assert watchdog_s({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "41"}, 42) is None
-    assert watchdog_s({}, 42) is None
+    assert watchdog_s({"WATCHDOG_USEC": "3000000"}) == 1.5
+    assert watchdog_s({}) is None
     with pytest.raises(UsageError, match="WATCHDOG_USEC"):
-        watchdog_s({"WATCHDOG_USEC": "soon"}, 42)
+        watchdog_s({"WATCHDOG_USEC": "soon"})
+
+
+@pytest.mark.parametrize(
+    ("watched", "left"), [({}, 1.5), ({"WATCHDOG_PID": "42"}, 1.5), ({"WATCHDOG_PID": "41"}, None)]
+)
+def test_a_watchdog_of_this_process_is_that_of_its_children_and_anothers_is_not(watched, left):
+    environment = {"WATCHDOG_USEC": "3000000", **watched}
+    take_watchdog(environment, 42)
+    assert "WATCHDOG_PID" not in environment
+    assert watchdog_s(environment) == left
 
 
 @pytest.mark.parametrize("abstract", [False, True])
