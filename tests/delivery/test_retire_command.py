@@ -2,19 +2,26 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
 from oci_registry import FakeRegistry
 from toy_project import make_releases
 
+from pipeline.bundle.policy import load_policy
+from pipeline.bundle.verify import read_channel
 from pipeline.cli import main
 from pipeline.commands.build import project as project_of_commands
 from pipeline.commands.build import register, retire
+from pipeline.core import layout
 from pipeline.core.errors import FileAccess, PromotionRefused, Tampered, Unreachable, UsageError
 from pipeline.registry.memory import MemoryRegistry
+from pipeline.seal.channel_signing import sign_channel
+from pipeline.seal.keys import load_private_key
 
 pytestmark = pytest.mark.slow
 RELEASES = 4
@@ -124,6 +131,28 @@ def test_a_depot_that_lacks_the_release_in_force_is_left_alone(
     assert main(["retire", "--keep", "2", "--days", "0"]) == PromotionRefused.exit_code
     assert "in force is seq 5; publish that first: `hotspare reconcile toy`" in capsys.readouterr().err
     assert _files() == before
+
+
+@pytest.mark.parametrize("attack", ["of a strange key", "of another model"])
+def test_a_depot_whose_channel_is_not_ours_is_left_alone_and_what_to_do_is_told(
+    published: MemoryRegistry, capsys: pytest.CaptureFixture[str], attack: str
+) -> None:
+    place = DEPOT / "channels/toy/channel.sig"
+    policy = load_policy(layout.TRUST_POLICY)
+    ours, _ = read_channel(place.read_bytes(), policy)
+    strange = ec.generate_private_key(ec.SECP256R1()) if attack == "of a strange key" else load_private_key()
+    model = "toy" if attack == "of a strange key" else "other"
+    place.write_bytes(sign_channel(replace(ours, model=model), strange)[1])
+    before = _files()
+    capsys.readouterr()
+    assert main(["retire", "--keep", "2", "--days", "0"]) == PromotionRefused.exit_code
+    told = " ".join(capsys.readouterr().err.split())
+    assert "nothing is removed" in told
+    assert "hotspare reconcile toy --replace-depot" in told
+    assert _files() == before
+    assert main(["reconcile", "toy", "--replace-depot"]) == 0
+    assert main(["retire", "--keep", "2", "--days", "0"]) == 0
+    assert _files() != before
 
 
 def test_a_rollback_meanwhile_is_noticed_and_mended_as_it_says(

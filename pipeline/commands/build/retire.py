@@ -9,9 +9,10 @@ from pipeline.bundle.channel import Channel
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.project import Project, named_models, opened_project
 from pipeline.core.clock import to_text
-from pipeline.core.errors import PromotionRefused, Unreachable, UsageError
+from pipeline.core.errors import PromotionRefused, Unreachable, Untrusted, UsageError
 from pipeline.delivery.retiring import Removal, harmed, old_bundles, plan_removal, remove
 from pipeline.delivery.transports.opening import open_writable
+from pipeline.registry.history import Held
 
 _KEEP = 5
 _DAYS = 7.0
@@ -75,7 +76,7 @@ def _line(removal: Removal, last: Channel) -> Line:
 
 def _old(project: Project, model: str, args: argparse.Namespace) -> dict[str, Channel]:
     """Return the old bundles of a model whose newest release the depot has: else one may be on its way there."""
-    seen = project.look(model, project.depot_channel(model))
+    seen = project.look(model, _offered(project, model))
     if seen.depot is None or seen.in_force is None:
         return {}
     if seen.depot.place != seen.in_force.place:
@@ -85,6 +86,17 @@ def _old(project: Project, model: str, args: argparse.Namespace) -> dict[str, Ch
         )
     since = project.now - timedelta(days=args.days)
     return old_bundles([one.channel for one in seen.all_held], args.keep, since)
+
+
+def _offered(project: Project, model: str) -> Held | None:
+    """Return what the depot offers; what is not ours names bundles that nobody here can tell."""
+    try:
+        return project.depot_channel(model)
+    except Untrusted as error:
+        raise PromotionRefused(
+            f"{error} What is in use there cannot be told, so nothing is removed; pin the key that signed it, or, if "
+            f"it is nobody's, run `hotspare reconcile {model} --replace-depot`."
+        ) from error
 
 
 def _look_again(project: Project, models: Sequence[str], removals: Sequence[Removal], lacking: Sequence[str]) -> None:
