@@ -1,6 +1,7 @@
 """The one adapter over MLflow: runs, logged models, versions, aliases. Importing it takes MLflow's 7 seconds."""
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -14,11 +15,13 @@ from urllib.parse import urlsplit
 import mlflow
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import Malformed, OutOfSpace, Unreachable
 from pipeline.core.files import disk_errors
+from pipeline.core.printable import printable
 from pipeline.registry.description import fitting
 from pipeline.registry.pyfunc_package import save_pyfunc
 from pipeline.registry.store import BUNDLE_TAG, KEY_TAG, THIS_RUN, Run, RunDraft, Version, VersionDraft, version_of
@@ -29,6 +32,13 @@ _PRESENT = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
 _DESCRIPTION_CHARS, _NOTE_CHARS = 5_000, 8_000
 # Whoever registers a version says where it lies: fetching it may need a package that is not here.
 _FAULTS = (MlflowException, SQLAlchemyError, OSError, ImportError)
+_STORES = ("", "file", "mlflow-artifacts", "s3", "gs", "wasbs", "abfss", "dbfs")
+_BUCKET_FAULTS = {
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "google.api_core.exceptions": ("GoogleAPIError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+}
 _DISK_FULL = ("database or disk is full", "No space left on device")  # SQLite's words, and the system's
 
 
@@ -196,13 +206,20 @@ class MlflowRegistry:
             self._asking(f"hand out the bundle of version {number} of {model}"),
             tempfile.TemporaryDirectory(prefix="hotspare-", dir=to.parent) as folder,
         ):
-            found = mlflow.artifacts.download_artifacts(f"models:/{model}/{number}", dst_path=folder)
+            found = self._fetch_version(model, number, folder)
             _bundle_in(Path(found), f"Version {number} of {model}").rename(to)
 
     def fetch_version(self, model: str, number: int, to: Path) -> None:
         """Write all files of a version, whoever made it, below the folder ``to``; nothing of them is verified."""
         with self._asking(f"hand out version {number} of {model}"):
-            mlflow.artifacts.download_artifacts(f"models:/{model}/{number}", dst_path=str(to))
+            self._fetch_version(model, number, str(to))
+
+    def _fetch_version(self, model: str, number: int, to: str) -> str:
+        place = self._client.get_model_version_download_uri(model, str(number))
+        if place.startswith("runs:"):
+            place = RunsArtifactRepository.get_underlying_uri(place)
+        _require_store(place, f"Version {number} of {model}")
+        return str(mlflow.artifacts.download_artifacts(f"models:/{model}/{number}", dst_path=to))
 
     def fetch_run_files(self, run_id: str, folder: str, to: Path) -> None:
         """Write a folder of a run's files as the folder ``to``, which must not exist; nothing of them is verified."""
@@ -210,6 +227,7 @@ class MlflowRegistry:
             self._asking(f"hand out the files {folder} of a run"),
             tempfile.TemporaryDirectory(prefix="hotspare-", dir=to.parent) as aside,
         ):
+            _require_store(self._client.get_run(run_id).info.artifact_uri, f"The run {run_id}")
             Path(self._client.download_artifacts(run_id, folder, aside)).rename(to)
 
     def _model(self, model: str) -> Any:
@@ -281,7 +299,7 @@ class MlflowRegistry:
         _set_address(self._uri)  # another store may have been opened in this process since
         try:
             yield
-        except _FAULTS as error:
+        except (*_FAULTS, *_faults_of_buckets()) as error:
             text = str(error).replace(f"{self._userinfo}@", "") if self._userinfo else str(error)
             first_line = text.strip().partition("\n")[0][:300]
             if any(words in text for words in _DISK_FULL):
@@ -331,6 +349,29 @@ def _mlflow_tags(draft: RunDraft, run_id: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         **({"mlflow.source.git.commit": commit} if commit else {}),
     }
+
+
+def _require_store(place: str, what: str) -> None:
+    """Raise Malformed for an address where no registry keeps files: whoever registers may give any, and MLflow asks it.
+
+    What its adapters for the others raise is no error of MLflow's, nor of anybody's.
+    """
+    head, colon, _ = place.partition(":")
+    scheme = head.lower() if colon and "/" not in head else ""
+    if scheme not in _STORES:
+        raise Malformed(
+            f"{what} lies at {printable(scheme)}://, from where nothing is fetched; register what it holds with files "
+            "that the registry keeps."
+        )
+
+
+def _faults_of_buckets() -> tuple[type[Exception], ...]:
+    """Return what the libraries of buckets raise; looked for only when something went wrong."""
+    found = []
+    for module, names in _BUCKET_FAULTS.items():
+        with contextlib.suppress(ImportError):
+            found += [getattr(importlib.import_module(module), name) for name in names]
+    return tuple(found)
 
 
 def _bundle_in(found: Path, what: str) -> Path:

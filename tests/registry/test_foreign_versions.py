@@ -86,3 +86,38 @@ def test_a_version_that_lies_where_a_package_is_needed_that_is_not_here_is_told(
         pytest.skip("this MLflow takes no such source")
     with pytest.raises(Unreachable, match="hand out the bundle"):
         store.fetch_bundle("toy", int(version), tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    "source", ["http://127.0.0.1:1/model", "ftp://a..b/model", "ftp://127.0.0.1:99999/model", "b2://bucket", "r2://b"]
+)
+def test_a_version_that_lies_where_no_registry_keeps_files_is_told(
+    store: "MlflowRegistry", tmp_path: Path, source: str
+) -> None:
+    number = int(store._client.create_model_version("toy", source).version)
+    run = store._client.create_run(store._client.create_experiment("odd", source)).info.run_id
+    fetching = (
+        lambda: store.fetch_bundle("toy", number, tmp_path / "to"),
+        lambda: store.fetch_version("toy", number, tmp_path / "to"),
+        lambda: store.fetch_run_files(run, "drill", tmp_path / "to"),
+    )
+    for fetch in fetching:
+        with pytest.raises(Malformed, match=source.partition(":")[0]):
+            fetch()
+
+
+def test_a_version_in_a_bucket_that_nobody_here_has_keys_for_is_told(
+    store: "MlflowRegistry", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("boto3")
+    for name, value in {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "x",
+        "AWS_SHARED_CREDENTIALS_FILE": "x",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    number = int(store._client.create_model_version("toy", "s3://bucket/model").version)
+    with pytest.raises(Unreachable, match="hand out the bundle"):
+        store.fetch_bundle("toy", number, tmp_path / "to")
