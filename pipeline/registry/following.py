@@ -100,7 +100,7 @@ def next_step(outlook: Outlook) -> Step:
     wish = find_wish(seen, outlook.mode)
     if wish is None:
         return _missing_alias(seen) or Agreed()
-    if version_of(seen.versions, wish.bundle_id) is None or not wish.bundle_id:
+    if version_of(seen.versions, wish.bundle_id) is None:
         return _may_rebuild(outlook, Rebuild(wish, from_source=True))
     pair = wished_pair(seen, wish)
     is_local = outlook.local is not None and outlook.local.primary == wish.bundle_id

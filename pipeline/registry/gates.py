@@ -27,6 +27,8 @@ class Standing:
     io_contract_sha256: str
     loss_high: float
     latency_ratio_p50: float
+    key_hint: str
+    """Of the key that signed it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Facts:
     """Who promotes."""
     in_force: Pair | None = None
     """The pair that the channel names now; the same pair again is no change."""
+    revoked_keys: tuple[str, ...] = ()
+    """What a channel of the model revokes; nodes load nothing that such a key signed."""
 
     @property
     def pair(self) -> Pair:
@@ -114,7 +118,7 @@ class Refuse:
 
 def decide(policy: PromotionPolicy, facts: Facts) -> Promote | Refuse:
     """Judge a verified pair by every gate of the policy."""
-    gates = (*_judge(policy.gates, facts), *_in_time(policy.freeze, facts))
+    gates = (*_judge(policy.gates, facts), *_by_good_keys(facts), *_in_time(policy.freeze, facts))
     return Promote(gates) if all(gate.passed for gate in gates) else Refuse(gates)
 
 
@@ -163,6 +167,16 @@ def _two_people(facts: Facts) -> Gate:
     return Gate(
         "separate duties", differ, f"{named} built it, {approver} promotes it" + ("" if differ else f"; {advice}")
     )
+
+
+def _by_good_keys(facts: Facts) -> Iterator[Gate]:
+    if not facts.revoked_keys:
+        return
+    for standing in (facts.primary, facts.backup):
+        is_good, hint = standing.key_hint not in facts.revoked_keys, standing.key_hint[:12]
+        advice = "pack that build with another key and promote it where it is packed"
+        finding = f"the key {hint} signed it" if is_good else f"the key {hint} that signed it is revoked; {advice}"
+        yield Gate(f"{standing.role} key", is_good, finding)
 
 
 def _in_time(freezes: tuple[Freeze, ...], facts: Facts) -> Iterator[Gate]:

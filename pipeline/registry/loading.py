@@ -162,6 +162,7 @@ def _seal(role: Role, cards: dict[str, Scorecard], selected: Selected, bundle: V
         inputs=tuple(map(_spec, bundle.io.inputs)),
         outputs=tuple(map(_spec, bundle.io.outputs)),
         parent=bundle.manifest.parent,
+        key_hint=bundle.key_hint,
     )
 
 

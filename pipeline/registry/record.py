@@ -39,6 +39,7 @@ class Sealed:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parent: Parent
+    key_hint: str
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,7 @@ def _standing(sealed: Sealed) -> Standing:
         sealed.io_contract_sha256,
         card.task.loss_high,
         card.timings.latency_ratio_p50,
+        sealed.key_hint,
     )
 
 

@@ -28,6 +28,7 @@ class Vouched:
     name: CandidateName
     io_contract_sha256: str
     loss_high: float
+    key_hint: str
 
 
 def standing_tags(facts: Facts, role: Role) -> dict[str, str]:
@@ -131,6 +132,7 @@ def _standing(model: str, role: Role, version: Version, bundle: Vouched) -> Stan
         bundle.io_contract_sha256,
         bundle.loss_high,
         _figure(model, version, "latency_ratio_p50"),
+        bundle.key_hint,
     )
 
 

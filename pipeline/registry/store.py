@@ -152,5 +152,5 @@ class Registry(Protocol):
 
 
 def version_of(versions: tuple[Version, ...], bundle_id: str) -> Version | None:
-    """Return the oldest version that holds a bundle, or None."""
-    return next((item for item in versions if item.bundle_id == bundle_id), None)
+    """Return the oldest version that holds a bundle, or None; without an id there is none."""
+    return next((item for item in versions if bundle_id and item.bundle_id == bundle_id), None)

@@ -296,6 +296,38 @@ def test_what_anybody_may_put_into_the_registry_does_not_end_a_follower(
     assert (events.count("failed"), _channel().seq) == (1, 1)
 
 
+@pytest.mark.parametrize("knows_by", ["folder", "depot"])
+def test_what_was_revoked_stays_so_when_the_registrys_memory_of_it_is_removed(
+    folder: Path, registry: MemoryRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows_by: str
+) -> None:
+    """Another folder revoked it. Whoever may write tags takes that channel away, and wishes for the bundle again."""
+    _policy(depot=str(tmp_path / "depot"))
+    registry.set_alias("toy", "primary", 3)
+    assert _once() == 0
+    bad = registry.versions("toy")[0].bundle_id
+    shutil.copytree(folder, tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "other")
+        assert main(["revoke", "toy", "--bundle", bad]) == 0
+    if knows_by == "folder":
+        assert _once() == 0
+        shutil.rmtree(tmp_path / "depot")
+    _forget(registry, 3)
+    for outcome in (0, PromotionRefused.exit_code):
+        registry.set_alias("toy", "primary", 1)
+        assert _once() == outcome, "first the registry is told again, which puts the alias back"
+    assert bad in _channel().revoked.bundles
+    assert _pair_in_force() == _numbers(registry, 3, 4)
+
+
+def _forget(registry: MemoryRegistry, seq: int) -> None:
+    for key in registry.model_tags("toy"):
+        if key.startswith(f"channel.1.{seq}"):
+            registry.untag_model("toy", key)
+    registry.tag_model("toy", "channel_seq", str(seq - 1))
+    registry.tag_model("toy", "channel_seq_begun.ab", "9")
+
+
 def test_forged_tags_do_not_hide_that_two_bundles_are_of_one_kind(
     folder: Path, packed: Path, registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -550,6 +582,16 @@ def test_the_moment_of_a_move_survives_a_kill(
 
 def _killed(*_: object) -> None:
     raise Killed
+
+
+@pytest.mark.slow
+def test_a_move_that_a_tag_says_is_still_to_come_is_taken_for_one_of_now(
+    trained: int, registry: MemoryRegistry, replays: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.tag_model("toy", f"{MOVED_TAG}.primary", f"{trained} 9999-12-31T23:59:59.000000Z")
+    assert _once() == 0
+    moved = next(event for event in _said(capsys) if event["event"] == "alias moved")
+    assert datetime.fromisoformat(moved["moved_at"]) <= utc_now()
 
 
 @pytest.mark.slow

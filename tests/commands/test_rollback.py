@@ -20,7 +20,7 @@ from pipeline.commands.build import register
 from pipeline.commands.build import status as status_command
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
-from pipeline.core.errors import KeyFileError, PromotionRefused, Unreachable, UsageError
+from pipeline.core.errors import KeyFileError, NotAccepted, PromotionRefused, Unreachable, UsageError
 from pipeline.core.names import Role
 from pipeline.registry.memory import MemoryRegistry
 from pipeline.seal.channel_signing import sign_channel
@@ -189,6 +189,36 @@ def test_a_copy_that_was_damaged_in_the_registry_is_not_gone_back_to(promoted: M
     promoted.models["toy"].bundles[number]["payload/LICENSE"] += b"!"
     assert main(["rollback", "toy"]) == 30
     assert _channel().seq == 3
+
+
+def test_a_copy_that_was_exchanged_for_another_signed_bundle_is_not_gone_back_to(
+    promoted: MemoryRegistry, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted, other = (_number(promoted, _ids(packed, release)["primary"]) for release in (1, 0))
+    promoted.models["toy"].bundles[wanted] = promoted.models["toy"].bundles[other]
+    assert main(["rollback", "toy"]) == NotAccepted.exit_code
+    assert f"Version {wanted} of toy" in capsys.readouterr().err
+    assert _channel().seq == 3
+
+
+def test_an_exchanged_copy_does_not_hide_which_key_signed_what_is_in_force(
+    promoted: MemoryRegistry, packed: Path
+) -> None:
+    in_force, other = (_number(promoted, _ids(packed, release)["primary"]) for release in (2, 0))
+    promoted.models["toy"].bundles[in_force] = promoted.models["toy"].bundles[other]
+    _build(packed, 1)
+    assert main(["revoke", "toy", "--key", "0" * 64]) == NotAccepted.exit_code
+    assert _channel().seq == 3
+
+
+def _number(registry: MemoryRegistry, bundle_id: str) -> int:
+    return next(version.number for version in registry.versions("toy") if version.bundle_id == bundle_id)
+
+
+def test_a_tag_steers_no_terminal(promoted: MemoryRegistry, packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    promoted.tag_version("toy", _number(promoted, _ids(packed, 1)["primary"]), "candidate", "\x1b[2J")
+    assert main(["rollback", "toy", "--dry-run"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_a_dry_run_shows_the_channel_and_the_aliases_now_and_then_and_changes_nothing(
@@ -524,6 +554,28 @@ def test_keys_are_rotated_and_the_old_one_revoked(
     Path("artifacts/keys-old").rename(layout.KEYS)
     assert main(["promote", "toy", "--renew"]) == KeyFileError.exit_code
     assert load_private_key() is not None
+
+
+def test_bundles_of_a_revoked_key_are_promoted_by_nobody(
+    promoted: MemoryRegistry, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nodes refuse them: a channel that names them would leave those that start with nothing to load."""
+    old = _channel_key()
+    main(["keys", "new", "artifacts/keys-next"])
+    main(["keys", "pin", "artifacts/keys-next", "--trust", str(layout.TRUST_POLICY), "--name", "next"])
+    shutil.rmtree(layout.KEYS)
+    Path("artifacts/keys-next").rename(layout.KEYS)
+    assert main(["pack", "toy"]) == 0
+    assert main(["revoke", "toy", "--key", old]) == 0
+    _build(packed, 1)
+    for command in (["promote", "toy"], ["register"]):
+        capsys.readouterr()
+        assert main(command) == PromotionRefused.exit_code, command
+        assert f"the key {old[:12]} that signed it is revoked" in " ".join(capsys.readouterr().err.split())
+    for number in (0, 1):
+        promoted.set_alias("toy", "primary", _number(promoted, _ids(packed, number)["primary"]))
+        assert main(["follow", "toy", "--once"]) == PromotionRefused.exit_code
+    assert _named() == (4, _ids(packed, 2))
 
 
 def _channel_key() -> str:

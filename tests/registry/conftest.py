@@ -106,8 +106,9 @@ def _sealed(folder: Path, role: Role, cards: tuple[Scorecard, ...]) -> Sealed:
     bundle_id = candidate.encode().hex().ljust(64, "b")
     specs = (TensorSpec("x", "float32", (-1, 4)),), (TensorSpec("y", "float32", (-1, 1)),)
     return Sealed(
-        role, card, bundle_id, bundle, card.size.bytes, "cc" * 32, *specs, Parent("dense.f32.tflite", "dd" * 32)
-    )
+        role, card, bundle_id, bundle, card.size.bytes, "cc" * 32, *specs, Parent("dense.f32.tflite", "dd" * 32),
+        key_hint="ee" * 32,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -227,3 +227,9 @@ def test_whatever_is_moved_where_the_decision_is_one_and_once_followed_it_ends(
         settled = {"primary": numbers[step.pair.primary], "backup": numbers[step.pair.backup]}
         if step.pair.primary != step.pair.backup:
             assert _step(_seen(settled, *held, _held(step.pair, 2), versions=versions), mode, local) == Agreed()
+
+
+def test_a_version_that_names_no_mate_is_paired_with_no_trained_model() -> None:
+    trained, alone = Version(1, "run", {}), _version(2, C, "primary", None)
+    step = next_step(Outlook(_seen({"primary": 2}, versions=(trained, alone)), Mode.AUTOMATIC, None, FollowTerms()))
+    assert isinstance(step, Stuck)

@@ -12,13 +12,14 @@ from pipeline.registry.pair import Pair
 from pipeline.registry.promotion_policy import Gates, Mode, Origin, PromotionPolicy
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
-PRIMARY = Standing(Role.PRIMARY, "aa" * 32, "dense.f16", Scheme.F16, Format.TFLITE, "cc" * 32, 0.001, 1.0)
-BACKUP = Standing(Role.BACKUP, "bb" * 32, "p50.w8", Scheme.W8, Format.TFLITE, "cc" * 32, 0.009, 1.4)
+PRIMARY = Standing(Role.PRIMARY, "aa" * 32, "dense.f16", Scheme.F16, Format.TFLITE, "cc" * 32, 0.001, 1.0, "11" * 32)
+BACKUP = Standing(Role.BACKUP, "bb" * 32, "p50.w8", Scheme.W8, Format.TFLITE, "cc" * 32, 0.009, 1.4, "11" * 32)
 PAIR = Pair("aa" * 32, "bb" * 32)
 FACTS = Facts("credit", 0.01, (Diversity.SCHEME,), PRIMARY, BACKUP, NOW)
 POLICY_NOW = PromotionPolicy(Mode.AUTOMATIC, Gates())
 DRILLED = Rehearsal(PAIR, True, True, NOW - timedelta(days=2), 40.0)
 ASKS_FOR_DRILL = PromotionPolicy(Mode.AUTOMATIC, Gates(drill_max_age_days=7, drill_rto_ms_max=250))
+REVOKED = "22" * 32
 WHENCE = Provenance("c0ffee", "ab" * 32, ("ada@example.org",))
 TWO_PEOPLE = PromotionPolicy(Mode.MANUAL, Gates(separate_duties=True))
 CHRISTMAS = Freeze("2026-12-20T00:00:00Z", "2027-01-02T00:00:00Z", "the end of the year")
@@ -181,6 +182,17 @@ def test_whoever_built_either_bundle_does_not_promote_the_pair(
     facts = replace(FACTS, provenance=Provenance(builders=builders), approver=approver)
     assert isinstance(decide(TWO_PEOPLE, facts), Promote) == passes
     assert isinstance(decide(POLICY_NOW, facts), Promote), "nobody is asked unless the policy does"
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_bundle_of_a_revoked_key_is_refused_and_others_are_not(role: Role) -> None:
+    facts = replace(FACTS, revoked_keys=(REVOKED,))
+    assert isinstance(decide(POLICY_NOW, facts), Promote)
+    old = replace(facts.standing(role), key_hint=REVOKED)
+    refused = decide(POLICY_NOW, replace(facts, **{str(role): old}))
+    assert isinstance(refused, Refuse)
+    assert [reason.split(":")[0] for reason in refused.reasons] == [f"{role} key"]
+    assert isinstance(decide(POLICY_NOW, replace(facts, revoked_keys=(), **{str(role): old})), Promote)
 
 
 def test_in_a_freeze_another_pair_is_refused_with_its_reason_and_its_end_and_the_same_pair_is_renewed() -> None:

@@ -20,7 +20,11 @@ def _vouched(build: Build) -> dict[Role, Vouched]:
     """Return what the bundles of a build say of themselves."""
     return {
         one.role: Vouched(
-            BundleRef(one.bundle_id, one.size_bytes), one.card.name, one.io_contract_sha256, one.card.task.loss_high
+            BundleRef(one.bundle_id, one.size_bytes),
+            one.card.name,
+            one.io_contract_sha256,
+            one.card.task.loss_high,
+            one.key_hint,
         )
         for one in build.sealed
     }

@@ -9,6 +9,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.printable import printable_lines
 from pipeline.core.schema import plain
 
 _FIGURE_WORDS_MAX = 2  # a number and its unit
@@ -20,7 +21,10 @@ def show_json(value: object) -> None:
 
 
 def show_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: names in the first column and sentences to the left, figures to the right."""
+    """Print a table: names in the first column and sentences to the left, figures to the right.
+
+    Cells may quote anybody; what could steer a terminal is spelled out.
+    """
     cells = [tuple(row) for row in rows]
     table = Table(title=Text(title, style="table.title"), title_justify="left")
     for index, header in enumerate(headers):
@@ -28,7 +32,7 @@ def show_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]
         is_left = index == 0 or any(len(cell.split()) > _FIGURE_WORDS_MAX for cell in column)
         table.add_column(Text(header), justify="left" if is_left else "right", no_wrap=index == 0)
     for row in cells:
-        table.add_row(*map(Text, row))  # a name such as x[/b] is no markup
+        table.add_row(*(Text(printable_lines(cell)) for cell in row))  # a name such as x[/b] is no markup
     Console(width=None if Console().is_terminal else 160).print(table)
 
 

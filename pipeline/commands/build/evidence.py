@@ -72,7 +72,8 @@ def _facts(project: Project, seen: Seen, pair: Pair, bundles: Mapping[Role, Vouc
         due = due_scripts([load_script(SCRIPTS / f"{name}.drill") for name in recipe.drills], recipe.objectives)
     rehearsal = _rehearsal(project, seen, pair)
     facts = facts_of(recipe, seen.versions, bundles, project.now, rehearsal, due)
-    return replace(facts, in_force=seen.in_force.pair if seen.in_force else None)
+    in_force = seen.in_force.pair if seen.in_force else None
+    return replace(facts, in_force=in_force, revoked_keys=seen.revoked.keys)
 
 
 def _rehearsal(project: Project, seen: Seen, pair: Pair) -> Rehearsal | None:
@@ -103,7 +104,7 @@ def _verified(project: Project, seen: Seen, pair: Pair) -> dict[Role, Vouched]:
                 )
             bundle = _verified_copy(project, seen.model, version, Path(folder) / role)
             ref, name = BundleRef(bundle.bundle_id, bundle.size), CandidateName.parse(bundle.candidate)
-            found[role] = Vouched(ref, name, bundle.manifest.io_contract_sha256, _loss_high(bundle))
+            found[role] = Vouched(ref, name, bundle.manifest.io_contract_sha256, _loss_high(bundle), bundle.key_hint)
     return found
 
 

@@ -18,12 +18,12 @@ from pipeline.commands.build.follower_nodes import PROMOTING, Node, have_caught_
 from pipeline.commands.build.follower_rebuild import Opened, Replay, rebuild, replay_key
 from pipeline.commands.build.follower_renewal import renew_if_due, unrenewed
 from pipeline.commands.build.project import Project
-from pipeline.commands.build.promotion_effects import align
+from pipeline.commands.build.promotion_effects import align, carry_out
 from pipeline.commands.build.reissuing import Reissued, reissue
 from pipeline.commands.build.replaying import Took
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import InputError, InternalError, PromotionRefused, Refusal, Untrusted
-from pipeline.registry.agreement import Seen
+from pipeline.registry.agreement import Seen, WriteFolder
 from pipeline.registry.follow_terms import OnRefusal
 from pipeline.registry.following import (
     Agreed,
@@ -40,6 +40,7 @@ from pipeline.registry.following import (
     versions_behind,
 )
 from pipeline.registry.gates import Refuse
+from pipeline.registry.history import Held
 from pipeline.registry.lag import measure_lag
 from pipeline.registry.record import Build
 
@@ -80,6 +81,7 @@ class Follower:
     def _step(self) -> Fate | Rebuild | _Again:
         with self.opened() as project:
             seen = project.look(self.model)
+            self._keep(project, seen)
             if renew_if_due(project, seen, self.memory, self.say):
                 return _Again()
             wish = find_wish(seen, project.policy.mode)
@@ -91,9 +93,7 @@ class Follower:
             self._tell_wish(project, seen, wish, step)
             match step:
                 case Finish():
-                    mended = align(project.registry, self.model, project.trust)
-                    self.say("info", "finished", seq=_seq(seen), mended=[one.finding for one in mended])
-                    return _Again()
+                    return self._finish(project, seen)
                 case Agreed():
                     return self._agreed(project, seen)
                 case Stuck(alias, _, reasons):
@@ -103,7 +103,22 @@ class Follower:
                 case Judge():
                     return self._judge(project, seen, step, build)
 
+    def _keep(self, project: Project, seen: Seen) -> None:
+        """Have the folder hold the newest channel, too: whoever may write tags cannot take it away there."""
+        newest = seen.in_force
+        if newest is not None and (seen.folder is None or seen.folder.place < newest.place):
+            carry_out(project.registry, self.model, WriteFolder(newest))
+
+    def _finish(self, project: Project, seen: Seen, offered: Held | None = None) -> _Again:
+        mended = align(project.registry, self.model, project.trust, offered)
+        seq = offered.channel.seq if offered else _seq(seen)
+        self.say("info", "finished", seq=seq, mended=[one.finding for one in mended])
+        return _Again()
+
     def _judge(self, project: Project, seen: Seen, step: Judge, build: Build | None) -> Fate | Rebuild | _Again:
+        offered = project.offered(self.model)
+        if offered is not None and (seen.in_force is None or seen.in_force.place < offered.place):
+            return self._finish(project, seen, offered)  # the registry lost it, or its signer was killed
         found = judge_pair(project, seen, step.pair, build)
         if not isinstance(found.verdict, Refuse):
             leaves = left_behind(seen, step.pair)

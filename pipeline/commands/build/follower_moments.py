@@ -14,11 +14,11 @@ Moments = MutableMapping[tuple[str, str, int | None], AliasEvent]
 
 
 def moment_of(project: Project, model: str, wish: Wish, told: Moments) -> datetime:
-    """Return when an alias was moved, and keep it as a tag, so that a killed process finds it again."""
+    """Return when an alias was moved, now at the latest, and keep it as a tag, so that a killed process finds it."""
     known = moved_at(project.registry.model_tags(model), wish.alias, wish.version)
     event = told.get((model, wish.alias, wish.version.number))
     moments = [moment for moment in (known, event.at if event else None) if moment is not None]
-    moment = min(moments, default=project.now)
+    moment = min([*moments, project.now])
     if moment != known:
         project.registry.tag_model(model, f"{MOVED_TAG}.{wish.alias}", moved_text(wish.version, moment))
     told.pop((model, wish.alias, wish.version.number), None)  # the same version may be wished for again

@@ -23,7 +23,10 @@ def judged(policy: PromotionPolicy, build: Build, seen: Seen, approver: str | No
     facts = build.facts(due)
     provenance = provenance_of(seen.versions, facts.pair)
     in_force = seen.in_force.pair if seen.in_force else None
-    return decide(policy, replace(facts, provenance=provenance, approver=approver, in_force=in_force))
+    revoked = seen.revoked.keys
+    return decide(
+        policy, replace(facts, provenance=provenance, approver=approver, in_force=in_force, revoked_keys=revoked)
+    )
 
 
 def without_approval(policy: PromotionPolicy) -> PromotionPolicy:

@@ -58,7 +58,7 @@ def publish(
 def find_bundle(registry: Registry, model: str, held: Held, role: Role, trust: TrustPolicy, folder: Path) -> Path:
     """Return a folder that holds a channel's bundle of a role; the registry's copy is written below ``folder``.
 
-    Raises MissingStageError when neither has it.
+    Raises MissingStageError when neither has it, NotAccepted for a copy that is another bundle.
     """
     bundle_id = held.channel.ref(role).bundle_id
     packed = layout.bundle_dir(model, role)
@@ -70,8 +70,15 @@ def find_bundle(registry: Registry, model: str, held: Held, role: Role, trust: T
             f"The {role} {bundle_id[:12]} of {model}, channel seq {held.channel.seq}, is neither packed here nor "
             "registered; promote another pair."
         )
-    registry.fetch_bundle(model, version.number, folder / str(role))
-    return folder / str(role)
+    place = folder / str(role)
+    registry.fetch_bundle(model, version.number, place)
+    found = packed_id(place, trust)
+    if found not in (None, bundle_id):  # without an id, whoever verifies it says why
+        raise NotAccepted(
+            f"Version {version.number} of {model} holds the bundle {found[:12]}, not {bundle_id[:12]} as its tag "
+            f"tells; delete that version in MLflow and run `hotspare register {model}` where its build is."
+        )
+    return place
 
 
 def packed_id(bundle: Path, trust: TrustPolicy) -> str | None:
