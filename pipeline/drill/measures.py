@@ -50,11 +50,11 @@ class Span:
 class Measures:
     """One play of a script in figures; counts are of requests, times in ms; each time is the worst of all strikes.
 
-    ``lost`` … ``late`` leave poison requests out, which must fail (``wrong`` and ``refused`` count them). ``stale``:
-    answers of a term that was over when they were asked for. ``duplicated``: computed more than once, hedged or resent.
-    ``unnoticed``, ``unrestored``, ``unredundant``: strikes without the time in question; ``undone``: those that could
-    not be done. ``budget_burnt``: the share of requests not answered rightly over the share that the objective
-    ``slo_ratio`` allows; 1 is all of it.
+    ``lost`` … ``late`` leave poison requests out, which must fail (``wrong`` and ``refused`` count them); another that
+    is refused is ``lost`` too. ``stale``: answers of a term that was over when they were asked for. ``duplicated``:
+    computed more than once, hedged or resent. ``unnoticed``, ``unrestored``, ``unredundant``: strikes without the time
+    in question; ``undone``: those that could not be done. ``budget_burnt``: the share of requests not answered rightly
+    over the share that the objective ``slo_ratio`` allows; 1 is all of it.
     """
 
     sent: int
@@ -212,7 +212,7 @@ def _span(name: str, asked: Sequence[Request], since_ms: float, until_ms: float,
         until_ms=until_ms,
         sent=len(inside),
         right=outcomes[Outcome.RIGHT],
-        lost=outcomes[Outcome.LOST],
+        lost=outcomes[Outcome.LOST] + outcomes[Outcome.REFUSED],  # nothing is wrong with what a drill asks by itself
         wrong=outcomes[Outcome.WRONG],
         abstained=outcomes[Outcome.ABSTAINED],
         late=sum(is_late(one, late_ms) for one in inside),

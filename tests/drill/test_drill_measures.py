@@ -12,6 +12,8 @@ from pipeline.core.names import Role
 from pipeline.core.schema import plain, read
 from pipeline.drill.measures import Measures, measure
 from pipeline.drill.nouns import MomentKind, Observed, Outcome
+from pipeline.drill.script import parse_script
+from pipeline.drill.simulated.world import simulate
 from pipeline.drill.transcript import transcript
 from pipeline.drill.verdict import judge
 from pipeline.runtime.members import Component
@@ -174,6 +176,18 @@ def test_the_budget_burnt_is_what_was_not_right_over_what_is_allowed() -> None:
     measures = measure(script(), killed(requests={60: lost(60), 61: request(61, 5, Outcome.WRONG)}), slo_ratio=0.99)
     assert measures.budget_burnt == pytest.approx(1.0)
     assert measure(script(), killed()).budget_burnt == 0
+
+
+def test_a_question_that_nothing_is_wrong_with_is_lost_when_it_is_refused() -> None:
+    """Both sides err, the pair holds the question to blame: a drill passed in which a tenth was not answered."""
+    text = "# r\nload constant 100/s for 3s\nat 500ms errors primary\nat 500ms errors backup"
+    both = parse_script(text, "both-err")
+    observed = simulate(both, 0)
+    refused = sum(one.outcome is Outcome.REFUSED for one in observed.requests)
+    told = measure(both, observed)
+    assert told.sent == told.right + told.lost
+    assert told.lost == told.refused == refused > 0
+    assert judge(both.objectives, told).missed == ("lost_max",)
 
 
 @pytest.mark.parametrize("slo_ratio", [0.0, 1.0])
