@@ -1,6 +1,7 @@
 """A log is read as what happened: when, of which kind, and who served since."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from pipeline.core.names import Role
 from pipeline.drill.live.launching import Seen
-from pipeline.drill.live.processes import end_all, standing_in
+from pipeline.drill.live.processes import end_all, free_port, standing_in
 from pipeline.drill.live.watching import Footprint, Sampler, at_s, is_server_death, moments_of, served_by
 from pipeline.drill.nouns import Moment, MomentKind
 from pipeline.drill.told import record_in, told_moment, told_served
@@ -74,6 +75,13 @@ def test_a_record_is_timed_by_its_stamp_unless_another_clock_made_it():
     assert at_s(Seen(now_s, stamped(-5.0)), ahead_s) == now_s
     assert at_s(Seen(now_s, {"at": "soon"}), ahead_s) == now_s
     assert at_s(Seen(now_s, {}), ahead_s) == now_s
+
+
+def test_a_free_port_may_be_listened_at_and_is_given_to_nobody_who_asks_for_any():
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_processes_are_found_by_where_they_stand_and_ended_with_those_they_started(tmp_path):

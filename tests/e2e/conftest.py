@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENT_DRILLS
 from rows import tiny_rows
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -51,5 +52,6 @@ def project(tmp_path: Path, shell: Shell, fixture_models: Path) -> Path:
     text = recipe.read_text()
     assert "drills: [kill, " in text
     recipe.write_text(re.sub(r"drills: \[.*?\]", "drills: [kill]", text))  # one shows what the stage does
+    shell(["bash", "-euc", PATIENT_DRILLS], folder)
     shell(["hotspare", "keys", "new", "artifacts/keys", "--trust", "artifacts/trust.yaml"], folder)
     return folder

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENT_DRILLS
 from rows import tiny_rows
+
+from pipeline.drill.live.processes import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +30,14 @@ def test_every_shell_block_of_the_readme_runs_in_order(tmp_path: Path, root: Pat
     }  # fmt: skip
     # `dvc exp` needs a commit, as every project has that is older than five minutes.
     one_shot = f"(cd .. && {blocks[1].strip()} --seconds 10)\n"
+    begins = blocks[0].replace("cd fraud-project\n", f"cd fraud-project\n{PATIENT_DRILLS}")
+    assert PATIENT_DRILLS in begins
     script = (
         "set -eux\ntrap 'kill $(jobs -p) || true' EXIT\n"
-        + blocks[0]
+        + begins
         + "git add -A && git commit -qm first\n"
         + one_shot
-        + "".join(blocks[2:])
+        + "".join(blocks[2:]).replace("8080", str(free_port()))
     )
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -88,7 +88,7 @@ def test_a_checkpoint_tampered_with_is_not_moved_to(learner: Learner, service: S
     model = learner.files.primary / CHECKPOINT / "payload" / "model" / "model.tflite"
     model.write_bytes(model.read_bytes()[:-1] + b"!")
     assert served.admin("swap").status != 200
-    assert served.infer().headers["hotspare-bundle-id"] == identity
+    assert served.infer_by(Role.PRIMARY).headers["hotspare-bundle-id"] == identity
 
 
 @pytest.fixture

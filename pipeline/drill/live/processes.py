@@ -17,10 +17,15 @@ _END_S = 5.0
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Return a port of the loopback that nobody listens on, nor is given for a minute who asks for any port.
+
+    The end of a connection stays behind at it: a server that names it may listen there, as servers allow themselves.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as there:
+            listening.accept()[0].close()  # whose end closes first stays
+            there.recv(1)
         return port
 
 
