@@ -31,7 +31,7 @@ class Evidence:
     nonsense: str | None = None  # what it sent that is no frame, or no answer: it was killed for that
     suspects: int = 0  # requests that it was computing
     same_request: bool = False  # the other side is stuck on, or ended by, the same request
-    oom_kills_delta: int | None = None  # kills by the kernel for want of memory, meanwhile
+    oom_kills_delta: int | None = None  # kills by the kernel for want of memory, here at about this time
     errors: tuple[str, ...] = ()
     dependency: str | None = None  # what else was asked and did not answer: a registry, a store
 
@@ -224,7 +224,14 @@ def _start_failed(evidence: Evidence) -> _Finding:
 
 
 _PLAIN = {
-    Fault.OUT_OF_MEMORY: _Finding(Component.RESOURCE, 0.95, ("the kernel killed it because memory ran out",)),
+    Fault.OUT_OF_MEMORY: _Finding(
+        Component.RESOURCE,
+        0.8,
+        (
+            "it was killed as the kernel killed for want of memory",
+            "the kernel counts such kills for the whole machine: that one may have been another process",
+        ),
+    ),
     Fault.STOPPED: _Finding(Component.PROCESS, 0.95, ("the process is stopped (SIGSTOP or a debugger)",)),
     Fault.CORRUPT_WEIGHTS: _Finding(Component.WEIGHTS, 0.98, ("the bytes it loaded have changed in memory",)),
     Fault.MEMORY_GROWTH: _Finding(

@@ -19,6 +19,7 @@ from pipeline.runtime.diagnosis import Evidence
 from pipeline.runtime.flights import Flights
 from pipeline.runtime.guards import Guard
 from pipeline.runtime.members import Fault
+from pipeline.runtime.oom import OomKills
 from pipeline.runtime.pace import STARVED_RATIO, Paces
 from pipeline.runtime.procfs import ProcessSample, waited_ms
 from pipeline.runtime.release import Release
@@ -104,7 +105,7 @@ class Watch:
         self._even = {role for role, bundle in release.bundles.items() if bundle.io.rows_are_even}
         self._last_tick_ms = ground.now_ms()
         self._next_second_ms = self._last_tick_ms + _SECOND_MS
-        self._oom_kills = ground.oom_kills()
+        self._oom = OomKills(ground.oom_kills)
 
     def begin(self, worker: Worker) -> None:
         """Watch a worker that has just become ready."""
@@ -159,6 +160,7 @@ class Watch:
 
     def _look(self, workers: list[Worker], now: float) -> None:
         """Look at what changes slowly: the pair's own pace, memory, bytes."""
+        self._oom.look()
         self._hedge_after_ms = detectors.hedge_after_ms(self._settings, self._ground.recent_ms())
         for worker in self._ground.starting_workers():
             self._look_at_start(worker)
@@ -287,12 +289,11 @@ class Watch:
 
     def ended(self, exit_status: int | None, suspects: int, nonsense: str | None) -> Evidence:
         """Return what is known of how a worker ended."""
-        before, self._oom_kills = self._oom_kills, self._ground.oom_kills()
-        starved = self._oom_kills - before
+        starved = self._oom.take() if nonsense is None and _may_be_the_kernels(exit_status) else None
         killed = Fault.OUT_OF_MEMORY if starved else Fault.KILLED
         fault = Fault.CRASH if ended_by_itself(exit_status) else killed
         seen = Evidence(fault=fault, exit_status=exit_status, suspects=suspects, oom_kills_delta=starved)
-        return seen if nonsense is None else replace(seen, oom_kills_delta=None, nonsense=nonsense)
+        return seen if nonsense is None else replace(seen, nonsense=nonsense)
 
     # Hedges.
 
@@ -311,3 +312,8 @@ def ended_by_itself(exit_status: int | None) -> bool:
     if exit_status is None:
         return True
     return not (os.WIFSIGNALED(exit_status) and os.WTERMSIG(exit_status) in (signal.SIGKILL, signal.SIGTERM))
+
+
+def _may_be_the_kernels(exit_status: int | None) -> bool:
+    """Tell whether the kernel may have killed for want of memory who ended so: it sends SIGKILL and nothing else."""
+    return exit_status is None or (os.WIFSIGNALED(exit_status) and os.WTERMSIG(exit_status) == signal.SIGKILL)
