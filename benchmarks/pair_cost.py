@@ -2,8 +2,8 @@
 
 Side by side in one run, in turns: the bare engine call, our pair without and with dynamic batching, our HTTP front over
 a session in its own process, and MLServer 1.7.1 with the same model and engine (in an environment of its own, made
-below ``--out`` when it is missing). Then the standby's processor time while nobody asks, and the time from start to
-ready.
+below ``--out`` when it is missing), and the processor time that an answer costs our processes. Then the standby's
+processor time while nobody asks, and the time from start to ready.
 """
 
 import argparse
@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -60,17 +61,18 @@ class Figures:
     standby_cpu_ratio: list[float] = field(default_factory=list)
     ready_s: list[float] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    answer_cpu_us: dict[str, list[float]] = field(default_factory=dict)  # of a process, on many connections
 
 
 @contextmanager
-def serving_in_process(files: PairFiles) -> Iterator[int]:
-    """Run our front over a session in its own process; yields the port."""
+def serving_in_process(files: PairFiles) -> Iterator[tuple[int, int]]:
+    """Run our front over a session in its own process; yields the port and the process."""
     port = free_port()
     script = str(HERE / "in_process.py")
     command = [sys.executable, script, str(files.primary), "--trust", str(files.trust), "--port", str(port)]
-    with ended(subprocess.Popen(command, stderr=subprocess.DEVNULL)):
+    with ended(subprocess.Popen(command, stderr=subprocess.DEVNULL)) as process:
         until("The start in one process", lambda: get(port, "/v2/health/ready")[0] == 200)
-        yield port
+        yield port, process.pid
 
 
 @contextmanager
@@ -88,10 +90,10 @@ def serving_by_mlserver(python: Path, files: PairFiles, model: str, folder: Path
 
 
 @contextmanager
-def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+def ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
     """End a process at the end of a block."""
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -151,7 +153,9 @@ def measure(files: PairFiles, questions: Questions, rounds: int, seconds: float,
         stack.callback(batching.stop)
         batching.start()
         ports = {"hotspare": pair.port, "hotspare, batching": batching.port}
-        ports["in one process"] = stack.enter_context(serving_in_process(files))
+        ports["in one process"], alone = stack.enter_context(serving_in_process(files))
+        server, worker = pair.answering_pid(), pair.pid(Role.PRIMARY)
+        watched = {"hotspare": {"the server": server, "its worker": worker}, "in one process": {"one process": alone}}
         if mlserver is not None:
             model = questions.model
             ports["MLServer"] = stack.enter_context(serving_by_mlserver(mlserver, files, model, folder / "mlserver"))
@@ -161,21 +165,38 @@ def measure(files: PairFiles, questions: Questions, rounds: int, seconds: float,
             figures.bare_p50_ms.append(bare_p50_ms(files, questions))
             for name, port in ports.items():
                 figures.one.setdefault(name, []).append(paced(port, questions, 1, seconds, folder))
-                figures.many.setdefault(name, []).append(paced(port, questions, CONNECTIONS, seconds, folder))
+                ask = partial(paced, port, questions, CONNECTIONS, seconds, folder)
+                pace, costs = costing(watched.get(name, {}), ask, seconds)
+                figures.many.setdefault(name, []).append(pace)
+                for process, cost in costs.items():
+                    figures.answer_cpu_us.setdefault(process, []).append(cost)
             figures.standby_cpu_ratio.append(cpu_ratio(pair.pid(Role.BACKUP)))
     for _ in range(rounds):
         figures.ready_s.append(started_s(files))
     return figures
 
 
+def costing(pids: Mapping[str, int], ask: Callable[[], Pace], seconds: float) -> tuple[Pace, dict[str, float]]:
+    """Ask for so many seconds; return the pace, and the µs of processor time that an answer cost each process."""
+    before = {name: cpu_ms(pid) for name, pid in pids.items()}
+    pace = ask()
+    answers = pace.per_second * seconds
+    return pace, {name: 1000 * (cpu_ms(pid) - before[name]) / answers for name, pid in pids.items()}
+
+
 def cpu_ratio(pid: int) -> float:
     """Return the share of one processor that a process takes while nobody asks."""
-    before, began = sample(pid), time.monotonic()
+    before, began = cpu_ms(pid), time.monotonic()
     time.sleep(IDLE_S)
-    after = sample(pid)
-    if before is None or after is None:
-        raise InternalError("The standby has ended while nobody asked; read the timeline.")
-    return (after.cpu_ms - before.cpu_ms) / (1000 * (time.monotonic() - began))
+    return (cpu_ms(pid) - before) / (1000 * (time.monotonic() - began))
+
+
+def cpu_ms(pid: int) -> float:
+    """Return the processor time of a process so far."""
+    found = sample(pid)
+    if found is None:
+        raise InternalError("A server's process has ended while it was measured; read the timeline.")
+    return found.cpu_ms
 
 
 def started_s(files: PairFiles) -> float:
@@ -211,6 +232,8 @@ def rows(figures: Figures) -> list[tuple[str, str, str, str]]:
         made.append((f"{name}: answers a second", f"{statistics.median(p.per_second for p in paces):.0f}", "", ""))
         one = statistics.median(pace.p50_ms for pace in figures.one[name])
         made.append((f"{name}: p50 ms of one connection", f"{one:.3f}", "", ""))
+    for name, costs in figures.answer_cpu_us.items():
+        made.append((f"processor time an answer, {name}, µs", f"{statistics.median(costs):.0f}", "", ""))
     return made
 
 

@@ -1,6 +1,7 @@
 """The serving table compares what was measured in the same round, and says what missed its target."""
 
 import json
+import os
 import socketserver
 import subprocess
 import sys
@@ -61,6 +62,19 @@ def test_an_environment_of_other_packages_is_made_anew_and_one_of_the_same_is_us
     assert pair_cost.mlserver_python(tmp_path) == pair_cost.mlserver_python(tmp_path) == tmp_path / "bin" / "python"
     assert len(made) == 2
     assert set(pair_cost.MLSERVER_PACKAGES) <= set(made[-1])
+
+
+def test_an_answer_costs_each_process_its_share_of_what_it_computed_meanwhile():
+    def busy() -> Pace:
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+        return Pace(500.0, 5.0, 9.0, 0)
+
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as idle:
+        pace, costs = pair_cost.costing({"busy": os.getpid(), "idle": idle.pid}, busy, 0.2)
+    assert pace.per_second == 500
+    assert costs["busy"] > 700 > costs["idle"] >= 0  # 0.1 s for a hundred answers, less what a tick hides
 
 
 class Answering(socketserver.StreamRequestHandler):

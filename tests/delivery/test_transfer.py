@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from pipeline.commands.build.publishing import publish_release
 from pipeline.core.names import Role
 from pipeline.delivery.contents import read_contents
 from pipeline.delivery.staging import stage
+from pipeline.delivery.transports.http import HttpDepot
 from pipeline.delivery.transports.opening import open_depot
 
 ROOT = Path(__file__).parents[2]
@@ -86,12 +88,15 @@ def test_where_tensors_of_one_percent_changed_at_most_five_percent_move(
 
 @dataclass
 class Watched:
-    """A web server of a depot that notes which chunks were asked for, and kills who asks at the nth."""
+    """A web server of a depot: notes which chunks were asked for, takes its time, kills who asks at the nth."""
 
     folder: Path
     asked: list[str] = field(default_factory=list)
     kill_at: int | None = None
     victim: subprocess.Popen[bytes] | None = None
+    takes_s: float = 0.0
+    under_way: int = 0
+    at_once_max: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, path: str) -> None:
@@ -99,8 +104,13 @@ class Watched:
             return
         with self.lock:
             self.asked.append(path.rsplit("/", 1)[1])
+            self.under_way += 1
+            self.at_once_max = max(self.at_once_max, self.under_way)
             if len(self.asked) == self.kill_at and self.victim is not None:
                 self.victim.send_signal(signal.SIGKILL)
+        time.sleep(self.takes_s)
+        with self.lock:
+            self.under_way -= 1
 
 
 @pytest.fixture
@@ -122,6 +132,8 @@ def watched(tmp_path: Path) -> Iterator[tuple[Watched, str]]:
             pass
 
     class Server(ThreadingHTTPServer):
+        request_queue_size = 16  # eight connect at once
+
         def handle_error(self, *_: object) -> None:
             pass  # clients that are killed reset their connections
 
@@ -210,3 +222,28 @@ def test_killed_in_the_middle_the_next_run_moves_only_what_is_lacking(
     assert model.read_bytes() == (release.bundles[Role.PRIMARY] / "payload/model/model.onnx").read_bytes()
     # The bundle once, for its verification, and what Python and its libraries take.
     assert memory_bytes < size + 200e6
+
+
+@pytest.mark.parametrize(
+    ("lanes", "size"),
+    [
+        pytest.param(4, 200_000, marks=pytest.mark.slow),
+        *(pytest.param(lanes, 6_000_000, marks=pytest.mark.long) for lanes in (1, 4, 8)),
+    ],
+)
+def test_several_answers_of_a_slow_server_are_waited_for_at_once(
+    tmp_path: Path, watched: tuple[Watched, str], lanes: int, size: int
+) -> None:
+    server, address = watched
+    server.takes_s = 0.02
+    signer = Signer(tmp_path / "signer")
+    release = signer.release(1, np.random.default_rng(1).bytes(size))
+    publish_release(str(server.folder), release.channel_sig, release.bundles, signer.key, signer.policy())
+    with open_depot(address) as depot:
+        assert isinstance(depot, HttpDepot)
+        assert depot.lanes == 4
+        began = time.perf_counter()
+        staged = stage(replace(depot, lanes=lanes), "tiny", signer.policy(), tmp_path / "node", NOW)
+    print(f"{staged.chunks_moved:,} chunks, {lanes} at once: {time.perf_counter() - began:.1f} s")
+    assert staged.chunks_moved == len(server.asked)
+    assert server.at_once_max == lanes

@@ -51,7 +51,9 @@ def _hotspare(node: Path, *arguments: str, cwd: Path) -> "subprocess.CompletedPr
 
 def test_the_base_install_is_small_and_has_nothing_of_the_build_side(node: Path) -> None:
     files = [path for path in node.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert sum(path.stat().st_size for path in files) <= _SIZE_BYTES_MAX
+    size_bytes = sum(path.stat().st_size for path in files)
+    print(f"{size_bytes / 1e6:.0f} MB")
+    assert size_bytes <= _SIZE_BYTES_MAX
     packages = {path.name.split("-")[0].lower() for path in node.rglob("*.dist-info")}
     assert (
         packages & {"tensorflow", "keras", "mlflow", "dvc", "model_signing", "ray", "pandas", "scikit_learn"} == set()

@@ -47,4 +47,6 @@ def test_hundred_thousand_rows_take_little_memory(file: str, rows: str, clipping
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=MODELS.parents[1] / "compress", capture_output=True, text=True, check=True
     )
-    assert float(done.stdout.split()[-1]) < GROWTH_MB_MAX + path.stat().st_size / 2**20
+    growth_mb = float(done.stdout.split()[-1])
+    print(f"{file}, {clipping}: 100,000 rows add {growth_mb:.1f} MB")
+    assert growth_mb < GROWTH_MB_MAX + path.stat().st_size / 2**20
