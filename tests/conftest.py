@@ -1,6 +1,6 @@
 import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,19 @@ def fixture_models() -> Path:
 # CI repeats the same examples, so that a change is judged by itself; every local run draws new ones.
 settings.register_profile("hotspare", max_examples=40, deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("hotspare")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _power_stays_on() -> Iterator[None]:
+    """Wait for no disk: a killed process loses nothing that it wrote, and no test takes the power away."""
+
+    def is_open(file: object) -> None:
+        os.fstat(file if isinstance(file, int) else file.fileno())  # type: ignore[attr-defined]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", is_open)
+        patch.setattr(os, "fdatasync", is_open)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from learned import Learning
 
 from pipeline.bundle.learning import read_learning
+from pipeline.bundle.policy import TrustPolicy
 from pipeline.bundle.verify import VerifiedBundle
 from pipeline.core.errors import Malformed, RolledBack, Untrusted
 from pipeline.core.tensors import decode_npz, encode_npz
@@ -77,6 +78,11 @@ def base(learning: Learning) -> VerifiedBundle:
 
 
 @pytest.fixture(scope="module")
+def policy(learning: Learning) -> TrustPolicy:
+    return learning.policy()
+
+
+@pytest.fixture(scope="module")
 def payloads(base: VerifiedBundle) -> list[bytes]:
     what = read_learning(base.files)
     rows = np.random.default_rng(5).normal(size=(UPDATES, what.weights.count)).astype(np.float32)
@@ -86,8 +92,8 @@ def payloads(base: VerifiedBundle) -> list[bytes]:
 class Disk:
     """One member's log and start."""
 
-    def __init__(self, folder: Path, learning: Learning, base: VerifiedBundle) -> None:
-        self.folder, self.learning, self.base = folder, learning, base
+    def __init__(self, folder: Path, learning: Learning, base: VerifiedBundle, policy: TrustPolicy) -> None:
+        self.folder, self.learning, self.base, self.policy = folder, learning, base, policy
         self.log: UpdateLog | None = None
         self.opened()
 
@@ -96,7 +102,7 @@ class Disk:
         if self.log is not None:
             with suppress(OSError):  # killed while the file was exchanged
                 self.log.close()
-        self.start = read_start(self.folder / "start", self.base, self.learning.policy())
+        self.start = read_start(self.folder / "start", self.base, self.policy)
         self.log = UpdateLog(self.folder / "updates.log", self.base.bundle_id)
         settle(self.log, self.start, self.folder / "start")
         return self
@@ -107,7 +113,7 @@ class Disk:
         return payload, signature_file(payload, self.learning.update_key)
 
     def shorten(self, upto: int, sealed: tuple[dict[str, bytes], bytes]) -> None:
-        self.start = make_start(self.folder / "start", *sealed, self.base, self.learning.policy())
+        self.start = make_start(self.folder / "start", *sealed, self.base, self.policy)
         self.log.shorten(upto)
 
     def install(self, start: Start) -> None:
@@ -123,12 +129,12 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, learning: Learning, base: VerifiedBundle) -> Callable[[str], Disk]:
+def disk(tmp_path: Path, learning: Learning, base: VerifiedBundle, policy: TrustPolicy) -> Callable[[str], Disk]:
     """Make members' disks, each new."""
     made: list[Disk] = []
 
     def make(name: str = "a") -> Disk:
-        made.append(Disk(tmp_path / f"{name}{len(made)}", learning, base))
+        made.append(Disk(tmp_path / f"{name}{len(made)}", learning, base, policy))
         return made[-1]
 
     return make
@@ -173,7 +179,7 @@ def test_a_kill_anywhere_while_a_lent_start_is_installed_leaves_the_old_log_or_t
     follower.log.append(1, payloads[:own])
     if 0 < first < own:
         follower.shorten(first, follower.sealed(first))
-    start = borrow(lend(leader.start), base, follower.learning.policy())
+    start = borrow(lend(leader.start), base, follower.policy)
     with killed_at(calls):
         follower.install(start)
     follower.opened()
@@ -205,7 +211,7 @@ def test_a_start_older_than_its_log_is_refused(shortened: Disk) -> None:
 
 
 def test_a_log_whose_start_is_gone_is_refused(shortened: Disk) -> None:
-    base_start = read_start(shortened.folder / "nowhere", shortened.base, shortened.learning.policy())
+    base_start = read_start(shortened.folder / "nowhere", shortened.base, shortened.policy)
     with pytest.raises(RolledBack):
         settle(shortened.log, base_start, shortened.folder / "start")
 
@@ -216,14 +222,14 @@ def test_nothing_of_what_is_lent_may_be_changed_on_its_way(shortened: Disk, part
     flipped = parts[part].copy()
     flipped[len(flipped) // 2] ^= 1
     with pytest.raises(Untrusted):
-        borrow(encode_npz({**parts, part: flipped}), shortened.base, shortened.learning.policy())
+        borrow(encode_npz({**parts, part: flipped}), shortened.base, shortened.policy)
 
 
 def test_what_is_lent_has_exactly_its_parts(shortened: Disk) -> None:
     parts = decode_npz(lend(shortened.start), "it", Malformed)
     for odd in ({**parts, "more": parts["bias"]}, {name: parts[name] for name in parts if name != "bias"}):
         with pytest.raises(Malformed, match="agreed"):
-            borrow(encode_npz(odd), shortened.base, shortened.learning.policy())
+            borrow(encode_npz(odd), shortened.base, shortened.policy)
 
 
 def test_the_base_is_not_lent(disk: Callable[..., Disk]) -> None:
