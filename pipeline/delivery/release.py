@@ -69,10 +69,10 @@ def fetch_drill(depot: Depot, channel: VerifiedChannel, policy: TrustPolicy) -> 
     A release is as good without it, so one that does not verify is left where it is.
     """
     found = channel.channel
-    data = depot.read(bundle_path(found.primary.bundle_id, DRILL_FILE), SMALL_BYTES_MAX)
-    if data is None:
-        return None
     try:
+        data = depot.read(bundle_path(found.primary.bundle_id, DRILL_FILE), SMALL_BYTES_MAX)
+        if data is None:
+            return None
         statement = verify_attestation(data, policy)
     except Untrusted:
         return None

@@ -13,7 +13,8 @@ from pipeline.bundle.public_key import key_hint
 from pipeline.commands.build.publishing import Published, publish, publish_release
 from pipeline.core.errors import KeyFileError, NotAccepted, RolledBack, SignatureInvalid, Tampered, UsageError
 from pipeline.core.names import Role
-from pipeline.delivery.depot import bundle_path, channel_path
+from pipeline.delivery.contents import CONTENTS_BYTES_MAX
+from pipeline.delivery.depot import CONTENTS_FILE, bundle_path, channel_path
 from pipeline.delivery.staging import stage
 from pipeline.delivery.transports.memory import MemoryDepot
 
@@ -138,6 +139,17 @@ def test_a_channel_that_a_kill_cut_short_is_written_over(signer: Signer, depot: 
     depot.files[CHANNEL] = release.channel_sig[:100]
     put(depot, signer, release)
     assert depot.files[CHANNEL] == release.channel_sig
+
+
+def test_contents_that_somebody_blew_up_are_written_over(signer: Signer, depot: MemoryDepot) -> None:
+    """Publishing said "publish it again", and said it again: the release could not be published any more."""
+    release = signer.release(1, MODEL)
+    put(depot, signer, release)
+    path = bundle_path(release.channel.primary.bundle_id, CONTENTS_FILE)
+    whole = depot.files[path]
+    depot.files[path] = b" " * (CONTENTS_BYTES_MAX + 1)
+    assert put(depot, signer, release).bytes_new == len(depot.files[path])
+    assert len(depot.files[path]) < 2 * len(whole)
 
 
 def test_other_bundles_than_the_channels_are_not_published(signer: Signer, depot: MemoryDepot) -> None:

@@ -20,6 +20,7 @@ from pipeline.bundle.channel import Channel, Revocations
 from pipeline.bundle.floor import floor_path, raise_floor
 from pipeline.bundle.policy import KeyUse
 from pipeline.bundle.public_key import key_hint
+from pipeline.bundle.reading import SMALL_BYTES_MAX
 from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.commands.build.publishing import publish
 from pipeline.core.errors import (
@@ -546,7 +547,7 @@ def test_the_attestation_of_this_pair_is_staged(world: World) -> None:
     assert world.in_place()["drill.json"] == drill
 
 
-@pytest.mark.parametrize("bad", ["other pair", "other key", "nonsense"])
+@pytest.mark.parametrize("bad", ["other pair", "other key", "nonsense", "too large"])
 def test_an_attestation_that_cannot_be_believed_stays_where_it_is(world: World, bad: str) -> None:
     release = world.release(1, MODEL)
     other = Signer(world.to.parent / "other")
@@ -554,6 +555,7 @@ def test_an_attestation_that_cannot_be_believed_stays_where_it_is(world: World, 
         "other pair": lambda: drilled(world.signer, world.signer.release(1, MODEL, b"another").channel, world.policy),
         "other key": lambda: drilled(other, release.channel, other.policy()),
         "nonsense": lambda: b"{}",
+        "too large": lambda: b" " * (SMALL_BYTES_MAX + 1),
     }[bad]()
     world.depot.files[bundle_path(release.channel.primary.bundle_id, "drill.json")] = drill
     world.stage()

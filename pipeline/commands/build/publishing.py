@@ -253,14 +253,14 @@ def _publish_contents(
     Another key's is replaced, also while it is pinned: it may be on its way out.
     """
     path = bundle_path(contents.bundle_id, CONTENTS_FILE)
-    there = depot.depot.read(path, CONTENTS_BYTES_MAX)
-    if there is not None and depot.holds(path, len(there)):
-        try:
+    try:
+        there = depot.depot.read(path, CONTENTS_BYTES_MAX)
+        if there is not None and depot.holds(path, len(there)):
             found, hint = read_contents(there, trust, path)
             if found == contents and hint == key_hint(key.public_key()):
                 return
-        except (Malformed, SignatureInvalid):
-            pass  # not whole, or by a key that is not trusted any more
+    except (Malformed, SignatureInvalid):
+        pass  # not whole, larger than any that was signed, or by a key that is not trusted any more
     signed = sign_envelope(contents.to_bytes(), CONTENTS_TYPE, key)
     if len(signed) > CONTENTS_BYTES_MAX:
         raise NotAccepted(f"The bundle {contents.bundle_id} has too many files to be delivered; pack it in fewer.")
