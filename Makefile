@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TF_CPP_MIN_LOG_LEVEL := 3
+unexport PYTHONDONTWRITEBYTECODE  # what pytest makes of the tests is made once
 
 .DEFAULT_GOAL := help
 .PHONY: help env repro rehearse test test-fast soak test-all format lock clean
