@@ -94,7 +94,7 @@ class Answering(socketserver.StreamRequestHandler):
 def test_answers_are_counted_and_errors_are_counted_apart(connections):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answering) as server:
         server.daemon_threads, server.told = True, Counter()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         bodies = (json.dumps({"status": 200}), json.dumps({"status": 500}))
         began_s = time.perf_counter()
         found = closed_loop.pace(Plan(server.server_address[1], "/x", bodies, 1.0, 0.5, connections=connections))
