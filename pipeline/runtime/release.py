@@ -167,8 +167,18 @@ def _tensors(io: IoContract) -> set[tuple[str, str, tuple[int, ...]]]:
 def disk_problems(release: Release, now: datetime) -> dict[Role, str]:
     """Verify policy, channel and bundles on disk once more, as a start does; returns why one would not be loaded now.
 
-    Said by role. The channel may have been renewed, or have ended, or revoke since what it named before.
+    Said by role. The channel may have been renewed, or have ended, or revoke since what it named before. A release that
+    is put in place of another meanwhile is looked at again.
     """
+    for _ in range(_READINGS_MAX - 1):
+        before = _identity(release.places)
+        problems = _look(release, now)
+        if not problems or _identity(release.places) == before:
+            return problems
+    return _look(release, now)
+
+
+def _look(release: Release, now: datetime) -> dict[Role, str]:
     try:
         policy = load_policy(release.places.trust)
         channel = _channel(release.places, policy, now)

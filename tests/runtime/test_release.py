@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sealed import NOW, Sealed, tiny_channel, tiny_payload, write_channel
 
+from pipeline.bundle import verify as verify_room
 from pipeline.bundle.channel import BundleRef
 from pipeline.bundle.floor import floor_path, read_floor
 from pipeline.bundle.statement import bundle_id
@@ -146,6 +147,26 @@ def test_a_release_that_is_exchanged_while_it_is_read_is_read_again_and_nothing_
     release = open_release(where, NOW, strict)
     assert (release.channel is not None and release.channel.channel.seq, release.refused) == (9, {})
     assert release.bundles[Role.PRIMARY].files["NOTES.md"] == b"9"
+
+
+def test_a_release_that_is_exchanged_while_the_disk_is_looked_at_is_no_forgery(
+    files: Sealed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signature of the old release beside the files of the new one: somebody was called for nothing."""
+    place, coming = staged(files, tmp_path / "tiny", 8), staged(files, tmp_path / "coming", 9)
+    release = open_release(Places(place / "primary", place / "backup", files.trust, place), NOW, strict=True)
+    real, calls = verify_room.read_payload, []
+
+    def exchanged(*args: object) -> object:
+        if not calls:
+            calls.append(place.rename(tmp_path / "gone"))
+            coming.rename(place)
+        return real(*args)
+
+    monkeypatch.setattr(verify_room, "read_payload", exchanged)
+    problems = disk_problems(release, NOW)
+    assert problems.keys() == {Role.PRIMARY}
+    assert "lies there by now" in problems[Role.PRIMARY]
 
 
 def test_a_renewed_channel_is_noticed_and_one_that_is_not_accepted_is_none(files: Sealed) -> None:
