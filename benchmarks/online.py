@@ -378,12 +378,14 @@ async def stop_once(pair: Pair, leader: int, rows: Tensors, stream: Stream, send
 
 async def one_trial(mode: str, seed: int, pair: Pair, world: World, stream: Stream) -> Trial:
     """Stream updates, take the leader away at a random moment, let the other one go on, and compare."""
-    leader, count_before = await pair.settled(), len(stream.acknowledged)
+    await pair.settled()
+    count_before = len(stream.acknowledged)
     sender = Sender(pair.folders, stream.told)
     enough = asyncio.Event()
     tasks = [asyncio.create_task(sender.run()), asyncio.create_task(feed(stream, sender, enough))]
     await asyncio.sleep(random.Random(seed).uniform(0.2, 1.0))  # noqa: S311 - the same moments for the same seed
-    epoch, began = await epoch_of(pair, leader), time.monotonic()
+    leader, epoch = await leading(pair)
+    began = time.monotonic()
     strike = (
         stop_once(pair, leader, stream.row(0), stream, sender)
         if mode.startswith("stopped")
@@ -410,11 +412,14 @@ async def one_trial(mode: str, seed: int, pair: Pair, world: World, stream: Stre
     )  # fmt: skip
 
 
-async def epoch_of(pair: Pair, seat: int) -> int:
-    """Return a member's epoch; it may take a while to answer on a busy machine."""
-    while (seen := await pair.where(seat)) is None or seen.epoch is None:
+async def leading(pair: Pair) -> tuple[int, int]:
+    """Return who leads, and its epoch: on a busy machine another may by now, and it may take a while to say so."""
+    while True:
+        for seat in (0, 1):
+            seen = await pair.where(seat)
+            if seen is not None and seen.stand == "leads" and seen.epoch is not None:
+                return seat, seen.epoch
         await asyncio.sleep(0.01)
-    return seen.epoch
 
 
 async def first_update(stream: Stream, epoch: int) -> float:

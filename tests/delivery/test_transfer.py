@@ -1,5 +1,6 @@
 """What a transfer costs: of a bundle that changed a little, and of one that was killed; real processes and servers."""
 
+import contextlib
 import functools
 import hashlib
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from depots import NOW, Release, Signer, payload, reference, trust_file
+from serving import until
 
 from pipeline.commands.build.publishing import publish_release
 from pipeline.core.names import Role
@@ -97,6 +99,8 @@ class Watched:
     takes_s: float = 0.0
     under_way: int = 0
     at_once_max: int = 0
+    waits_for: int = 0  # nobody is answered before so many have asked at once
+    connections: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, path: str) -> None:
@@ -109,6 +113,7 @@ class Watched:
             if len(self.asked) == self.kill_at and self.victim is not None:
                 self.victim.send_signal(signal.SIGKILL)
         time.sleep(self.takes_s)
+        until(lambda: self.at_once_max >= self.waits_for)
         with self.lock:
             self.under_way -= 1
 
@@ -120,6 +125,17 @@ def watched(tmp_path: Path) -> Iterator[tuple[Watched, str]]:
     class Handler(SimpleHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # as every server of static files has it
+
+        def setup(self) -> None:
+            with state.lock:
+                state.connections += 1
+            super().setup()
+
+        def finish(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                super().finish()
+            with state.lock:
+                state.connections -= 1
 
         def do_GET(self) -> None:
             state.note(self.path)
@@ -206,6 +222,7 @@ def test_killed_in_the_middle_the_next_run_moves_only_what_is_lacking(
         first = subprocess.Popen(command, cwd=ROOT)
         server.victim = first
     assert first.wait() == -signal.SIGKILL
+    until(lambda: server.connections == 0)  # what it had asked before it died is noted by now
     assert not (to / "tiny").exists()
     landed = _landed(chunks, to / ".incoming/tiny")
     asked_first = len(server.asked)
@@ -235,7 +252,7 @@ def test_several_answers_of_a_slow_server_are_waited_for_at_once(
     tmp_path: Path, watched: tuple[Watched, str], lanes: int, size: int
 ) -> None:
     server, address = watched
-    server.takes_s = 0.02
+    server.takes_s, server.waits_for = 0.02, lanes
     signer = Signer(tmp_path / "signer")
     release = signer.release(1, np.random.default_rng(1).bytes(size))
     publish_release(str(server.folder), release.channel_sig, release.bundles, signer.key, signer.policy())

@@ -92,17 +92,32 @@ def test_files_that_do_not_belong_together_are_refused_by_name(folder):
 
 
 def test_a_client_that_never_shakes_hands_has_a_place_and_loses_it(folder, loop):
-    async def run():
-        async with serving(tls(folder), connections_max=1, head_s_max=0.5) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def has_a_place():
+        async with serving(tls(folder), connections_max=1, head_s_max=60) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
             with pytest.raises(OSError, match=r".*"):  # a reset, or an end in the middle of the handshake
                 await ask_at(port, client_context(folder))
-            with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(reader.read(), 10) == b""
             writer.close()
-            return await ask_at(port, client_context(folder))
 
-    assert loop(run()).startswith(b"HTTP/1.1 200")
+    async def loses_it():
+        async with serving(tls(folder), connections_max=1, head_s_max=0.5) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 30) == b""
+            writer.close()
+            return await answered_at_last(port, client_context(folder))
+
+    loop(has_a_place())
+    assert loop(loses_it()).startswith(b"HTTP/1.1 200")
+
+
+async def answered_at_last(port, context):
+    """Ask until there is an answer: half a second may be too short for a handshake on a busy machine."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(OSError):
+                if answer := await ask_at(port, context):
+                    return answer
 
 
 def test_a_request_in_the_same_breath_as_the_handshake_is_answered(folder, loop):
