@@ -6,13 +6,14 @@ A tag says nothing by itself: every channel is verified with the pinned keys aga
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipeline.bundle.channel import BundleRef, Channel, Revocations
 from pipeline.bundle.policy import TrustPolicy
 from pipeline.bundle.verify import read_channel
+from pipeline.core.clock import from_text
 from pipeline.core.errors import Malformed, SignatureInvalid
 from pipeline.core.names import Role
-from pipeline.registry.channel_plan import Standard
 from pipeline.registry.pair import Pair
 
 CLAIM_TAG = "channel_seq_begun"
@@ -21,6 +22,22 @@ _CLAIM = re.compile(rf"{CLAIM_TAG}(\.[0-9a-f]+)?")
 _HEAD = re.compile(r"channel\.([0-9]{1,15})\.([0-9]{1,15})")
 # MLflow takes 100,000 characters, its column in PostgreSQL 5,000.
 _PART_CHARS = 4_000
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What a channel says now: the pair, its place in the order and when it wants renewal."""
+
+    pair: Pair
+    epoch: int
+    seq: int
+    refresh_by: datetime
+
+    @staticmethod
+    def of(channel: Channel) -> "Standard":
+        """Return what a channel says."""
+        pair = Pair(channel.primary.bundle_id, channel.backup.bundle_id)
+        return Standard(pair, channel.epoch, channel.seq, from_text(channel.refresh_by))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.attestation import DrillStatement
+from pipeline.bundle.channel import BundleRef
 from pipeline.bundle.manifest import Parent
 from pipeline.core.canonical import canonical_json, sha256_file, sha256_hex
 from pipeline.core.names import Role
@@ -119,6 +120,11 @@ class Build:
     def sealed(self) -> tuple[Sealed, Sealed]:
         """Return both bundles, the primary first."""
         return self.primary, self.backup
+
+    @property
+    def refs(self) -> dict[Role, BundleRef]:
+        """Return them as a channel names them."""
+        return {sealed.role: BundleRef(sealed.bundle_id, sealed.size_bytes) for sealed in self.sealed}
 
     def facts(self, scripts: Mapping[str, str] | None = None) -> Facts:
         """Return what the gates of promotion look at; ``scripts`` are the digests of the recipe's drills as of now."""

@@ -20,11 +20,13 @@ from pipeline.bundle.public_key import key_hint
 from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.cli import main
 from pipeline.commands.build import (
+    channel_folder,
     follow,
     follower,
     follower_memory,
     follower_rebuild,
     follower_renewal,
+    mending,
     project,
     promotion_effects,
     register,
@@ -498,8 +500,8 @@ _PLACES = [
     (follower_rebuild, "register_build"),
     (follower, "judge_pair"),
     (promotion_effects, "_claim"),
-    (promotion_effects, "_write"),
-    (promotion_effects, "_align"),
+    (mending, "write_folder"),
+    (promotion_effects, "aligned"),
     (project, "publish"),
 ]
 
@@ -752,7 +754,7 @@ def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
 
 def _newest() -> Any:
     """Return the channel in the folder, whatever its dates."""
-    channel = promotion_effects.current_channel("toy", load_policy(layout.TRUST_POLICY))
+    channel = channel_folder.current_channel("toy", load_policy(layout.TRUST_POLICY))
     assert channel is not None
     return channel
 
@@ -918,7 +920,7 @@ def test_a_refused_renewal_is_told_once_tried_again_in_a_while_and_alarms_when_t
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(promotion_effects, "_claim"), (promotion_effects, "_write"), (promotion_effects, "_align"), (project, "publish")],
+    [(promotion_effects, "_claim"), (mending, "write_folder"), (promotion_effects, "aligned"), (project, "publish")],
 )
 def test_a_renewal_killed_at_any_step_is_made_good_by_the_next(
     folder: Path,

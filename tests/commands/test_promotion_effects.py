@@ -13,14 +13,10 @@ from hypothesis import strategies as st
 from promoting import MODEL, NOW, TERMS, Workshop, pair_of_release, refs, register_releases, workshop
 
 from pipeline.bundle.channel import Revocations
-from pipeline.commands.build import promotion_effects
-from pipeline.commands.build.promotion_effects import (
-    align,
-    carry_out,
-    current_channel,
-    look,
-    promote_pair,
-)
+from pipeline.commands.build import mending, promotion_effects
+from pipeline.commands.build.channel_folder import current_channel
+from pipeline.commands.build.mending import align, carry_out, look
+from pipeline.commands.build.promotion_effects import promote_pair
 from pipeline.core import layout
 from pipeline.core.errors import Malformed, PromotionRefused, Unreachable
 from pipeline.core.names import Role
@@ -76,13 +72,13 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mortal:
     made = Mortal()
     register_releases(made, 4, tmp_path / "bundles")
     made.steps.clear()
-    real = promotion_effects._write
+    real = mending.write_folder
 
     def write(model: str, held: Held) -> None:
         made.step(f"folder seq {held.channel.seq}")
         real(model, held)
 
-    monkeypatch.setattr(promotion_effects, "_write", write)
+    monkeypatch.setattr(mending, "write_folder", write)
     return made
 
 

@@ -21,8 +21,8 @@ from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.cli import main
+from pipeline.commands.build import mending, promotion_effects, register
 from pipeline.commands.build import project as project_of_commands
-from pipeline.commands.build import promotion_effects, register
 from pipeline.core import layout
 from pipeline.core.canonical import sha256_hex
 from pipeline.core.clock import utc_now
@@ -283,7 +283,7 @@ def test_a_process_killed_before_the_channel_never_uses_its_number_again(
     project: Path, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(promotion_effects, "_write", _die)
+        patch.setattr(mending, "write_folder", _die)
         main(["register"])
     assert not layout.channel_dir("toy").exists()
     assert main(["register"]) == 0

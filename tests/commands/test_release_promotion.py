@@ -12,7 +12,7 @@ from pipeline.bundle.policy import load_policy
 from pipeline.cli import main
 from pipeline.commands.build import project as project_of_commands
 from pipeline.commands.build import register, release, release_folder, release_pair
-from pipeline.commands.build.promotion_effects import current_channel
+from pipeline.commands.build.channel_folder import current_channel
 from pipeline.core import layout
 from pipeline.registry.memory import MemoryRegistry
 

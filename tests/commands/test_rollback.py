@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.commands.build import project as project_of_commands
 from pipeline.commands.build import register
 from pipeline.commands.build import status as status_command
+from pipeline.commands.build.reissuing import require_sound
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import KeyFileError, NotAccepted, PromotionRefused, Unreachable, UsageError
@@ -556,16 +557,48 @@ def test_keys_are_rotated_and_the_old_one_revoked(
     assert load_private_key() is not None
 
 
-def test_bundles_of_a_revoked_key_are_promoted_by_nobody(
+def test_a_copy_that_a_revoked_key_signed_is_replaced_as_the_refusal_says(
     promoted: MemoryRegistry, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nodes refuse them: a channel that names them would leave those that start with nothing to load."""
+    """The folder that renews need not be the one that packed."""
     old = _channel_key()
+    _rotate()
+    assert main(["revoke", "toy", "--key", old]) == 0
+    shutil.copytree("artifacts/bundles", "packed-anew")
+    _build(packed, 1)
+    with pytest.raises(PromotionRefused, match=r"pack that build .*delete its version in MLflow, and register it"):
+        _require_sound()
+    for bundle_id in _ids(packed, 2).values():  # as after deleting them
+        promoted.tag_version("toy", _number(promoted, bundle_id), "bundle_id", "")
+    _build(packed, 2)
+    shutil.rmtree("artifacts/bundles")
+    shutil.move("packed-anew", "artifacts/bundles")
+    assert main(["register"]) == 0
+    _build(packed, 1)
+    _require_sound()
+
+
+def _require_sound() -> None:
+    with project_of_commands.opened_project() as project:
+        seen = project.look("toy")
+        assert seen.in_force is not None
+        require_sound(project, seen, seen.in_force, "it is not renewed")
+
+
+def _rotate() -> None:
     main(["keys", "new", "artifacts/keys-next"])
     main(["keys", "pin", "artifacts/keys-next", "--trust", str(layout.TRUST_POLICY), "--name", "next"])
     shutil.rmtree(layout.KEYS)
     Path("artifacts/keys-next").rename(layout.KEYS)
     assert main(["pack", "toy"]) == 0
+
+
+def test_bundles_of_a_revoked_key_are_promoted_by_nobody(
+    promoted: MemoryRegistry, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nodes refuse them: a channel that names them would leave those that start with nothing to load."""
+    old = _channel_key()
+    _rotate()
     assert main(["revoke", "toy", "--key", old]) == 0
     _build(packed, 1)
     for command in (["promote", "toy"], ["register"]):

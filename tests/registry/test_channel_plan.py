@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.registry.channel_plan import Issue, Keep, Standard, plan_channel
+from pipeline.registry.channel_plan import Issue, Keep, plan_channel
+from pipeline.registry.history import Standard
 from pipeline.registry.pair import Pair
 from pipeline.registry.promotion_policy import ChannelTerms
 

@@ -30,7 +30,7 @@ from toy_project import make_project
 
 from pipeline.bundle.policy import load_policy
 from pipeline.bundle.verify import read_channel, verify_bundle
-from pipeline.commands.build.promotion_effects import align, look
+from pipeline.commands.build.mending import align, look
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.names import Role

@@ -11,7 +11,6 @@ from pipeline.bundle.strict_json import parse_strict
 from pipeline.bundle.verify import VerifiedBundle, verify_bundle
 from pipeline.commands.build.judging import judged
 from pipeline.commands.build.project import Project
-from pipeline.commands.build.promotion_effects import build_refs
 from pipeline.core.errors import HotspareError, Malformed, MissingStageError, NotAccepted, Untrusted
 from pipeline.core.names import CandidateName, Role
 from pipeline.core.recipe import load_recipe
@@ -49,7 +48,7 @@ def judge_pair(project: Project, seen: Seen, pair: Pair, build: Build | None) ->
     holds and no pinned key signed.
     """
     if build is not None and build.facts().pair == pair:
-        verdict, refs = judged(project.policy, build, seen, None), build_refs(build)
+        verdict, refs = judged(project.policy, build, seen, None), build.refs
     else:
         bundles = _verified(project, seen, pair)
         verdict = decide(project.policy, _facts(project, seen, pair, bundles))

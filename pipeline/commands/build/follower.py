@@ -17,8 +17,8 @@ from pipeline.commands.build.follower_moments import Moments, forget_past, last_
 from pipeline.commands.build.follower_nodes import PROMOTING, Node, have_caught_up
 from pipeline.commands.build.follower_rebuild import Opened, Replay, rebuild, replay_key
 from pipeline.commands.build.follower_renewal import renew_if_due, unrenewed
+from pipeline.commands.build.mending import align, carry_out
 from pipeline.commands.build.project import Project
-from pipeline.commands.build.promotion_effects import align, carry_out
 from pipeline.commands.build.reissuing import Reissued, reissue
 from pipeline.commands.build.replaying import Took
 from pipeline.core.clock import utc_now

@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from fcntl import LOCK_EX, flock
+from pathlib import Path
 
 from pipeline.bundle.channel import Channel
 from pipeline.bundle.policy import TrustPolicy, load_policy
-from pipeline.commands.build.promotion_effects import look, one_at_a_time
+from pipeline.commands.build.mending import look
 from pipeline.commands.build.published import depot_channel, publish
 from pipeline.commands.build.publishing import NO_REPAIR, Published, Repair
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, SurroundingsError, Unreachable, Untrusted, UsageError
-from pipeline.registry.access import open_registry
+from pipeline.core.files import disk_errors
+from pipeline.registry.access import STORE, open_registry
 from pipeline.registry.agreement import Seen
 from pipeline.registry.history import Held
 from pipeline.registry.loading import experiment_name, project_root
@@ -82,6 +85,20 @@ class Project:
                 f"Channel seq {in_force.channel.seq} of {model} is in force, but it is not published: {error} "
                 f"Then run `hotspare reconcile {model}`."
             ) from error
+
+
+@contextmanager
+def one_at_a_time(root: Path) -> Iterator[None]:
+    """Hold the project's lock: two commands of one project never register or promote at once."""
+    place = root / STORE / ".lock"
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        flock(descriptor, LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from pipeline.commands.build.channel_change import show_changes
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.judging import judged
 from pipeline.commands.build.project import Project, opened_project
-from pipeline.commands.build.promotion_effects import build_refs
 from pipeline.commands.build.reissuing import Reissued, add_output_arguments, reissue
 from pipeline.core.errors import MissingStageError, PromotionRefused
 from pipeline.registry.agreement import Seen
@@ -55,7 +54,7 @@ def _promote(args: argparse.Namespace, project: Project) -> tuple[Sequence[Gate]
     verdict = judged(project.policy, build, seen, args.approver or acting_person(os.environ))
     if isinstance(verdict, Refuse):
         raise PromotionRefused(f"{args.model} is not promoted; the pair promoted before stays.", verdict.reasons)
-    return verdict.gates, reissue(project, seen, build_refs(build), args.dry_run)
+    return verdict.gates, reissue(project, seen, build.refs, args.dry_run)
 
 
 def _renew(args: argparse.Namespace, project: Project) -> tuple[Sequence[Gate], Reissued]:

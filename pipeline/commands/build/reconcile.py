@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.commands.build.console import show_json, show_table
+from pipeline.commands.build.mending import align
 from pipeline.commands.build.project import Project, named_models, opened_project
-from pipeline.commands.build.promotion_effects import align
 from pipeline.commands.build.publishing import Repair
 from pipeline.core.errors import HotspareError, PromotionRefused, Untrusted
 from pipeline.registry.agreement import Drift, Seen, find_drift

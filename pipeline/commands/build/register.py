@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pipeline.bundle.policy import load_policy
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.judging import judged, without_approval
-from pipeline.commands.build.project import Project
-from pipeline.commands.build.promotion_effects import align, build_refs, one_at_a_time
+from pipeline.commands.build.mending import align
+from pipeline.commands.build.project import Project, one_at_a_time
 from pipeline.commands.build.reissuing import reissue
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
@@ -113,7 +113,7 @@ def _promote(project: Project, build: Build) -> Fate:
         return Fate(f"waits for `hotspare promote {model}`")
     if pair in taken_back(seen.all_held) and not is_current:
         return Fate(f"was taken back; `hotspare promote {model}` brings it again")
-    made = reissue(project, seen, build_refs(build), dry_run=False)
+    made = reissue(project, seen, build.refs, dry_run=False)
     told = f"channel seq {made.seq}"
     return Fate(f"{made.plan.why}, {told}" if isinstance(made.plan, Issue) else told)
 

@@ -11,12 +11,12 @@ from pipeline.bundle.verify import verify_bundle
 from pipeline.commands.build.channel_change import Change, changes, show_changes
 from pipeline.commands.build.console import show_json
 from pipeline.commands.build.project import Project
-from pipeline.commands.build.promotion_effects import Promotion, channel_of, plan_pair, promote_pair, refs_in_force
+from pipeline.commands.build.promotion_effects import Promotion, promote_pair
 from pipeline.commands.build.published import find_bundle
 from pipeline.core.errors import PromotionRefused
 from pipeline.core.names import Role
 from pipeline.registry.agreement import Seen
-from pipeline.registry.channel_plan import Issue, Keep
+from pipeline.registry.channel_plan import NOTHING, Issue, Keep, channel_of, plan_pair, refs_in_force
 from pipeline.registry.history import Held
 
 
@@ -50,7 +50,7 @@ def reissue(
     dry_run: bool,
     *,
     rollback_of: int | None = None,
-    revoke: Revocations = Revocations(),  # noqa: B008 - frozen
+    revoke: Revocations = NOTHING,
     why: str | None = None,
 ) -> Reissued:
     """Sign a channel that makes ``refs`` the pair in force, move the aliases, publish; or only plan it.
@@ -83,7 +83,7 @@ def require_sound(project: Project, seen: Seen, held: Held, refused: str) -> Non
             if bundle.key_hint in seen.revoked.keys:
                 raise PromotionRefused(
                     f"{refused}: the key {bundle.key_hint[:12]} that signed its {role} is revoked; "
-                    "pack and register that build with another key."
+                    "pack that build with another key, delete its version in MLflow, and register it."
                 )
 
 

@@ -24,9 +24,9 @@ from pipeline.bundle.channel import DEFAULT_CHANNEL, Channel
 from pipeline.bundle.policy import KeyUse, TrustPolicy, load_policy
 from pipeline.bundle.provenance import LOCK, ProvenanceStatement
 from pipeline.commands.build import drill, promote, register
+from pipeline.commands.build.channel_folder import current_channel
 from pipeline.commands.build.console import show_json, show_table
 from pipeline.commands.build.pins import stale_stages, uncommitted
-from pipeline.commands.build.promotion_effects import current_channel
 from pipeline.commands.build.release_folder import (
     NOTE_FILE,
     SUMS_FILE,

@@ -9,8 +9,8 @@ from datetime import datetime
 from pipeline.bundle.channel import Standing
 from pipeline.bundle.policy import TrustPolicy, load_policy
 from pipeline.commands.build.console import show_json, show_table
+from pipeline.commands.build.mending import look
 from pipeline.commands.build.project import age_in_words, named_models
-from pipeline.commands.build.promotion_effects import look
 from pipeline.commands.build.published import depot_channel, depot_name
 from pipeline.commands.node.running import RunningServer
 from pipeline.core import layout
