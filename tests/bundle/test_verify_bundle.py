@@ -44,6 +44,7 @@ def test_an_attestations_folder_is_left_alone(pair: Sealed, verified) -> None:
 def flip(path: Path, position: int, mask: int) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= mask
+    path.unlink()  # written over, a file waits for the disk
     path.write_bytes(data)
 
 
@@ -77,6 +78,7 @@ def test_no_byte_of_any_file_is_free(pair: Sealed, policy, data: st.DataObject) 
         with pytest.raises(expected):
             verify_bundle(pair.backup, policy, NOW)
     finally:
+        path.unlink()
         path.write_bytes(whole)
 
 
