@@ -79,7 +79,7 @@ def test_a_client_that_opens_all_connections_it_can_does_not_keep_a_worker_from_
     served.until_whole()
     with contextlib.ExitStack() as open_ones:
         for _ in range(600):
-            open_ones.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=10))
+            open_ones.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=30))
         os.kill(served.pid(Role.PRIMARY), signal.SIGKILL)
         served.until(lambda pair: pair["counters"]["restarts"])
         served.until_whole()

@@ -44,7 +44,7 @@ def shown(served: Service) -> str:
     """Return the common name that a new handshake shows."""
     assert served.tls is not None
     with (
-        socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock,
+        socket.create_connection(("127.0.0.1", served.port), timeout=30) as sock,
         served.tls.wrap_socket(sock, server_hostname="127.0.0.1") as wrapped,
     ):
         return dict(pair[0] for pair in wrapped.getpeercert()["subject"])["commonName"]

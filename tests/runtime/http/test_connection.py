@@ -86,7 +86,7 @@ def test_what_is_not_http_is_refused_in_json(data, status):
 @pytest.mark.parametrize("data", [b"", b"GET / HT", b"\r\n", b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: a"])
 def test_a_request_that_never_arrives_is_ended(data):
     async def run():
-        async with serving(head_s_max=0.05) as (port, _):
+        async with serving(head_s_max=0.3) as (port, _):
             return await say(port, data, end=False)
 
     assert status_and_error(asyncio.run(run()))[0] == 408 if data.strip() else asyncio.run(run()) in (b"",)

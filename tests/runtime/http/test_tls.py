@@ -124,7 +124,7 @@ def test_a_request_in_the_same_breath_as_the_handshake_is_answered(folder, loop)
     def say(port):
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = client_context(folder).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
             while True:
                 try:
                     client.do_handshake()
@@ -150,7 +150,7 @@ def test_a_request_in_the_same_breath_as_the_handshake_is_answered(folder, loop)
 def test_an_idle_client_that_is_asleep_does_not_hold_up_the_end(folder, loop):
     def asleep(port):
         sock = client_context(folder).wrap_socket(
-            socket.create_connection(("127.0.0.1", port), timeout=10), server_hostname="127.0.0.1"
+            socket.create_connection(("127.0.0.1", port), timeout=30), server_hostname="127.0.0.1"
         )
         sock.sendall(REQUEST.replace(b"connection: close\r\n", b""))
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
