@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pipeline.core.names import Role
 from pipeline.core.tensors import Array, Tensors
 from pipeline.runtime.crew import Worker
 from pipeline.runtime.members import Fault, Seat
@@ -70,8 +71,8 @@ class Ground(Protocol):
     def agree(self, seat: Seat, outputs: Tensors, other: Seat, others: Tensors) -> bool:
         """Tell whether two members' answers to one request agree."""
 
-    def taste(self, flight: "Flight") -> None:
-        """Try a suspect on a worker that the service does not need."""
+    def taste(self, flight: "Flight", role: Role | None) -> None:
+        """Try a suspect on a worker that the service does not need, of one side or (None) of any."""
 
     def doubted(self, flight: "Flight") -> None:
         """Take that a suspect was given up before a taster could tell."""
@@ -84,6 +85,9 @@ class Ground(Protocol):
 
     def counted(self, hedge: bool, again: bool) -> None:
         """Count a sending: a hedge, or one that is sent again because a member failed."""
+
+    def shadow(self, flight: "Flight", answer: Answer) -> None:
+        """Take that no member ended, failed or is late at a request: the other side may have it too."""
 
     def named(self, seat: Seat, outputs: Mapping[str, Array], term: int, hedged: bool) -> Answer:
         """Stamp outputs with who gave them."""
@@ -135,6 +139,8 @@ class Flights:
             flight.timer.cancel()
         flight.answers.clear()
         outcome = _outcome(flight)
+        if isinstance(outcome, Answer) and _is_harmless(flight):
+            self._ground.shadow(flight, outcome)
         if flight.blames and not (isinstance(outcome, NotAnswered) and outcome.kind is RefusalKind.BAD_REQUEST):
             self._blame(flight, None)
         if flight in self.suspected:
@@ -242,8 +248,8 @@ class Flights:
                 self._wake(flight, at_ms)
             case Compare(one, other):
                 self._advance(flight, Compared(self._agree(flight, one, other), self._ground.now_ms()))
-            case Taste():
-                self._ground.taste(flight)
+            case Taste(role):
+                self._ground.taste(flight, role)
             case Abstain(sentence):
                 _settle(flight, NotAnswered(RefusalKind.ABSTAINED, sentence))
             case Refuse(kind, sentence):
@@ -292,6 +298,11 @@ _RETRY_AFTER_S = {RefusalKind.UNAVAILABLE: 1, RefusalKind.OVERLOADED: 1, Refusal
 def _outcome(flight: Flight) -> Answer | NotAnswered | None:
     is_told = flight.future.done() and not flight.future.cancelled()
     return flight.future.result() if is_told else None
+
+
+def _is_harmless(flight: Flight) -> bool:
+    """Tell whether every member that was asked answered well: one that is late may be about to end, or hang, at it."""
+    return all(one.outcome is Outcome.GOOD and not one.is_tasting for one in flight.state.attempts)
 
 
 def _is_spoken_for(outcome: Answer | NotAnswered | None) -> bool:

@@ -148,12 +148,31 @@ def _attempted(state: RequestState, event: AnswerGood | AnswerBad | Lost) -> Req
     outcome = _outcome(event)
     fault = event.fault if isinstance(event, AnswerBad) else None
     known = Attempt(event.seat, event.incarnation, state.attempts[place].sent_ms, outcome, fault)
-    phase = state.phase
+    state = state._replace(attempts=(*state.attempts[:place], known, *state.attempts[place + 1 :]))
     if outcome is Outcome.SUSPECT:
-        phase = Phase.TASTING
-    elif known.is_tasting and outcome is not Outcome.LOST:
-        phase = Phase.RUNNING  # the taster lived: no suspect any more
-    return state._replace(phase=phase, attempts=(*state.attempts[:place], known, *state.attempts[place + 1 :]))
+        return state._replace(phase=Phase.TASTING)
+    if known.is_tasting and outcome is not Outcome.LOST and not _to_taste(state):
+        return state._replace(phase=Phase.RUNNING)  # the taster lived: no suspect any more
+    return state
+
+
+def _ended_sides(state: RequestState) -> set[Role]:
+    """Return the sides of which a member ended at this request: no other one of theirs is asked.
+
+    Verify pair wants to hear both, and which side a request that came as a suspect may have ended is not known.
+    """
+    came_as_suspect = state.attempts[0].is_tasting if state.attempts else state.phase is Phase.TASTING
+    if state.verify is VerifyMode.PAIR and came_as_suspect:
+        return set(Role)
+    return {a.seat.role for a in state.attempts if a.outcome is Outcome.SUSPECT and not a.is_tasting}
+
+
+def _to_taste(state: RequestState) -> list[Role]:
+    """Return the sides that verify pair must hear and that only tasters may speak for, those that have not yet."""
+    if state.verify is not VerifyMode.PAIR:
+        return []
+    heard = {a.seat.role for a in state.attempts if a.is_tasting and a.outcome in (Outcome.GOOD, Outcome.BAD)}
+    return sorted(_ended_sides(state) - heard, reverse=True)
 
 
 def _place(state: RequestState, event: AnswerGood | AnswerBad | Lost) -> int | None:
@@ -190,9 +209,13 @@ def _final(state: RequestState) -> Final | None:
 
 def _failed(state: RequestState) -> Refuse | None:
     bad = [attempt for attempt in state.attempts if attempt.outcome is Outcome.BAD]
+    unable = {attempt.seat.role for attempt in bad} | _ended_sides(state)
     if len({attempt.seat.role for attempt in bad}) == len(Role):
         what = "errors" if all(a.fault is Fault.ERRORS for a in bad) else "outputs that break the model's rules"
         return Refuse(RefusalKind.BAD_REQUEST, f"primary and backup both answer this request with {what}")
+    if len(unable) == len(Role) and any(attempt.is_tasting for attempt in bad):
+        what = "one side ends at this request and the other answers it with an error: it is not tried again"
+        return Refuse(RefusalKind.POISON, what)
     if len(state.attempts) >= ATTEMPTS_MAX:
         return Refuse(RefusalKind.UNAVAILABLE, f"the request failed {len(state.attempts)} times")
     return None
@@ -252,8 +275,9 @@ def _tasted(state: RequestState, now_ms: float, available: Available) -> Moved:
     is_waiting = any(attempt.outcome is Outcome.PENDING for attempt in state.attempts)
     if is_waiting or not available.taster or len(state.attempts) >= ATTEMPTS_MAX:
         return state, ()
-    attempt = Attempt(Seat(Role.PRIMARY, TASTER_REPLICA), 0, now_ms)
-    return state._replace(attempts=(*state.attempts, attempt)), (Taste(),)
+    role = next(iter(_to_taste(state)), None)
+    attempt = Attempt(Seat(role or Role.PRIMARY, TASTER_REPLICA), 0, now_ms)
+    return state._replace(attempts=(*state.attempts, attempt)), (Taste(role),)
 
 
 def _sent(state: RequestState, now_ms: float, available: Available) -> Moved:
@@ -294,9 +318,9 @@ def _wanted(state: RequestState, now_ms: float, available: Available) -> Iterato
 
 
 def _least_loaded(state: RequestState, groups: Groups) -> Choice | None:
-    asked = {(attempt.seat, attempt.incarnation) for attempt in state.attempts}
+    asked, ended = {(attempt.seat, attempt.incarnation) for attempt in state.attempts}, _ended_sides(state)
     for group in groups:
-        fresh = [choice for choice in group if choice[:2] not in asked]
+        fresh = [choice for choice in group if choice[:2] not in asked and choice[0].role not in ended]
         if fresh:
             return min(fresh, key=lambda choice: choice[2])
     return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from pipeline.core.names import Role
 from pipeline.runtime.members import Fault, Seat
 from pipeline.runtime.service import RefusalKind
 from pipeline.runtime.settings import VerifyMode
@@ -150,7 +151,9 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Taste:
-    """Send the request to a taster."""
+    """Send the request to a taster: of this side, or of any."""
+
+    role: Role | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,8 @@ class Pair:
         flight = self._flights.asked_by(request_id)
         if flight is None:
             return
+        if worker.seat.replica == TASTER_REPLICA:
+            self._taster.spoke()
         if outputs is None:
             self._flights.bad(request_id, Blame(worker, Fault.ERRORS, error))
         elif problem := self._guards[worker.seat.role].check(outputs, flight.rows):
@@ -312,8 +314,11 @@ class Pair:
         agreement = self._agreements.between(seat.role, other.role)
         return agreement is not None and agreement.agree(outputs, others)
 
-    def taste(self, flight: Flight) -> None:
-        """Try a suspect on a spare worker: of the other side, where there is one, as a role may end at anything."""
+    def taste(self, flight: Flight, role: Role | None) -> None:
+        """Try a suspect on a spare worker: of the other side, where any will do, as a role may end at anything."""
+        if role is not None and role in self.release.bundles:
+            self._taster.taste(flight, role)
+            return
         serving = self._conductor.state.serving or Role.PRIMARY
         ended = {one.seat.role for one in flight.state.attempts if one.outcome is Outcome.SUSPECT}
         roles = [role for role in (serving, other(serving)) if role in self.release.bundles]
@@ -329,6 +334,10 @@ class Pair:
         """Take that these members ended because of a poison request: no failure of theirs."""
         for seat in sorted(seat for seat in seats if seat.replica != TASTER_REPLICA):
             self._conductor.tell(Excused(seat))
+
+    def shadow(self, flight: Flight, answer: Answer) -> None:
+        """Have the other side answer too, if it is this one's turn."""
+        self._watch.shadow(flight.inputs, answer)
 
     def counted(self, hedge: bool, again: bool) -> None:
         """Count a sending."""

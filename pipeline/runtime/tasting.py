@@ -54,6 +54,10 @@ class Taster:
         if self._suspect is not None:
             self._flights.give(self._suspect, worker, worker.seat, worker.incarnation)
 
+    def spoke(self) -> None:
+        """Take that the taster answered its suspect, which may ask for one of the other side now."""
+        self._suspect = None
+
     def judge(self, now_ms: float) -> None:
         """End a taster that hangs at its suspect, which is poison then; a stopped one is not the suspect's doing."""
         worker = self._worker

@@ -34,6 +34,7 @@ class Ground:
     def __init__(self) -> None:
         self.workers = {PRIMARY: Held(PRIMARY), BACKUP: Held(BACKUP)}
         self.tasted: list[Flight] = []
+        self.shadowed: list[Flight] = []
         self.doubts: list[Flight] = []
         self.blamed: list[tuple[Fault, bool | None]] = []
         self.excused: set[Seat] = set()
@@ -54,8 +55,11 @@ class Ground:
     def agree(self, *_: object) -> bool:
         return self.agrees
 
-    def taste(self, flight: Flight) -> None:
+    def taste(self, flight: Flight, _role: Role | None) -> None:
         self.tasted.append(flight)
+
+    def shadow(self, flight: Flight, _answer: Answer) -> None:
+        self.shadowed.append(flight)
 
     def doubted(self, flight: Flight) -> None:
         self.doubts.append(flight)

@@ -108,6 +108,32 @@ def test_a_suspect_goes_to_a_taster_only_and_poison_excuses_whom_it_ended() -> N
     scene(play)
 
 
+def test_the_other_side_gets_as_a_shadow_only_what_no_member_ended_or_is_late_at() -> None:
+    async def play(stage: Scene) -> None:
+        plain = stage.fly()
+        await started()
+        stage.flights.good(stage.held(PRIMARY), ROW)
+        await plain
+        assert len(stage.ground.shadowed) == 1
+        late = stage.fly(deadline_ms=10_000, hedge_ms=1.0)
+        while not stage.ground.workers[BACKUP].requests:
+            await asyncio.sleep(0.001)
+        stage.flights.good(stage.held(BACKUP), ROW)
+        await late
+        stage.flights.lost([stage.held(PRIMARY)], suspect=True)
+        suspect = stage.fly(deadline_ms=10_000)
+        await started()
+        stage.flights.lost([stage.held(PRIMARY)], suspect=True)
+        (flight,) = stage.ground.tasted
+        taster = Held(Seat(Role.BACKUP, -1))
+        stage.flights.give(flight, taster, taster.seat, 1)  # type: ignore[arg-type]
+        stage.flights.good(taster.requests.pop(), ROW)
+        await suspect
+        assert len(stage.ground.shadowed) == 1
+
+    scene(play)
+
+
 def test_who_is_to_blame_shows_when_the_other_has_tried() -> None:
     async def play(stage: Scene) -> None:
         asked = stage.fly()
@@ -133,7 +159,7 @@ def test_an_error_that_nobody_else_was_heard_on_proves_nothing(has_patience: boo
     async def play(stage: Scene) -> None:
         primary = stage.ground.workers[PRIMARY]
         stage.ground.workers[BACKUP].usable = False
-        asked = stage.fly(deadline_ms=5)
+        asked = stage.fly(deadline_ms=100)
         await started()
         stage.flights.bad(stage.held(PRIMARY), Blame(primary, Fault.ERRORS, "it failed"))  # type: ignore[arg-type]
         if not has_patience:
@@ -175,7 +201,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
 
 def test_what_a_worker_computes_for_nobody_any_more_keeps_its_size_until_it_is_done() -> None:
     async def play(stage: Scene) -> None:
-        refused = await stage.fly(deadline_ms=5)
+        refused = await stage.fly(deadline_ms=100)
         assert refused.kind is RefusalKind.DEADLINE
         (held,) = stage.ground.workers[PRIMARY].requests
         assert stage.flights.rows_of(held) == 1  # a large one whose client gave up is no hang
@@ -186,7 +212,7 @@ def test_what_a_worker_computes_for_nobody_any_more_keeps_its_size_until_it_is_d
 
 def test_a_suspect_that_was_given_up_before_its_worker_was_found_out_is_doubted_unless_another_answered_it() -> None:
     async def play(stage: Scene) -> None:
-        await stage.fly(deadline_ms=5)
+        await stage.fly(deadline_ms=100)
         stage.flights.lost([stage.held(PRIMARY)], suspect=True)
         assert len(stage.ground.doubts) == 1
         hedged = stage.fly(deadline_ms=10_000, hedge_ms=1)
@@ -203,7 +229,7 @@ def test_a_suspect_that_was_given_up_before_its_worker_was_found_out_is_doubted_
 @pytest.mark.parametrize("has_patience", [True, False])
 def test_a_suspect_that_is_given_up_before_a_taster_could_tell_is_doubted(has_patience: bool) -> None:
     async def play(stage: Scene) -> None:
-        asked = stage.fly(deadline_ms=5)
+        asked = stage.fly(deadline_ms=100)
         await started()
         stage.flights.lost([stage.held(PRIMARY)], suspect=True)
         if not has_patience:

@@ -176,13 +176,35 @@ def test_pair_mode_never_releases_one_answer_alone() -> None:
     assert [type(action) for action in actions] == [Send, Abstain]
 
 
-def test_pair_mode_takes_no_two_answers_of_one_bundle_for_agreement() -> None:
-    backups = Available(((B, 1, 0),), (), taster=True)
-    again = Available(((B, 1, 0),), ((P, 2, 0),), taster=True)
+AGAIN = Available(((B, 1, 0),), ((P, 2, 0),), taster=True)
+
+
+def test_pair_mode_hears_the_side_that_ended_from_a_taster_of_that_side_alone() -> None:
+    before = (Arrived(0), AnswerGood(B, 1, 1), (Lost(P, 1, 2, suspect=True), AGAIN))
+    events = (*before, (AnswerGood(TASTER, 1, 200), AGAIN), (Compared(True, 201), AGAIN))
+    assert lived(*events, verify=VerifyMode.PAIR)[2:] == [Taste(Role.PRIMARY), Compare(1, 2), Release(B, 1)]
+
+
+def test_pair_mode_has_both_sides_tasted_where_both_ended() -> None:
+    backups = Seat(Role.BACKUP, TASTER_REPLICA)
+    before = (Arrived(0), Lost(P, 1, 2, suspect=True), Lost(B, 1, 2, suspect=True))
+    events = (*before, (AnswerGood(TASTER, 1, 200), AGAIN), (AnswerGood(backups, 2, 300), AGAIN), Compared(True, 301))
+    found = lived(*events, verify=VerifyMode.PAIR)[2:]
+    assert found == [Taste(Role.PRIMARY), Taste(Role.BACKUP), Compare(2, 3), Release(TASTER, 1)]
+
+
+def test_pair_mode_asks_no_member_what_was_a_suspect_when_it_came() -> None:
+    state = first_request(1000.0, 10.0, VerifyMode.PAIR)._replace(phase=Phase.TASTING)
+    state, first = request_step(state, Arrived(0), BOTH)
+    state, then = request_step(state, AnswerGood(TASTER, 1, 50), BOTH)
+    assert [one for one in (*first, *then) if not isinstance(one, WakeAt)] == [Taste(Role.PRIMARY), Taste(Role.BACKUP)]
+
+
+def test_what_ends_one_side_and_is_an_error_to_the_other_is_refused_as_poison() -> None:
     taster = Seat(Role.BACKUP, TASTER_REPLICA)
-    before = (Arrived(0), AnswerGood(B, 1, 1), (Lost(P, 1, 2, suspect=True), backups))
-    events = (*before, (AnswerGood(taster, 1, 200), backups), (MembersChanged(300), again))
-    assert lived(*events, verify=VerifyMode.PAIR)[2:] == [Taste(), Send(P, 2, False)]
+    (*_, last) = lived(Arrived(0), (Lost(P, 1, 2, suspect=True), AGAIN), (AnswerBad(taster, 1, 200), AGAIN))
+    assert isinstance(last, Refuse)
+    assert last.kind is RefusalKind.POISON
 
 
 def test_a_request_that_fails_again_and_again_is_refused_in_the_end() -> None:
@@ -242,6 +264,8 @@ class Life:
     agreed: set[tuple[Seat, int]] = field(default_factory=set)
     tasted: int = 0
     is_suspect: bool = False
+    ended: set[Role] = field(default_factory=set)  # sides of which a member ended at it
+    heard: set[Role] = field(default_factory=set)  # sides of which a taster spoke
     wake: float | None = None
     finals: list[RequestAction] = field(default_factory=list)
 
@@ -270,13 +294,16 @@ class Life:
                 assert (seat, incarnation) not in self.sent, "twice to one incarnation"
                 assert self.members[seat] == incarnation
                 assert not self.is_suspect, "a suspect was sent to a member"
+                assert seat.role not in self.ended, "it ended another member of this side"
                 self.sent.append((seat, incarnation))
                 self.pending.add((seat, incarnation))
-            case Taste():
+            case Taste(role):
                 assert self.taster and self.is_suspect
+                assert role is None or (role in self.ended and role not in self.heard)
                 self.tasted += 1
-                self.sent.append((TASTER, self.tasted))
-                self.pending.add((TASTER, self.tasted))
+                key = Seat(role or Role.PRIMARY, TASTER_REPLICA), self.tasted
+                self.sent.append(key)
+                self.pending.add(key)
             case Compare(a, b):
                 assert self.comparing is None
                 self.comparing = (a, b)
@@ -300,16 +327,20 @@ class Life:
             return
         self.pending.discard(key)
         seat, incarnation = key
+        is_taster = seat.replica == TASTER_REPLICA
+        if kind in ("good", "bad") and is_taster:
+            self.heard.add(seat.role)
+            self.is_suspect = self.verify is VerifyMode.PAIR and not self.ended <= self.heard
         if kind == "good":
             self.good.add(key)
-            self.is_suspect = self.is_suspect and seat is not TASTER
             self.feed(AnswerGood(seat, incarnation, self.now))
         elif kind == "bad":
-            self.is_suspect = self.is_suspect and seat is not TASTER
             self.feed(AnswerBad(seat, incarnation, self.now))
         else:
             self.is_suspect = self.is_suspect or kind == "suspect"
-            if seat is not TASTER:
+            if kind == "suspect" and not is_taster:
+                self.ended.add(seat.role)
+            if not is_taster:
                 self.members.pop(seat, None)
                 self.serving = next((s.role for s in self.members), None)
             self.feed(Lost(seat, incarnation, self.now, suspect=kind == "suspect"))

@@ -16,7 +16,7 @@ from pipeline.runtime.members import Seat
 from pipeline.runtime.procfs import ProcessSample
 from pipeline.runtime.request import Available, Phase, first_request
 from pipeline.runtime.service import Answer, RefusalKind
-from pipeline.runtime.settings import Settings
+from pipeline.runtime.settings import Settings, VerifyMode
 from pipeline.runtime.tasting import Taster
 
 ROW = {"x": np.zeros((1, 2), np.float32)}
@@ -57,11 +57,11 @@ class Stage(Ground):
     def available(self) -> Available:
         return Available((), (), self.taster.is_free)
 
-    def taste(self, flight: Any) -> None:
-        self.taster.taste(flight, Role.PRIMARY)
+    def taste(self, flight: Any, role: Role | None) -> None:
+        self.taster.taste(flight, role or Role.PRIMARY)
 
-    def suspect(self) -> Any:
-        state = first_request(self.now_ms() + 5000, 1e9)._replace(phase=Phase.TASTING)
+    def suspect(self, verify: VerifyMode = VerifyMode.OFF) -> Any:
+        state = first_request(self.now_ms() + 5000, 1e9, verify)._replace(phase=Phase.TASTING)
         return asyncio.ensure_future(self.flights.fly(state, ROW, 1))
 
     def ready(self) -> Spare:
@@ -72,6 +72,7 @@ class Stage(Ground):
     def answer(self, spare: Spare) -> None:
         (request_id,) = spare.sent_ms
         spare.sent_ms.clear()
+        self.taster.spoke()
         self.flights.good(request_id, ROW)
 
     def end(self, spare: Spare, suspect: bool) -> None:
@@ -113,6 +114,21 @@ def test_suspects_are_tried_one_at_a_time_on_one_taster() -> None:
             await turns()
         assert all(isinstance(one.result(), Answer) for one in asked)
         assert len(stage.spares) == 1
+
+    scene(play)
+
+
+def test_verify_pair_hears_one_taster_of_each_side() -> None:
+    async def play(stage: Stage) -> None:
+        asked, next_one = stage.suspect(VerifyMode.PAIR), stage.suspect()
+        for _ in Role:
+            await turns()
+            stage.answer(stage.ready())
+        assert isinstance(await asked, Answer)
+        await turns()
+        stage.answer(stage.ready())
+        assert isinstance(await next_one, Answer)
+        assert [spare.seat.role for spare in stage.spares] == [Role.PRIMARY, Role.BACKUP, Role.PRIMARY]
 
     scene(play)
 
