@@ -115,6 +115,8 @@ def replacing_dir(path: Path) -> Iterator[Path]:
     Who writes the same folder at the same time is waited for: the last one wins, whole. Leftovers of killed runs are
     swept first. Raises OutOfSpace or FileAccess.
     """
+    if path.is_file():
+        raise FileAccess(f"{path} is a file; name a folder to write.")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{_ASIDE}{path.name}")
@@ -190,14 +192,19 @@ def _swap(aside: Path, path: Path) -> None:
         return
     old = os.open(path, os.O_RDONLY)
     try:
-        _hold(old, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it will lie aside until it is removed: not as a leftover
+        # It will lie aside until it is removed, not as a leftover. Waited for: it lay there before, and somebody may
+        # look just now whether it is one.
+        _hold(old, fcntl.LOCK_EX)
         if _exchange(aside, path):
             replaced = aside
         else:
             path.replace(replaced)
             aside.replace(path)
         fsync_dir(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replaced.is_symlink():
+            replaced.unlink()
+        else:
+            shutil.rmtree(replaced, ignore_errors=True)
     finally:
         os.close(old)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, FileAccess
 from pipeline.core.files import read_json, replacing_dir, write_atomic
 from pipeline.core.printable import printable, printable_lines
 
@@ -81,7 +81,7 @@ def test_what_a_killed_run_left_of_a_folder_is_swept(tmp_path: Path) -> None:
 
 def test_runs_that_write_one_folder_at_once_take_turns_and_each_writes_it_whole(tmp_path: Path) -> None:
     """Before, one swept what the other was writing, and what was exchanged could be a part of both."""
-    out, writers, rounds = tmp_path / "out", 4, 25
+    out, writers, rounds = tmp_path / "out", 6, 40
 
     def write(writer: int) -> None:
         for number in range(rounds):
@@ -146,6 +146,27 @@ def test_where_folders_cannot_be_exchanged_a_run_that_was_killed_between_two_ren
     with replacing_dir(out) as aside:
         (aside / "a").write_text("new")
     assert (out / "a").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_takes_the_place_of_a_link_again_and_again(tmp_path: Path) -> None:
+    """The link was left aside, where it kept every later run from writing; what it leads to is somebody else's."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b").write_text("theirs")
+    (tmp_path / "out").symlink_to("elsewhere")
+    for text in ("new", "newer"):
+        with replacing_dir(tmp_path / "out") as aside:
+            (aside / "a").write_text(text)
+    assert (tmp_path / "out/a").read_text() == "newer"
+    assert (tmp_path / "elsewhere/b").read_text() == "theirs"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "out"]
+
+
+def test_a_folder_does_not_take_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(FileAccess, match="out is a file; name a folder"), replacing_dir(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "precious"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
