@@ -1,16 +1,11 @@
 """The one adapter over MLflow: runs, logged models, versions, aliases. Importing it takes MLflow's 7 seconds."""
 
 import contextlib
-import importlib
 import json
-import logging
-import os
 import tempfile
-import warnings
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
@@ -19,10 +14,11 @@ from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.core.errors import Malformed, OutOfSpace, Unreachable
+from pipeline.core.errors import Malformed
 from pipeline.core.files import disk_errors
 from pipeline.core.printable import printable
 from pipeline.registry.description import fitting
+from pipeline.registry.mlflow_asking import asking, silence
 from pipeline.registry.pyfunc_package import save_pyfunc
 from pipeline.registry.store import BUNDLE_TAG, KEY_TAG, THIS_RUN, Run, RunDraft, Version, VersionDraft, version_of
 
@@ -30,16 +26,7 @@ _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _PRESENT = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
 # What the columns of MLflow hold (dbmodels/models.py of its two stores): SQLite takes more, PostgreSQL refuses it.
 _DESCRIPTION_CHARS, _NOTE_CHARS = 5_000, 8_000
-# Whoever registers a version says where it lies: fetching it may need a package that is not here.
-_FAULTS = (MlflowException, SQLAlchemyError, OSError, ImportError)
 _STORES = ("", "file", "mlflow-artifacts", "s3", "gs", "wasbs", "abfss", "dbfs")
-_BUCKET_FAULTS = {
-    "botocore.exceptions": ("BotoCoreError", "ClientError"),
-    "google.api_core.exceptions": ("GoogleAPIError",),
-    "google.auth.exceptions": ("GoogleAuthError",),
-    "azure.core.exceptions": ("AzureError",),
-}
-_DISK_FULL = ("database or disk is full", "No space left on device")  # SQLite's words, and the system's
 
 
 class MlflowRegistry:
@@ -52,8 +39,7 @@ class MlflowRegistry:
         """
         self.place = place
         self._artifacts = artifacts
-        self._userinfo = urlsplit(uri).netloc.rpartition("@")[0]
-        _silence()
+        silence()
         self._uri = uri
         with self._asking("open the store"):
             self._client = mlflow.MlflowClient(uri, uri)
@@ -294,36 +280,8 @@ class MlflowRegistry:
         with self._asking(f"describe the model of version {version} of {model}"):
             self._client.set_logged_model_tags(model_id, tags)
 
-    @contextlib.contextmanager
-    def _asking(self, doing: str) -> Iterator[None]:
-        _set_address(self._uri)  # another store may have been opened in this process since
-        try:
-            yield
-        except (*_FAULTS, *_faults_of_buckets()) as error:
-            text = str(error).replace(f"{self._userinfo}@", "") if self._userinfo else str(error)
-            first_line = text.strip().partition("\n")[0][:300]
-            if any(words in text for words in _DISK_FULL):
-                raise OutOfSpace(
-                    f"No space is left for MLflow at {self.place}; free some and run the same command again."
-                ) from error
-            raise Unreachable(
-                f"MLflow at {self.place} did not {doing} ({first_line}); "
-                "check that it runs, then run the same command again."
-            ) from error
-
-
-def _set_address(uri: str) -> None:
-    """Set MLflow's process-wide address, through which it resolves models:/ whatever address a client has.
-
-    MLflow also writes it to the environment, where it would turn this project's next look at that variable.
-    """
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    if before is None:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-    else:
-        os.environ["MLFLOW_TRACKING_URI"] = before
+    def _asking(self, doing: str) -> AbstractContextManager[None]:
+        return asking(self._uri, self.place, doing)
 
 
 def create_database(path: Path) -> None:
@@ -365,15 +323,6 @@ def _require_store(place: str, what: str) -> None:
         )
 
 
-def _faults_of_buckets() -> tuple[type[Exception], ...]:
-    """Return what the libraries of buckets raise; looked for only when something went wrong."""
-    found = []
-    for module, names in _BUCKET_FAULTS.items():
-        with contextlib.suppress(ImportError):
-            found += [getattr(importlib.import_module(module), name) for name in names]
-    return tuple(found)
-
-
 def _bundle_in(found: Path, what: str) -> Path:
     """Return the one folder below ``artifacts``, where :func:`save_pyfunc` puts it.
 
@@ -388,9 +337,3 @@ def _bundle_in(found: Path, what: str) -> Path:
 
 def _version(found: Any) -> Version:
     return Version(int(found.version), str(found.run_id or ""), dict(found.tags), str(found.description or ""))
-
-
-def _silence() -> None:
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="mlflow")
