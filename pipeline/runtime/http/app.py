@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import MutableMapping
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,7 +16,7 @@ from pipeline.core.errors import UsageError
 from pipeline.core.printable import printable
 from pipeline.runtime.http.admin import Admin
 from pipeline.runtime.http.admission import has_one_host, host_admitted, origin_admitted
-from pipeline.runtime.http.connection import WHOLE, answer_at_once
+from pipeline.runtime.http.connection import TRANSPORT, WHOLE, answer_at_once
 from pipeline.runtime.http.infer import Inference
 from pipeline.runtime.http.metadata import Metadata
 from pipeline.runtime.http.metrics import HttpCounts
@@ -24,6 +25,7 @@ from pipeline.runtime.http.reply import CLOSE, Reply, error_reply
 from pipeline.runtime.http.responses import error
 from pipeline.runtime.http.settings import FrontSettings
 from pipeline.runtime.http.status import Status
+from pipeline.runtime.http.unread import Unread, in_messages
 from pipeline.runtime.service import Service
 
 _MODELS = "/v2/models/"
@@ -47,7 +49,8 @@ class Front:
 
     def __init__(self, service: Service, front: FrontSettings) -> None:
         self._service = service
-        self._counts = HttpCounts()
+        self._unread = Unread(front.limits.unread_bytes_max)
+        self._counts = HttpCounts(self._unread)
         self._inference = Inference(service, front)
         self._names = _LOOPBACK | {name.lower().encode() for name in front.hosts}
         self._log = front.access_log
@@ -81,7 +84,7 @@ class Front:
         if reply is not None:
             cycle = scope.pop(WHOLE, None)  # it holds the scope: left there, each request would wait for the collector
             if cycle is None or self._service.draining() or not answer_at_once(cycle, reply):
-                await self._send(reply, send)
+                await self._send(reply, scope, send)
             self._done(scope, reply.status, started_s, reply)
 
     def _turned_away(self, scope: Scope, headers: dict[bytes, bytes]) -> Reply | None:
@@ -101,16 +104,22 @@ class Front:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._done(scope, message["status"], started_s, None)
-            await send(message)
+                size_bytes = int(dict(message["headers"]).get(b"content-length", 0))
+                sending.enter_context(self._unread.sending(size_bytes, scope[TRANSPORT]))
+                await send(message)
+            else:
+                await _send_body(message["body"], scope["scheme"], send)
 
-        await self._cold(scope, receive, watched)
+        with ExitStack() as sending:
+            await self._cold(scope, receive, watched)
 
-    async def _send(self, reply: Reply, send: Send) -> None:
+    async def _send(self, reply: Reply, scope: Scope, send: Send) -> None:
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         if self._service.draining():  # the next request must not meet a connection that is about to close
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        with self._unread.sending(len(reply.body), scope[TRANSPORT]):
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await _send_body(reply.body, scope["scheme"], send)
 
     def _done(self, scope: Scope, status: int, started_s: float, reply: Reply | None) -> None:
         took_s = time.perf_counter() - started_s
@@ -130,6 +139,11 @@ class Front:
         if reply is not None:
             record.update(reply.facts)
         self._log(record)
+
+
+async def _send_body(body: bytes, scheme: str, send: Send) -> None:
+    for message in in_messages(body, scheme):
+        await send(message)
 
 
 def _model_parts(path: str) -> list[str] | None:

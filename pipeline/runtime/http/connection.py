@@ -9,8 +9,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pipeline.runtime.http.reply import CLOSE, Reply, error_reply
 from pipeline.runtime.http.settings import Limits
+from pipeline.runtime.http.unread import PIECE_BYTES
 
 WHOLE = "hotspare.whole"  # in the scope of a request that is here with its body: the cycle that answers it
+TRANSPORT = "hotspare.transport"  # in the scope of every request: what its client is hung up on with
 _OK = 200
 _GOODBYE_S = 1.0
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
@@ -52,6 +54,8 @@ class Connection(HttpToolsProtocol):
         """Start to wait for a request, or refuse one connection too many."""
         super().connection_made(transport)
         self.connections.discard(self._place_of)
+        if self.scheme == "https":
+            transport.set_write_buffer_limits(PIECE_BYTES)  # half a megabyte otherwise
         if len(self.connections) > self._limits.connections_max:
             self._refuse(error_reply(503, "Too many connections; try again.", ((b"retry-after", b"1"),)))
         else:
@@ -113,6 +117,7 @@ class Connection(HttpToolsProtocol):
             raise _NotTaken
         if self.parser.should_upgrade():  # an offer that was not ignored: the body would be read as the next request
             raise _NotTaken
+        self.scope[TRANSPORT] = self.transport  # type: ignore[literal-required]
         super().on_headers_complete()
         self._in_head = False
         self._head_bytes = 0
@@ -261,13 +266,15 @@ class Connection(HttpToolsProtocol):
 
 
 def answer_at_once(cycle: RequestResponseCycle, reply: Reply) -> bool:
-    """Send a whole reply in one piece; False where it must go the long way, piece by piece, because a client is slow.
+    """Send a whole reply in one piece; False where it goes the long way, piece by piece: it is large, a client slow.
 
     uvicorn writes head and body one after the other: two packets, of which each wakes the client. Names and values of
     our own headers need no check. What ends the connection goes the long way, and so does the answer to HEAD, whose
     body a client would take for the answer to its next request.
     """
     if cycle.flow.write_paused or cycle.disconnected or cycle.response_started or not cycle.keep_alive:
+        return False
+    if len(reply.body) > PIECE_BYTES:
         return False
     if reply.status != _OK and (cycle.scope["method"] == "HEAD" or CLOSE in reply.headers):
         return False

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain
 
 from pipeline.core.names import Role
+from pipeline.runtime.http.unread import Unread
 from pipeline.runtime.members import MemberState
 from pipeline.runtime.service import PairStatus, RefusalKind
 
@@ -41,7 +42,8 @@ _CHANNEL = {
 class HttpCounts:
     """What one front counts: answers by status, and the time that inference took in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread: Unread) -> None:
+        self._unread = unread
         self.by_status: Counter[int] = Counter()
         self._buckets = [0] * (len(BUCKETS_S) + 1)
         self._sum_s = 0.0
@@ -56,7 +58,7 @@ class HttpCounts:
         self._sum_s += seconds
 
     def lines(self) -> Iterator[str]:
-        """Write both as metric families."""
+        """Write both as metric families, and what waits to be read."""
         statuses = [({"status": status}, float(count)) for status, count in sorted(self.by_status.items())]
         yield from _family("hotspare_http_responses_total", "counter", "HTTP answers by status.", statuses)
         name = "hotspare_infer_seconds"
@@ -66,6 +68,10 @@ class HttpCounts:
             yield f'{name}_bucket{{le="{limit}"}} {count}'
         yield f"{name}_sum {self._sum_s!r}"
         yield f"{name}_count {sum(self._buckets)}"
+        doc = "Bytes of answers that wait for their clients to read them."
+        yield from _family("hotspare_http_unread_bytes", "gauge", doc, [({}, float(self._unread.bytes))])
+        doc = "Connections closed because too many bytes waited and this client's for the longest."
+        yield from _family("hotspare_http_unread_closed_total", "counter", doc, [({}, float(self._unread.closed))])
 
 
 def metrics_text(pairs: Sequence[PairStatus], counts: HttpCounts, draining: bool) -> str:

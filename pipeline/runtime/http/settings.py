@@ -14,6 +14,7 @@ class Limits:
     head_bytes_max: int = 32 << 10  # request line and headers
     body_bytes_max: int = 16 << 20
     bodies_bytes_max: int = 256 << 20  # of all large bodies together; one that comes in one piece always has room
+    unread_bytes_max: int = 256 << 20  # of all answers that wait for their clients to read them
     tensors_max: int = 64
     rows_max: int = 65_536  # a request holds its worker until it is computed, and others wait behind it
     pipelined_max: int = 64  # requests of one connection that wait for the one before them

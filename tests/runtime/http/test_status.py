@@ -18,6 +18,7 @@ from pipeline.runtime.http.logs import LogWriter
 from pipeline.runtime.http.metrics import HttpCounts, metrics_text
 from pipeline.runtime.http.settings import FrontSettings
 from pipeline.runtime.http.tokens import TokenUse
+from pipeline.runtime.http.unread import Unread
 
 
 def families(text):
@@ -63,17 +64,17 @@ def test_a_channels_age_is_in_the_metrics_and_in_the_status(client):
 
 def test_a_pair_without_a_channel_has_no_age():
     status = replace(pair_status("tiny"), channel=None)
-    assert "hotspare_channel_seq{" not in metrics_text((status,), HttpCounts(), draining=False)
+    assert "hotspare_channel_seq{" not in metrics_text((status,), HttpCounts(Unread(1)), draining=False)
 
 
 def test_a_label_cannot_break_the_metrics():
-    read = families(metrics_text((pair_status('a"\\\nb'),), HttpCounts(), draining=True))
+    read = families(metrics_text((pair_status('a"\\\nb'),), HttpCounts(Unread(1)), draining=True))
     assert {sample.labels["model"] for sample in read["hotspare_term"].samples} == {'a"\\\nb'}
     assert read["hotspare_draining"].samples[0].value == 1
 
 
 def test_histogram_buckets_are_cumulative():
-    counts = HttpCounts()
+    counts = HttpCounts(Unread(1))
     for seconds in (0.0001, 0.001, 0.003, 9.0):
         counts.time(seconds)
     samples = families("\n".join(counts.lines()) + "\n")["hotspare_infer_seconds"].samples
@@ -159,7 +160,8 @@ def test_a_log_that_nobody_reads_holds_nothing_up():
     writer.close()
 
 
-def test_a_reader_that_sleeps_does_not_hold_up_the_end():
+def test_a_reader_that_sleeps_does_not_hold_up_the_end(monkeypatch):
+    monkeypatch.setattr("pipeline.runtime.http.logs._CLOSE_S", 0.05)
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb", buffering=0) as stream:
         writer, began_s = LogWriter(stream), time.monotonic()
