@@ -5,11 +5,9 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from pipeline.bundle.channel import Standing
 from pipeline.core.errors import HotspareError, Refusal
 from pipeline.core.names import Role
 from pipeline.core.tensors import Array, Tensors
-from pipeline.runtime.aging import channel_status, closed, happening
 from pipeline.runtime.conductor import Conductor
 from pipeline.runtime.crew import Crew, Worker
 from pipeline.runtime.diagnosis import Evidence, diagnose
@@ -25,7 +23,6 @@ from pipeline.runtime.pair_nouns import (
     Excused,
     Failed,
     HoldAsked,
-    NoteKind,
     ProbePassed,
     Ready,
     ReleaseAsked,
@@ -39,10 +36,11 @@ from pipeline.runtime.release import Release
 from pipeline.runtime.request import TASTER_REPLICA, Available
 from pipeline.runtime.request_nouns import Outcome
 from pipeline.runtime.roster import Roster
-from pipeline.runtime.service import Answer, ChannelStatus, NotAnswered, PairStatus, ServedModel
+from pipeline.runtime.service import Answer, NotAnswered, PairStatus, ServedModel
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.shadowing import Agreements, Shadowing
 from pipeline.runtime.tasting import Taster
+from pipeline.runtime.tenure import Tenure
 from pipeline.runtime.terms import Terms
 from pipeline.runtime.watch import Watch, ended_by_itself
 from pipeline.runtime.worker_spec import WorkerSpec
@@ -81,8 +79,7 @@ class Pair:
         self._taster = Taster(self._crew, self._flights, settings)
         self._reception = Reception(self._flights, self._watch, journal, settings, self.now_ms)
         self._accepted = False
-        self._dates = None if release.channel is None else release.channel.channel.dates
-        self._standing = Standing.CURRENT
+        self._tenure = Tenure(release, journal, self._reception, machine.utc_now)
         self._ticker: asyncio.TimerHandle | None = None
         self._disk_check: asyncio.Task[None] | None = None
 
@@ -90,7 +87,7 @@ class Pair:
 
     def start(self, take_in: Callable[[], None]) -> None:
         """Start the workers; ``take_in`` is called when what lies on disk is more than what this pair began with."""
-        self._look_at_dates()
+        self._tenure.look()
         self._conductor.start()
         self._tick()
         work = watch_disk(self._disk, self, self.settings.scrub_every_s, take_in)
@@ -121,27 +118,14 @@ class Pair:
         self._conductor.tick()
         self._watch.tick()
         self._taster.judge(self.now_ms())
-        self._look_at_dates()
+        self._tenure.look()
 
-    # The channel's dates.
-
-    def _look_at_dates(self) -> None:
-        """Notice that the channel is to be renewed, has ended, or is good again (a clock was set right)."""
-        if self._dates is not None and (standing := self._dates.standing(self._machine.utc_now())) != self._standing:
-            self._stand(standing)
-
-    def _stand(self, standing: Standing) -> None:
-        self._standing = standing
-        if self.release.channel is not None:
-            channel, expired = self.release.channel.channel, self.release.policy.expired
-            told = happening(channel, standing, expired)
-            self.journal.note(told.text, told.diagnosis, told.kind)
-            self._reception.closed = closed(channel, standing, expired)
+    # The channel.
 
     @property
     def has_expired(self) -> bool:
         """Tell whether the channel has ended; that is told already."""
-        return self._standing is Standing.EXPIRED
+        return self._tenure.has_expired
 
     @property
     def can_be_renewed(self) -> bool:
@@ -150,17 +134,9 @@ class Pair:
 
     def renew(self, release: Release) -> None:
         """Serve the same bundles under another channel and policy, with the workers that have proven themselves."""
-        before, self.release = self.release, replace(self.release, channel=release.channel, policy=release.policy)
-        if release.channel is not None and not release.has_same_channel_as(before):
-            found = release.channel.channel
-            text = f"The channel was renewed: seq {found.seq}, good until {found.not_after}."
-            self.journal.note(text, kind=NoteKind.CHANNEL_RENEWED)
-            self._dates = found.dates
+        self.release = replace(self.release, channel=release.channel, policy=release.policy)
+        if self._tenure.renew(self.release):
             self._accept()
-        elif release.policy.expired is before.policy.expired:
-            return
-        self._standing, self._reception.closed = Standing.CURRENT, None
-        self._look_at_dates()
 
     def _spec(self, seat: Seat, incarnation: int, then_load: bool) -> WorkerSpec:
         memory_mb = self.settings.worker_memory_mb
@@ -379,13 +355,8 @@ class Pair:
             counters=self.journal.tally.snapshot(),
             latency_ms=self.journal.latency_ms,
             timeline=self.journal.timeline,
-            channel=self._channel_status(),
+            channel=self._tenure.status(),
         )
-
-    def _channel_status(self) -> ChannelStatus | None:
-        if self.release.channel is None:
-            return None
-        return channel_status(self.release.channel.channel, self.release.policy.expired, self._machine.utc_now())
 
     def switch(self, to: Role) -> str:
         """Make a role serve; raises Refusal."""
