@@ -334,6 +334,18 @@ def test_millions_of_lists_do_not_hold_the_others_up(client, mark):
     assert reply.status == 400 and "send 'data' flat" in reply.json["error"]
 
 
+@pytest.mark.parametrize("number", [b"1", b"-0.1234567890123456", b"null"])
+def test_millions_of_numbers_do_not_hold_the_others_up(client, number):
+    reply = client.infer(b'{"inputs":[{"data":[' + (number + b",") * 500_001 + b"1]}]}")
+    assert reply.status == 400 and "binary" in reply.json["error"] and "500000" in reply.json["error"]
+
+
+def test_as_many_json_numbers_as_are_read_are_answered(service):
+    client = Client(service, FrontSettings(limits=Limits(rows_max=125_000)))
+    head = b'{"inputs":[{"name":"features","datatype":"FP32","shape":[124996,4],"data":['
+    assert client.infer(head + b"1," * (4 * 124_996 - 1) + b"1]}]}").status == 200
+
+
 def test_as_many_rows_as_a_body_can_hold_do_not_hold_the_others_up(service):
     client = Client(service, FrontSettings(limits=Limits(rows_max=8)))
     assert client.infer({"inputs": [tensor(shape=(8, 4), data=[1] * 32)]}).status == 200
