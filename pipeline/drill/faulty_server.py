@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         settings = pair_settings(_pair(text) for text in args.set) if args.set else None
+        args.deadline_ms = args.deadline_ms if settings is None else settings.deadline_ms
         again = [sys.executable, "-m", "pipeline.drill.faulty_server", *arguments]
         with clock_of(orders):
             return serve(args, again, open_faulty, settings)

@@ -19,6 +19,7 @@ from pipeline.bundle.verify import load_channel, verify_bundle
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import Expired, InternalError, NotAccepted, RolledBack, SignatureInvalid, Tampered, UsageError
 from pipeline.core.names import Role
+from pipeline.drill import faulty_server
 from pipeline.drill.live import launching, playing, world
 from pipeline.drill.live.generating import generating
 from pipeline.drill.live.launching import Hotspare, PairFiles
@@ -27,6 +28,7 @@ from pipeline.drill.live.processes import descendants, standing_in, until
 from pipeline.drill.live.releases import Copied, copied, flip_bit, put_in_place, tamper, truncate
 from pipeline.drill.live.world import live
 from pipeline.drill.nouns import FaultKind, Load, MomentKind, Objectives, Outcome, Script, Strike
+from pipeline.drill.orders import OrderBook
 from pipeline.drill.play import Subject, World, play
 from pipeline.drill.script import load_scripts
 from pipeline.drill.transcript import transcript
@@ -65,7 +67,8 @@ def unhurried(name: str) -> Script:
         if one.name.endswith("_ms_max") and (value := getattr(found.objectives, one.name)) is not None
     }  # fmt: skip
     load = replace(found.load, deadline_ms=10 * found.load.deadline_ms)
-    return replace(found, load=load, objectives=replace(found.objectives, **asked))
+    settings = (*found.settings, ("deadline_ms", f"{load.deadline_ms:.0f}"))
+    return replace(found, load=load, settings=settings, objectives=replace(found.objectives, **asked))
 
 
 def script(*strikes: Strike, seconds: float = 0.6, **changes: object) -> Script:
@@ -231,6 +234,16 @@ def test_settings_that_are_none_are_refused_before_anything_starts(pair, tmp_pat
         live(script(settings=(("replicas", "0"),)), pair, tmp_path)
     with pytest.raises(UsageError):
         play(script(), World.LIVE)
+
+
+def test_the_deadline_that_a_script_sets_is_that_of_requests_which_name_none(tmp_path, monkeypatch):
+    """The front kept its own: whatever the pair was told, a request was given up after a second."""
+    seen = []
+    monkeypatch.setattr(faulty_server, "serve", lambda args, *_: seen.append(args.deadline_ms) or 0)
+    OrderBook(tmp_path / "orders")
+    places = ["--primary", "a", "--standby", "b", "--trust", "c", "--orders", str(tmp_path / "orders")]
+    assert faulty_server.main([*places, "--set", "deadline_ms=8000"]) == faulty_server.main(places) == 0
+    assert seen == [8000, 1000]
 
 
 # Plays.
