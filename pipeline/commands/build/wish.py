@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import DataError, UsageError
-from pipeline.core.files import replacing_dir
 from pipeline.core.names import MODEL_NAME, Format, Scheme
 from pipeline.core.recipe import (
     About,
@@ -69,8 +68,7 @@ def recipe_of(wish: Wish, source_format: SourceFormat, work: Path) -> tuple[Reci
     """Split the data and write down, as a recipe, what is to be done; raises UsageError for a wish that makes none."""
     folder = work / "data"
     if not folder.exists():
-        with replacing_dir(folder) as aside:
-            write_splits(wish.data, wish.columns, aside, wish.seed)
+        write_splits(wish.data, wish.columns, folder, wish.seed)
     arrays = map_npz(folder / "validation.npz", DataError)
     _require_slices(wish, arrays)
     metric, notes = _metric(wish, LABELS in arrays)
