@@ -1,15 +1,12 @@
 """The floor: the newest channel that this node ever accepted; nothing older is loaded again."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import FileAccess, RolledBack
-from pipeline.core.files import disk_errors, read_json, write_atomic
+from pipeline.core.files import disk_errors, locked, read_json, write_atomic
 from pipeline.core.schema import Rule, SchemaProblems, plain, read
 
 
@@ -57,19 +54,9 @@ def raise_floor(path: Path, floor: Floor) -> None:
     Raises RolledBack when another process meanwhile accepted a newer channel, or another one of the same number;
     FileAccess or OutOfSpace.
     """
-    with _locked(path):
+    with locked(path.with_suffix(".lock")):
         kept = read_floor(path)
         if kept is not None:
             check_order(floor, kept, "The channel")
         if kept != floor:
             write_atomic(path, readable_json(plain(floor)))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = path.with_suffix(".lock")
-    with disk_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a") as stream:  # emptying nothing, wherever a link leads
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield

@@ -109,6 +109,22 @@ def _sweep_asides(path: Path) -> None:
 
 
 @contextmanager
+def locked(lock: Path) -> Iterator[None]:
+    """Hold a lock file, made where missing and left there; whoever holds it is waited for.
+
+    Raises OutOfSpace or FileAccess when it cannot be opened.
+    """
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o644)  # emptying nothing, wherever a link leads
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def replacing_dir(path: Path) -> Iterator[Path]:
     """Yield an empty folder aside; when the block ends well it takes the place of ``path``, else it is removed.
 

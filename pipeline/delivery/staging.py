@@ -7,11 +7,9 @@ found again; when both bundles verify there, ``DIR/<model>`` is exchanged for th
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 from pipeline.bundle.channel import CHANNEL_FILE, CHANNEL_SIGNATURE, Channel
@@ -23,7 +21,7 @@ from pipeline.bundle.statement import read_statement
 from pipeline.bundle.verify import read_channel, verify_bundle
 from pipeline.core.clock import from_text
 from pipeline.core.errors import FileAccess, Tampered, Untrusted
-from pipeline.core.files import disk_errors, fsync_tree, replacing_dir, write_atomic
+from pipeline.core.files import disk_errors, fsync_tree, locked, replacing_dir, write_atomic
 from pipeline.core.names import Role
 from pipeline.delivery.assembling import ChunkKey, Wanted, begin, reuse, write_chunk
 from pipeline.delivery.depot import DRILL_FILE, Depot, chunk_path
@@ -57,7 +55,7 @@ def stage(
     what was fetched is not fetched again.
     """
     metered = MeteredDepot(depot)
-    with _one_at_a_time(to, model):
+    with locked(to / _INCOMING / f"{model}.lock"):
         offered = fetch_channel(metered, model, policy, now)
         channel = offered.verified.channel
         staged = staged_channel(to / model, policy)
@@ -166,16 +164,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         Path(source).rename(target)
-
-
-@contextmanager
-def _one_at_a_time(to: Path, model: str) -> Iterator[None]:
-    lock = to / _INCOMING / f"{model}.lock"
-    with disk_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        flock(descriptor, LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

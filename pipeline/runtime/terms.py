@@ -5,16 +5,14 @@ starts above that. A failover within the block needs no disk, so a full one cann
 serves nobody anew, since another may count there.
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import FileAccess, HotspareError
-from pipeline.core.files import disk_errors, read_json, write_atomic
+from pipeline.core.files import disk_errors, locked, read_json, write_atomic
 from pipeline.core.names import Role
 from pipeline.core.schema import Rule, SchemaProblems, plain, read
 from pipeline.runtime.pair_nouns import Granted
@@ -80,15 +78,9 @@ class TermsFile:
         """Replace the file."""
         write_atomic(self.path, readable_json(plain(remembered)))
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Hold a lock beside the file."""
-        lock = self.path.with_suffix(".lock")
-        with disk_errors(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with lock.open("w") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                yield
+        return locked(self.path.with_suffix(".lock"))
 
 
 class Terms:

@@ -17,7 +17,7 @@ from pipeline.bundle.public_key import public_pem, read_public_key
 from pipeline.core import layout
 from pipeline.core.environment import SIGNING_KEY
 from pipeline.core.errors import KeyFileError, MissingExtra
-from pipeline.core.files import read_bytes, write_atomic
+from pipeline.core.files import locked, read_bytes, write_atomic
 
 PRIVATE_KEY = "signing.pem"
 PUBLIC_KEY = "signing.pub"
@@ -34,12 +34,13 @@ def new_key(folder: Path) -> ec.EllipticCurvePublicKey:
 
     Raises KeyFileError when there is a key already: overwriting it would orphan what it signed.
     """
-    for path in (folder / PRIVATE_KEY, folder / PUBLIC_KEY):
-        if path.exists():
-            raise KeyFileError(f"{path} exists and is not overwritten; use it, or choose another folder.")
-    key = ec.generate_private_key(ec.SECP256R1())
-    write_atomic(folder / PRIVATE_KEY, private_pem(key), mode=0o600)
-    write_public(folder, key.public_key())
+    with locked(folder / ".lock"):
+        for path in (folder / PRIVATE_KEY, folder / PUBLIC_KEY):
+            if path.exists():
+                raise KeyFileError(f"{path} exists and is not overwritten; use it, or choose another folder.")
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_atomic(folder / PRIVATE_KEY, private_pem(key), mode=0o600)
+        write_public(folder, key.public_key())
     return key.public_key()
 
 

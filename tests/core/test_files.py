@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DataError, FileAccess
-from pipeline.core.files import read_json, replacing_dir, write_atomic
+from pipeline.core.files import locked, read_json, replacing_dir, write_atomic
 from pipeline.core.printable import printable, printable_lines
 
 
@@ -29,6 +29,13 @@ def test_what_a_killed_run_left_does_not_lend_its_rights(tmp_path: Path) -> None
     write_atomic(tmp_path / "secret", b"secret", mode=0o600)
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["secret"]
+
+
+def test_a_lock_that_a_link_leads_elsewhere_empties_nothing(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "lock").symlink_to(tmp_path / "kept")
+    with locked(tmp_path / "lock"):
+        assert (tmp_path / "kept").read_text() == "kept"
 
 
 def test_runs_that_write_one_file_at_once_all_write_it_whole(tmp_path: Path) -> None:

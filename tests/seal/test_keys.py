@@ -1,4 +1,5 @@
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def test_a_key_is_not_written_into_a_file_that_others_laid_there(tmp_path: Path)
     assert stat.S_IMODE((tmp_path / "signing.pem").stat().st_mode) == 0o600
     assert (tmp_path / "elsewhere-signing.pub").read_text() == "theirs"
     assert not (tmp_path / "signing.pub").is_symlink()
+
+
+def test_of_those_who_make_a_key_at_once_one_does_and_its_halves_match(tmp_path: Path) -> None:
+    def make(_: int) -> bool:
+        try:
+            new_key(tmp_path)
+        except KeyFileError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as together:
+        assert sum(together.map(make, range(8))) == 1
+    load_private_key(tmp_path, {})
 
 
 @pytest.mark.parametrize("kept", ["signing.pem", "signing.pub"])

@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 from pipeline.bundle.channel import Channel
@@ -16,7 +15,7 @@ from pipeline.commands.build.publishing import NO_REPAIR, Published, Repair
 from pipeline.core import layout
 from pipeline.core.clock import utc_now
 from pipeline.core.errors import HotspareError, SurroundingsError, Unreachable, Untrusted, UsageError
-from pipeline.core.files import disk_errors
+from pipeline.core.files import locked
 from pipeline.registry.access import STORE, open_registry
 from pipeline.registry.agreement import Seen
 from pipeline.registry.history import Held
@@ -87,18 +86,9 @@ class Project:
             ) from error
 
 
-@contextmanager
-def one_at_a_time(root: Path) -> Iterator[None]:
+def one_at_a_time(root: Path) -> AbstractContextManager[None]:
     """Hold the project's lock: two commands of one project never register or promote at once."""
-    place = root / STORE / ".lock"
-    with disk_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        flock(descriptor, LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    return locked(root / STORE / ".lock")
 
 
 @contextmanager

@@ -4,7 +4,6 @@
 nothing names it any more.
 """
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import InternalError
-from pipeline.core.files import disk_errors, fsync_dir, read_bytes, read_json, write_atomic
+from pipeline.core.files import fsync_dir, locked, read_bytes, read_json, write_atomic
 from pipeline.core.schema import SchemaProblems, plain, read
 from pipeline.core.tensors import Array, decode_npz, encode_npz
 
@@ -56,11 +55,7 @@ def open_checkpoints(folder: Path, digest: str, writes: bool) -> Iterator["Check
     if not writes:
         yield Checkpoints(folder, digest, writes)
         return
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("wb")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / _LOCK):
         yield Checkpoints(folder, digest, writes)
 
 

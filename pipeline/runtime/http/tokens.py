@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pipeline.core.canonical import readable_json
 from pipeline.core.errors import KeyFileError
-from pipeline.core.files import read_bytes, write_atomic
+from pipeline.core.files import locked, read_bytes, write_atomic
 from pipeline.core.names import MODEL_NAME
 from pipeline.core.schema import Rule, plain
 from pipeline.core.strict_yaml import read_yaml
@@ -83,11 +83,13 @@ def add_token(path: Path, name: str, use: TokenUse) -> str:
 
     Raises KeyFileError when the file is unreadable or already has the name, or the name is none.
     """
-    before = load_tokens(path) if path.exists() else Tokens()
-    token, entry = new_token(name, use)
-    if any(known.name == name for known in before.tokens):
-        raise KeyFileError(f"{path} already has a token named {name}; choose another name, or remove that entry first.")
-    content = readable_json(plain(replace(before, tokens=(*before.tokens, entry))))
-    read_yaml(Tokens, content, f"the token for {name!r}", KeyFileError)
-    write_atomic(path, content, mode=0o600)
+    with locked(path.with_name(f".{path.name}.lock")):
+        before = load_tokens(path) if path.exists() else Tokens()
+        token, entry = new_token(name, use)
+        if any(known.name == name for known in before.tokens):
+            advice = "choose another name, or remove that entry first"
+            raise KeyFileError(f"{path} already has a token named {name}; {advice}.")
+        content = readable_json(plain(replace(before, tokens=(*before.tokens, entry))))
+        read_yaml(Tokens, content, f"the token for {name!r}", KeyFileError)
+        write_atomic(path, content, mode=0o600)
     return token

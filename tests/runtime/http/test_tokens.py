@@ -3,6 +3,7 @@
 import hmac
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -30,6 +31,13 @@ def test_the_file_holds_hashes_only_and_is_its_owner_s(tmp_path):
     assert token not in text and token.removeprefix("hotspare_admin_") not in text
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert len(token) >= 43 + len("hotspare_admin_")  # 256 bits
+
+
+def test_tokens_that_are_added_at_once_are_all_kept(tmp_path):
+    path, names = tmp_path / "tokens.json", [f"t{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as together:
+        list(together.map(lambda name: add_token(path, name, TokenUse.INFERENCE), names))
+    assert sorted(entry.name for entry in load_tokens(path).tokens) == sorted(names)
 
 
 def test_every_entry_is_compared_even_after_one_that_fits(monkeypatch):
