@@ -213,7 +213,7 @@ class Crew:
         finally:
             del self._coming[worker]
         worker.pid = born.pid
-        self._by_pid = {pid: one for pid, one in self._by_pid.items() if not one.settled}
+        self._by_pid = {pid: one for pid, one in self._by_pid.items() if not one.has_told_end}
         self._by_pid[born.pid] = worker
         worker.link = await born.open(worker)
         if born.pid in self._ended_early:  # the keeper told its start and its end in one breath

@@ -97,3 +97,36 @@ def test_a_worker_that_ended_before_its_start_was_told_is_known_by_how_it_ended(
 
     with stand_in() as stand:
         asyncio.run(play(stand))
+
+
+def test_how_a_worker_ended_is_known_though_its_successor_was_born_before_that_was_told() -> None:
+    async def play(stand: StandIn) -> None:
+        settled, born = asyncio.Event(), asyncio.Event()
+        ended: list[int | None] = []
+        pids = iter((1, 2))
+
+        async def opened(events: Any) -> Any:
+            if crew.workers[SEAT].incarnation == 2:
+                born.set()
+                return SimpleNamespace()  # it says nothing
+            return await WorkerLink.open(stand.spawned, events)
+
+        async def spawn(_spec: object) -> Any:
+            return SimpleNamespace(pid=next(pids), open=opened)
+
+        reports: Any = SimpleNamespace(
+            lost=lambda _: None,
+            settled=lambda *_: settled.set(),
+            ended=lambda _worker, status: ended.append(status),
+        )
+        crew = Crew(SimpleNamespace(spawn=spawn), lambda *_: None, reports)  # type: ignore[arg-type,return-value]
+        crew.start(SEAT, 1, then_load=True)
+        stand.connection.close()
+        await asyncio.wait_for(settled.wait(), 30)  # its requests wait no longer for how it ended; the diagnosis does
+        crew.start(SEAT, 2, then_load=True)
+        await asyncio.wait_for(born.wait(), 30)
+        crew.exited(1, signal.SIGKILL)
+        assert ended == [signal.SIGKILL]
+
+    with stand_in() as stand:
+        asyncio.run(play(stand))
