@@ -112,13 +112,14 @@ def _sweep_asides(path: Path) -> None:
 def locked(lock: Path) -> Iterator[None]:
     """Hold a lock file, made where missing and left there; whoever holds it is waited for.
 
-    Raises OutOfSpace or FileAccess when it cannot be opened.
+    Raises OutOfSpace or FileAccess when it cannot be opened, or the file system has no locks.
     """
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o644)  # emptying nothing, wherever a link leads
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with disk_errors(lock):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -38,6 +38,15 @@ def test_a_lock_that_a_link_leads_elsewhere_empties_nothing(tmp_path: Path) -> N
         assert (tmp_path / "kept").read_text() == "kept"
 
 
+def test_a_file_system_without_locks_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(FileAccess, match="lock"), locked(tmp_path / "lock"):
+        raise AssertionError("held")
+
+
 def test_runs_that_write_one_file_at_once_all_write_it_whole(tmp_path: Path) -> None:
     """Before, they shared the file aside: one removed the other's, which then failed, or published a part of this."""
     file, bodies = tmp_path / "floor.json", [bytes([writer]) * (1 << 20) for writer in range(4)]
