@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import uvicorn.server
+import uvloop
 from asking import Client, Served
+from certificates import certificate
 from fake_service import FakeService, free_socket
 
 from pipeline.runtime.http.settings import FrontSettings
@@ -30,6 +32,20 @@ class _Hurried:
 def soon_ended(monkeypatch):
     """uvicorn looks ten times a second whether it is to end, and whether everybody has gone."""
     monkeypatch.setattr(uvicorn.server, "asyncio", _Hurried())
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def loop(request):
+    return request.param
+
+
+@pytest.fixture(params=["plain", "tls"])
+def files(request, tmp_path):
+    """A folder with a server's certificate and key, or None where the server speaks in clear."""
+    if request.param == "plain":
+        return None
+    certificate(tmp_path, "server", certificate(tmp_path, "authority"))
+    return tmp_path
 
 
 @pytest.fixture

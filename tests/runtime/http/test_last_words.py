@@ -9,48 +9,12 @@ import threading
 import time
 
 import pytest
-import uvloop
-from certificates import certificate, client_context
-from fake_service import FakeService, free_socket
-
-from pipeline.runtime.http.app import build_app
-from pipeline.runtime.http.certificate import Certificate, Tls
-from pipeline.runtime.http.server import serve_app
-from pipeline.runtime.http.settings import FrontSettings, Limits
+from certificates import client_context
+from fronts import serving, tls_of
 
 INFER = b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 MORE = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
-
-
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def loop(request):
-    return request.param
-
-
-@pytest.fixture(params=["plain", "tls"])
-def files(request, tmp_path):
-    """A folder with a server's certificate and key, or None where the server speaks in clear."""
-    if request.param == "plain":
-        return None
-    certificate(tmp_path, "server", certificate(tmp_path, "authority"))
-    return tmp_path
-
-
-@contextlib.asynccontextmanager
-async def serving(files, **limits):
-    tls = None if files is None else Certificate(Tls(files / "server.pem", files / "server.key"))
-    sock, front = free_socket(), FrontSettings(tls=tls, limits=Limits(**limits), drain_s_max=5)
-
-    async def drain():
-        pass
-
-    running = asyncio.create_task(serve_app(build_app(FakeService(), front), [sock], front, drain))
-    try:
-        yield sock.getsockname()[1]
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 def connected(port, files):
@@ -106,7 +70,7 @@ def test_who_sends_all_of_a_refused_body_reads_why(loop, files, case):
     pieces, status = REFUSED[case]
 
     async def run():
-        async with serving(files, body_bytes_max=1 << 20) as port:
+        async with serving(tls_of(files), body_bytes_max=1 << 20) as port:
             return await asyncio.to_thread(sent_then_read, port, files, pieces)
 
     answer = loop(run())
@@ -119,7 +83,7 @@ def test_nothing_behind_a_refused_body_is_answered(loop, files, monkeypatch):
     pieces = [INFER, b"content-length: %d\r\n\r\n" % LARGE, b"x" * LARGE + MORE * 3]
 
     async def run():
-        async with serving(files, body_bytes_max=1 << 20, linger_s_max=2) as port:
+        async with serving(tls_of(files), body_bytes_max=1 << 20, linger_s_max=2) as port:
             return await asyncio.to_thread(sent_then_read, port, files, pieces)
 
     assert loop(run()).count(b"HTTP/1.1") == 1
@@ -136,7 +100,7 @@ def test_a_refused_body_without_end_is_read_up_to_a_bound(loop, files):
         return sent
 
     async def run():
-        async with serving(files, body_bytes_max=1 << 20, linger_bytes_max=8 << 20) as port:
+        async with serving(tls_of(files), body_bytes_max=1 << 20, linger_bytes_max=8 << 20) as port:
             return await asyncio.to_thread(flood, port)
 
     assert loop(run()) < 64 << 20  # what the kernel holds comes on top
@@ -152,7 +116,7 @@ def test_a_refused_body_that_never_ends_is_waited_for_no_longer_than_the_bound(l
         return time.monotonic() - began_s
 
     async def run():
-        async with serving(files, body_bytes_max=1 << 20, linger_s_max=0.3) as port:
+        async with serving(tls_of(files), body_bytes_max=1 << 20, linger_s_max=0.3) as port:
             return await asyncio.to_thread(drip, port)
 
     assert loop(run()) < 10

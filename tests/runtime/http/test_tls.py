@@ -8,16 +8,12 @@ import ssl
 import time
 
 import pytest
-import uvloop
 from certificates import certificate, client_context
 from cryptography.hazmat.primitives import serialization
-from fake_service import FakeService, free_socket
+from fronts import serving, tls_of
 
 from pipeline.core.errors import KeyFileError
-from pipeline.runtime.http.app import build_app
 from pipeline.runtime.http.certificate import Certificate, Tls, tls_context
-from pipeline.runtime.http.server import serve_app
-from pipeline.runtime.http.settings import FrontSettings, Limits
 
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 
@@ -29,26 +25,6 @@ def folder(tmp_path):
         certificate(tmp_path, name, authority)
     certificate(tmp_path, "stranger")
     return tmp_path
-
-
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def loop(request):
-    return request.param
-
-
-@contextlib.asynccontextmanager
-async def serving(tls, **limits):
-    sock, front = free_socket(), FrontSettings(tls=Certificate(tls), limits=Limits(**limits))
-
-    async def drain():
-        pass
-
-    running = asyncio.create_task(serve_app(build_app(FakeService(), front), [sock], front, drain))
-    try:
-        yield sock.getsockname()[1]
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 async def ask_at(port, context):
@@ -64,16 +40,12 @@ async def ask(tls, context):
         return await ask_at(port, context)
 
 
-def tls(folder, client_ca=None):
-    return Tls(folder / "server.pem", folder / "server.key", client_ca)
-
-
 def test_a_client_that_knows_the_authority_is_answered(folder, loop):
-    assert loop(ask(tls(folder), client_context(folder))).startswith(b"HTTP/1.1 200")
+    assert loop(ask(tls_of(folder), client_context(folder))).startswith(b"HTTP/1.1 200")
 
 
 def test_mutual_tls_admits_only_clients_of_the_authority(folder):
-    mutual = tls(folder, folder / "authority.pem")
+    mutual = tls_of(folder, folder / "authority.pem")
     assert asyncio.run(ask(mutual, client_context(folder, "client"))).startswith(b"HTTP/1.1 200")
     for name in (None, "stranger"):
         answer = b""  # in TLS 1.3 a client learns of its refusal only when it reads
@@ -83,7 +55,7 @@ def test_mutual_tls_admits_only_clients_of_the_authority(folder):
 
 
 def test_files_that_do_not_belong_together_are_refused_by_name(folder):
-    assert tls_context(tls(folder)).minimum_version is ssl.TLSVersion.TLSv1_2
+    assert tls_context(tls_of(folder)).minimum_version is ssl.TLSVersion.TLSv1_2
     wrong = [Tls(folder / "server.pem", folder / "client.key"), Tls(folder / "none.pem", folder / "server.key")]
     wrong.append(Tls(folder / "server.pem", folder / "server.key", folder / "server.key"))
     for one in wrong:
@@ -93,14 +65,14 @@ def test_files_that_do_not_belong_together_are_refused_by_name(folder):
 
 def test_a_client_that_never_shakes_hands_has_a_place_and_loses_it(folder, loop):
     async def has_a_place():
-        async with serving(tls(folder), connections_max=1, head_s_max=60) as port:
+        async with serving(tls_of(folder), connections_max=1, head_s_max=60) as port:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             with pytest.raises(OSError, match=r".*"):  # a reset, or an end in the middle of the handshake
                 await ask_at(port, client_context(folder))
             writer.close()
 
     async def loses_it():
-        async with serving(tls(folder), connections_max=1, head_s_max=0.5) as port:
+        async with serving(tls_of(folder), connections_max=1, head_s_max=0.5) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             with contextlib.suppress(ConnectionError):
                 assert await asyncio.wait_for(reader.read(), 30) == b""
@@ -141,7 +113,7 @@ def test_a_request_in_the_same_breath_as_the_handshake_is_answered(folder, loop)
                     incoming.write(sock.recv(65536))
 
     async def run():
-        async with serving(tls(folder)) as port:
+        async with serving(tls_of(folder)) as port:
             return await asyncio.to_thread(say, port)
 
     assert loop(run()).startswith(b"HTTP/1.1 200")
@@ -157,7 +129,7 @@ def test_an_idle_client_that_is_asleep_does_not_hold_up_the_end(folder, loop):
         return sock
 
     async def run():
-        async with serving(tls(folder)) as port:
+        async with serving(tls_of(folder)) as port:
             sock = await asyncio.to_thread(asleep, port)
             began_s = time.monotonic()
         took_s = time.monotonic() - began_s
@@ -169,7 +141,7 @@ def test_an_idle_client_that_is_asleep_does_not_hold_up_the_end(folder, loop):
 
 def test_a_renewed_certificate_is_shown_to_new_clients_and_what_cannot_be_used_is_not(folder):
     certificate(folder, "renewed", certificate(folder, "authority"))
-    shown = Certificate(tls(folder))
+    shown = Certificate(tls_of(folder))
     first = shown.context
     whole = (folder / "renewed.pem").read_bytes()
     for broken in (whole, whole[:-40], whole + whole[:90], b""):
@@ -188,4 +160,4 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(folder):
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
     (folder / "server.key").write_bytes(key.private_bytes(*form, serialization.BestAvailableEncryption(b"secret")))
     with pytest.raises(KeyFileError, match="without a password"):
-        tls_context(tls(folder))
+        tls_context(tls_of(folder))

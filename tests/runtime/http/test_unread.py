@@ -9,15 +9,11 @@ import time
 
 import numpy as np
 import pytest
-import uvloop
 from asking import tensor
-from certificates import certificate, client_context
-from fake_service import FakeService, free_socket
+from certificates import client_context
+from fake_service import free_socket
+from fronts import serving, tls_of
 
-from pipeline.runtime.http.app import build_app
-from pipeline.runtime.http.certificate import Certificate, Tls
-from pipeline.runtime.http.server import serve_app
-from pipeline.runtime.http.settings import FrontSettings, Limits
 from pipeline.runtime.http.unread import PIECE_BYTES, Unread, in_messages
 
 ROWS = 150_000
@@ -36,35 +32,10 @@ def question(connection=b""):
     return lines + b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n" % (len(text), len(body)) + body
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def loop(request):
-    return request.param
-
-
-@pytest.fixture(params=["plain", "tls"])
-def files(request, tmp_path):
-    if request.param == "plain":
-        return None
-    certificate(tmp_path, "server", certificate(tmp_path, "authority"))
-    return tmp_path
-
-
-@contextlib.asynccontextmanager
-async def serving(files, **limits):
-    tls = None if files is None else Certificate(Tls(files / "server.pem", files / "server.key"))
+def serving_slow(files, **limits):
     sock = free_socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # the kernel is to keep little
-    front = FrontSettings(tls=tls, limits=Limits(rows_max=ROWS, **limits), drain_s_max=1)
-
-    async def drain():
-        pass
-
-    running = asyncio.create_task(serve_app(build_app(FakeService(), front), [sock], front, drain))
-    try:
-        yield sock.getsockname()[1]
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
+    return serving(tls_of(files), sock, drain_s_max=1, rows_max=ROWS, **limits)
 
 
 def connected(port, files):
@@ -113,7 +84,7 @@ def test_unread_answers_have_a_bound_together_and_who_reads_gets_all(loop, files
         return closed, held, answer, [read_to_the_end(sock) for sock in silent]
 
     async def run():
-        async with serving(files, unread_bytes_max=5 * ANSWER_BYTES + 4000) as port:
+        async with serving_slow(files, unread_bytes_max=5 * ANSWER_BYTES + 4000) as port:
             return await asyncio.to_thread(attack, port)
 
     closed, held, answer, silent = loop(run())
@@ -126,7 +97,7 @@ def test_unread_answers_have_a_bound_together_and_who_reads_gets_all(loop, files
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_large_answer_is_the_same_in_pieces(loop, files, count):
     async def run():
-        async with serving(files) as port:
+        async with serving_slow(files) as port:
             asking = [question()] * (count - 1) + [question(b"connection: close\r\n")]
             return await asyncio.to_thread(asked, port, files, *asking)
 
